@@ -1,0 +1,39 @@
+"""Lossy, error-bounded compression of multichannel arrays for Zarr (WaLLoC: wavelet-domain learned lossy compression).
+
+Public names load when they are first used, so that ``import xwalloc`` costs nothing; Zarr and numcodecs find the codec
+by its entry points, without this import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xwalloc import errors
+    from xwalloc.codec.inspect import inspect
+    from xwalloc.settings import settings
+    from xwalloc.xarray import encoding
+
+__version__ = "0.1.0.dev0"
+__all__ = ["__version__", "encoding", "errors", "inspect", "settings"]
+
+HOMES = {
+    "encoding": ("xwalloc.xarray", "encoding"),
+    "errors": ("xwalloc.errors", None),
+    "inspect": ("xwalloc.codec.inspect", "inspect"),
+    "settings": ("xwalloc.settings", "settings"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = HOMES[name]
+    value = importlib.import_module(module)
+    globals()[name] = value = value if attribute is None else getattr(value, attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,485 @@
+"""One chunk: array <-> frame.
+
+`ChunkCodec.encode` looks at the chunk, keeps special samples apart, tries the modes that can win, proves the bound on
+what the decoder will return, and takes the smallest frame; a chunk that nothing makes smaller is stored as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
+from xwalloc.codec import bound, lattice_mode, transform_mode
+from xwalloc.codec.bound import substitute
+from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.lattice_mode import Lattice
+from xwalloc.codec.layout import (
+    Layout,
+    Special,
+    bits_of,
+    fill_holes,
+    pack_exceptions,
+    pack_mask,
+    separate,
+    unpack_exceptions,
+    unpack_mask,
+)
+from xwalloc.codec.survey import Survey, survey
+from xwalloc.codec.transform_mode import Target
+from xwalloc.errors import BudgetError, FormatError, LimitError
+from xwalloc.models import lattice
+from xwalloc.models.spec import Grid, padded
+from xwalloc.settings import settings
+
+__all__ = ["ChunkCodec", "decode_frame"]
+
+MAX_CHANNELS = 1024
+"""Chunks with more channels are coded in lattice mode: the spectral basis costs time with their cube."""
+
+HOPELESS = 4.5
+"""Bits per sample above which lattice mode always wins (experiments: from 1.5 to 2 on)."""
+
+SNR_TOLERANCE = 0.05
+"""dB by which the search for a step may miss the target."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to code a chunk.
+
+    Parameters
+    ----------
+    mode, sections
+        What the frame will hold.
+    decoded
+        What its decoder will return, before special samples are put back (canonical shape); None where it is exact.
+    """
+
+    mode: Mode
+    sections: Mapping[Section, bytes]
+    decoded: NDArray[np.generic] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sections."""
+        return sum(map(len, self.sections.values()))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk that has been looked at.
+
+    Parameters
+    ----------
+    samples
+        Canonical shape, holes filled; float16 widened to float32.
+    original
+        Canonical shape, as given.
+    look
+        What the survey found.
+    special
+        What is kept bit for bit.
+    nodata : (0,) or (2,)
+        Nodata and its substitute, in the type of `samples`.
+    """
+
+    samples: NDArray[np.generic]
+    original: NDArray[np.generic]
+    look: Survey
+    special: Special
+    nodata: NDArray[np.generic]
+
+    @property
+    def mask(self) -> NDArray[np.uint8] | None:
+        """Not 0 where a sample is not coded at all."""
+        return self.special.labels
+
+
+class ChunkCodec:
+    """Encode and decode chunks with one configuration. Thread-safe; the GIL is released while computing.
+
+    Parameters
+    ----------
+    config
+        The codec's configuration.
+
+    Examples
+    --------
+    >>> codec = ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=0.5))
+    >>> chunk = np.arange(48, dtype="f4").reshape(3, 4, 4)
+    >>> bool(np.all(np.abs(codec.decode(codec.encode(chunk)) - chunk) <= 0.5))
+    True
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        self.config = config
+
+    def encode(self, array: ArrayLike) -> bytes:
+        """Encode a chunk.
+
+        Parameters
+        ----------
+        array
+            Any memory order and byte order; it is left alone.
+
+        Raises
+        ------
+        ConfigError
+            If the chunk does not fit the configuration.
+        """
+        given = np.asarray(array)
+        self.config.check(given.shape, given.dtype)
+        header = self._header(given)
+        layout = Layout(header.shape, header.roles)
+        if given.size:
+            canonical = layout.arrange(given)
+            chunk = self._look(canonical)
+            candidate = self._best(chunk, layout)
+            if candidate is not None:
+                frame = _frame(header, chunk, candidate)
+                if len(frame) < given.nbytes:
+                    return frame
+        native = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
+        return Frame(header=_with_mode(header, Mode.STORED), sections={Section.STORED: native.tobytes()}).to_bytes()
+
+    def decode(
+        self,
+        frame: bytes,
+        *,
+        out: NDArray[np.generic] | None = None,
+        shape: Sequence[int] | None = None,
+        dtype: np.dtype | None = None,
+        limits: DecodeLimits | None = None,
+    ) -> NDArray[np.generic]:
+        """`decode_frame`: the configuration is not needed, a frame says all."""
+        return decode_frame(frame, out=out, shape=shape, dtype=dtype, limits=limits)
+
+    def _header(self, array: NDArray[np.generic]) -> Header:
+        config = self.config
+        roles = [AxisRole.BATCH] * array.ndim
+        for axis in config.signal_axes:
+            roles[axis] = AxisRole.SIGNAL
+        if config.channel_axis is not None:
+            roles[config.channel_axis] = AxisRole.CHANNEL
+        quality, value = Quality.LOSSLESS, 0.0
+        if config.max_error is not None:
+            quality, value = Quality.MAX_ERROR, config.max_error
+        elif config.snr is not None:
+            quality, value = Quality.SNR, config.snr
+        elif config.step is not None:
+            quality, value = Quality.STEP, config.step
+        nodata = config.nodata_as(array.dtype.newbyteorder("="))
+        return Header(
+            mode=Mode.STORED,
+            dtype=array.dtype if is_big_endian(array.dtype) else array.dtype.newbyteorder("="),
+            shape=array.shape,
+            roles=tuple(roles),
+            quality=quality,
+            value=float(value),
+            nodata=None if nodata is None else int(bits_of(np.array([nodata]))[0]),
+        )
+
+    def _look(self, canonical: NDArray[np.generic]) -> Chunk:
+        """Find special samples and fill their holes."""
+        samples = canonical.astype(np.float32) if canonical.dtype == np.float16 else canonical
+        value = self.config.nodata_as(canonical.dtype)
+        nodata = np.empty(0, samples.dtype)
+        if value is not None:
+            nodata = np.array([value, substitute(np.array(value))], canonical.dtype).astype(samples.dtype)
+        look = survey(samples, nodata[:1], outliers=not self.config.lossless)
+        if look.special is None:
+            empty = np.empty(0, np.int64)
+            return Chunk(samples, canonical, look, Special(None, (), empty, empty.astype(np.uint64)), nodata)
+        special = separate(canonical, look.special)
+        return Chunk(fill_holes(samples, look.special), canonical, look, special, nodata)
+
+    def _best(self, chunk: Chunk, layout: Layout) -> Candidate | None:
+        """The smallest way to code a chunk that keeps the promise; None where nothing beats the raw samples."""
+        config = self.config
+        if config.max_error is not None and not _is_exact(chunk, config.max_error):
+            return self._bounded(chunk, layout, config.max_error)
+        if config.step is not None:
+            target = Target(integral=False, step=0.0, quantum=config.step)
+            return self._transform(chunk, layout, target) or _lossless(chunk)
+        if config.snr is not None and chunk.look.valid:
+            return self._at_snr(chunk, layout, config.snr)
+        return _lossless(chunk)
+
+    def _transform(self, chunk: Chunk, layout: Layout, target: Target) -> Candidate | None:
+        config = self.config
+        if chunk.samples.shape[1] > MAX_CHANNELS:
+            return None
+        grid = Grid(
+            signal=padded(layout.canonical[2:], config.levels, config.tree, config.boundary),
+            dimensions=layout.dimensions,
+            levels=config.levels,
+            tree=config.tree,
+            boundary=config.boundary,
+            wavelet=config.wavelet,
+        )
+        coded = transform_mode.encode(chunk.samples, chunk.mask, target, grid, config.profile, chunk.nodata)
+        return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.decoded)
+
+    def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
+        if chunk.look.integral:
+            grid = lattice_mode.for_integers(limit)
+            target = Target(integral=True, step=grid.step, quantum=0.0)
+        else:
+            # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
+            largest = np.array(max(abs(chunk.look.low), abs(chunk.look.high)), chunk.original.dtype)
+            inner = limit - float(np.spacing(largest)) * 0.5 if np.isfinite(largest) else 0.0
+            if not inner > limit * 0.125:
+                return _lossless(chunk)
+            grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
+            target = Target(integral=False, step=grid.step, quantum=0.0)
+        return self._smaller(chunk, layout, grid, target)
+
+    def _smaller(self, chunk: Chunk, layout: Layout, grid: Lattice, target: Target) -> Candidate | None:
+        """The smaller of lattice and transform mode."""
+        indices, beyond = grid.indices(chunk.samples)
+        if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
+            return _lossless(chunk)
+        width = grid.width(chunk.samples.dtype)
+        expected = lattice.estimate(indices, chunk.mask, width) / 8
+        transformed = None
+        if expected * 8 < HOPELESS * chunk.samples.size:
+            transformed = self._transform(chunk, layout, target)
+            if transformed is not None and expected > transformed.nbytes * 1.02:
+                return transformed
+        coded = _lattice(chunk, grid, indices)
+        if coded is None or (transformed is not None and transformed.nbytes <= coded.nbytes):
+            return transformed or _lossless(chunk)
+        return coded
+
+    def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
+        """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
+        valid = np.ones(chunk.samples.shape, bool) if chunk.look.special is None else ~chunk.look.special
+        values = chunk.samples[valid].astype(np.float64)
+        scale = float(max(abs(chunk.look.low), abs(chunk.look.high))) or 1.0
+        variance = float(np.var(values / scale))
+        allowed = variance / 10 ** (snr / 10)
+        if not allowed > 0:
+            return _lossless(chunk)
+
+        def error_of(candidate: Candidate) -> float:
+            decoded = candidate.decoded
+            assert decoded is not None
+            return float(np.mean(((decoded[valid].astype(np.float64) - values) / scale) ** 2))
+
+        found: list[Candidate] = []
+        for make in (
+            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step)),
+            lambda step: _lattice(chunk, (g := lattice_mode.for_reals(step)), g.indices(chunk.samples)[0]),
+        ):
+            best = _search(make, error_of, scale * math.sqrt(12 * allowed), allowed)
+            if best is not None:
+                found.append(best)
+        exact = _lossless(chunk)
+        if exact is not None:
+            found.append(exact)
+        return min(found, key=lambda candidate: candidate.nbytes, default=None)
+
+
+def _search(make, error_of, step: float, allowed: float) -> Candidate | None:
+    """The candidate with the largest error within `allowed` (or a shade above) that a few steps find."""
+    most = allowed * 10 ** (SNR_TOLERANCE / 10)
+    low, high = 0.0, math.inf
+    best: tuple[float, Candidate] | None = None
+    for _ in range(10):
+        candidate = make(step) if 0 < step < math.inf else None
+        if candidate is None:
+            break
+        error = error_of(candidate)
+        if error <= most:
+            low = step
+            if best is None or step > best[0]:
+                best = step, candidate
+            if error >= allowed * 10 ** (-SNR_TOLERANCE / 10):
+                break
+        else:
+            high = step
+        ratio = math.sqrt(allowed / error) if error > 0 else 4.0
+        step *= min(max(ratio, 0.25), 4.0)
+        if not low < step < high:
+            step = math.sqrt(low * high) if 0 < low and high < math.inf else (high / 2 if low == 0 else low * 2)
+        if low and high / low < 1.005:
+            break
+    return None if best is None else best[1]
+
+
+def _is_exact(chunk: Chunk, limit: float) -> bool:
+    """Whether a bound leaves no room: nothing valid, or integers and a bound below 1."""
+    if not chunk.look.valid:
+        return True
+    return chunk.original.dtype.kind in "iu" and limit < 1
+
+
+def _lattice(chunk: Chunk, grid: Lattice, indices: NDArray[np.signedinteger]) -> Candidate | None:
+    try:
+        sections = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype)
+    except BudgetError:
+        return None
+    return Candidate(Mode.LATTICE, sections, grid.values(indices, chunk.samples.dtype, chunk.nodata))
+
+
+def _lossless(chunk: Chunk) -> Candidate | None:
+    """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
+    if chunk.original.dtype.kind in "iu" or chunk.look.integral:
+        grid = lattice_mode.for_integers(0)
+        samples = chunk.samples
+    else:
+        grid = lattice_mode.for_bits()
+        samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
+    try:
+        sections = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype)
+    except BudgetError:
+        return None
+    return Candidate(Mode.LATTICE, sections, None)
+
+
+def _with_mode(header: Header, mode: Mode) -> Header:
+    return Header(
+        mode=mode,
+        dtype=header.dtype,
+        shape=header.shape,
+        roles=header.roles,
+        quality=header.quality,
+        value=header.value,
+        nodata=header.nodata,
+    )
+
+
+def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
+    """Bytes of a candidate, with exceptions for every sample that would miss the bound."""
+    special = chunk.special
+    sections = dict(candidate.sections)
+    positions, bits = special.positions, special.bits
+    if candidate.decoded is not None and header.quality == Quality.MAX_ERROR:
+        decoded = candidate.decoded.astype(header.dtype.newbyteorder("="), copy=False)
+        missed = _missed(chunk, decoded, header.value)
+        if missed.size:
+            positions = np.concatenate([positions, missed])
+            bits = np.concatenate([bits, bits_of(chunk.original).reshape(-1)[missed].astype(np.uint64)])
+            order = np.argsort(positions, kind="stable")
+            positions, bits = positions[order], bits[order]
+    if special.labels is not None:
+        sections[Section.MASK] = pack_mask(special.labels, special.palette)
+    if positions.size:
+        sections[Section.EXCEPTIONS] = pack_exceptions(positions, bits, header.dtype.itemsize)
+    return Frame(header=_with_mode(header, candidate.mode), sections=sections).to_bytes()
+
+
+def _missed(chunk: Chunk, decoded: NDArray[np.generic], limit: float) -> NDArray[np.int64]:
+    """Positions of valid samples that would decode beyond the bound, or (in theory) to nodata."""
+    missed = np.zeros(decoded.shape, np.bool_)
+    rows = (-1, decoded.shape[-1])
+    wide = decoded.astype(np.float32) if decoded.dtype == np.float16 else decoded
+    given = chunk.samples if chunk.look.special is None else _as_working(chunk.original)
+    bound.misses(given.reshape(rows), wide.reshape(rows), limit, missed.reshape(rows))
+    if chunk.look.special is not None:
+        missed &= ~chunk.look.special
+    return np.flatnonzero(missed).astype(np.int64)
+
+
+def _as_working(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def decode_frame(
+    frame: bytes,
+    *,
+    out: NDArray[np.generic] | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: np.dtype | None = None,
+    limits: DecodeLimits | None = None,
+) -> NDArray[np.generic]:
+    """Decode a frame.
+
+    Parameters
+    ----------
+    frame
+        Bytes of a frame; untrusted.
+    out
+        Array to fill instead of a new one.
+    shape, dtype
+        What the caller expects; a frame that holds something else is refused before anything is allocated.
+    limits
+        Largest array to allocate; by default the setting ``decode.max_bytes``.
+
+    Returns
+    -------
+    ndarray
+        Of exactly the shape and dtype, byte order included, that was encoded.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are not a whole and valid frame, or not of the chunk that was expected.
+    """
+    limits = limits or DecodeLimits(max_bytes=settings.get("decode.max_bytes"))
+    parsed = Frame.parse(bytes(frame), limits)
+    header = parsed.header
+    if shape is not None and tuple(shape) != header.shape:
+        raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
+    if dtype is not None and np.dtype(dtype) != header.dtype:
+        raise FormatError(f"Expected a chunk of dtype {np.dtype(dtype)}. The frame holds one of {header.dtype}.")
+    if out is not None and (out.shape != header.shape or out.dtype != header.dtype):
+        raise FormatError(
+            f"Expected an output array of shape {header.shape} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
+        )
+    try:
+        array = _decode(parsed)
+    except MemoryError as error:
+        raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error
+    if out is not None:
+        out[...] = array
+        return out
+    return array
+
+
+def _decode(frame: Frame) -> NDArray[np.generic]:
+    header, sections = frame.header, dict(frame.sections)
+    native = header.dtype.newbyteorder("=")
+    wanted = {
+        Mode.STORED: {Section.STORED},
+        Mode.LATTICE: {Section.LATTICE, Section.LATTICE_SYMBOLS},
+        Mode.TRANSFORM: {Section.MODEL, Section.LATENTS},
+    }[header.mode]
+    optional = set() if header.mode == Mode.STORED else {Section.MASK, Section.EXCEPTIONS}
+    if header.mode == Mode.TRANSFORM:
+        optional.add(Section.RESIDUAL)
+    if not wanted <= set(sections) <= wanted | optional or (header.size == 0 and header.mode != Mode.STORED):
+        raise FormatError(f"The frame has impossible sections: {[section.name for section in sections]}.")
+    if header.mode == Mode.STORED:
+        raw = sections[Section.STORED]
+        if len(raw) != header.nbytes:
+            raise FormatError(f"Expected {header.nbytes} stored bytes. The frame holds {len(raw)}.")
+        return np.frombuffer(raw, native.newbyteorder("<")).reshape(header.shape).astype(header.dtype)
+    layout = Layout(header.shape, header.roles)
+    shape = layout.canonical
+    working = np.dtype(np.float32) if native == np.float16 else native
+    mask, palette = unpack_mask(sections[Section.MASK], shape) if Section.MASK in sections else (None, ())
+    nodata = np.empty(0, working)
+    if header.nodata is not None:
+        value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)
+        nodata = np.array([value[0], substitute(value[0])], native).astype(working)
+    if header.mode == Mode.LATTICE:
+        parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
+        exact_bits = lattice_mode.holds_bits(parameters)
+        decoded = lattice_mode.decode(parameters, symbols, shape, mask, native if exact_bits else working, nodata)
+    else:
+        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, nodata)
+    samples = decoded.astype(native, copy=False)
+    bits = bits_of(samples)
+    if mask is not None:
+        for label, pattern in enumerate(palette, start=1):
+            bits[mask == label] = pattern
+    if Section.EXCEPTIONS in sections:
+        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], samples.size, native.itemsize)
+        bits.reshape(-1)[positions] = values.astype(bits.dtype)
+    return np.ascontiguousarray(layout.restore(samples)).astype(header.dtype, copy=False)

@@ -1,0 +1,129 @@
+"""Where chunks are computed: one pool of threads per process, never larger than the cores that it may use.
+
+Whole chunks enter the pool through `submit` and `run`; a chunk that is being computed may offer its parts to idle
+threads through `map_parallel`. Offers wait in the same queue behind the chunks, so chunks come first, and parts are
+shared only when cores would be idle otherwise. Nobody ever waits for work that has not begun: whoever called
+`map_parallel` does the parts that nobody took. Hence it may be nested and called from any thread without deadlock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from xwalloc.settings import settings, thread_count
+
+__all__ = ["map_parallel", "run", "submit"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pool:
+    """The pool of this process, made when it is first needed and again when its size is set to another value."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.local = threading.local()
+        self.executor: ThreadPoolExecutor | None = None
+        self.size = 0
+
+    def submit(self, fn: Callable[..., R], *args: Any) -> Future[R]:
+        size = available_threads()
+        with self.lock:
+            if self.executor is None or self.size != size:
+                if self.executor is not None:
+                    self.executor.shutdown(wait=False)  # finishes what it was given
+                self.size = size
+                self.executor = ThreadPoolExecutor(size, "xwalloc", initializer=self.mark)
+            return self.executor.submit(fn, *args)
+
+    def mark(self) -> None:
+        self.local.inside = True
+
+    def inside(self) -> bool:
+        """Whether the calling thread belongs to the pool."""
+        return getattr(self.local, "inside", False)
+
+
+pool = Pool()
+
+
+def reset() -> None:
+    """Forget the pool of the parent process, whose threads and locks did not survive the fork."""
+    global pool
+    pool = Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=reset)
+
+
+def available_threads() -> int:
+    """Threads to keep busy: the setting, else the cores of the process, on a Dask worker at most its own threads."""
+    threads = thread_count()
+    distributed = sys.modules.get("distributed.worker")  # its task context does not reach the event loop of Zarr
+    workers = getattr(getattr(distributed, "Worker", None), "_instances", ())
+    if settings.get("threads") is None and workers:
+        threads = min(threads, sum(worker.state.nthreads for worker in list(workers)))
+    return max(1, threads)
+
+
+def submit(fn: Callable[..., R], *args: Any) -> Future[R]:
+    """Compute ``fn(*args)`` in the pool."""
+    return pool.submit(fn, *args)
+
+
+def run(fn: Callable[..., R], *args: Any) -> R:
+    """Compute ``fn(*args)`` in the pool and wait for it, however many threads call at once."""
+    return fn(*args) if pool.inside() else pool.submit(fn, *args).result()
+
+
+def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """``[fn(item) for item in items]``, with the help of idle threads of the pool.
+
+    Parameters
+    ----------
+    fn
+        Called once per item, in any thread; what it returns may depend on its item only.
+    items
+        Parts of roughly equal cost, each worth at least 100 us.
+
+    Raises
+    ------
+    Exception
+        What `fn` raised for the first item that failed.
+    """
+    todo = list(items)
+    helpers = min(available_threads(), len(todo)) - 1
+    if helpers < 1:
+        return [fn(item) for item in todo]
+    results: list[Any] = [None] * len(todo)
+    failures: dict[int, BaseException] = {}
+    queue = iter(range(len(todo)))
+    lock = threading.Lock()
+
+    def drain() -> None:
+        while True:
+            with lock:
+                index = None if failures else next(queue, None)
+            if index is None:
+                return
+            try:
+                results[index] = fn(todo[index])
+            except BaseException as error:
+                with lock:
+                    failures[index] = error
+
+    offers = [pool.submit(drain) for _ in range(helpers)]
+    drain()
+    for offer in offers:
+        if not offer.cancel():
+            offer.result()
+    if failures:
+        raise failures[min(failures)]
+    return results

@@ -1,0 +1,128 @@
+"""A first look at a chunk: which samples are special, what range the others have, whether all of them are integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+__all__ = ["Survey", "survey"]
+
+SAMPLE = 1 << 16
+FENCE = 20.0
+"""Samples further from the bulk (0.5 to 99.5 %) than this many times its width are outliers."""
+RARE = 0.005
+GAP = 2.0
+LARGEST_INTEGER = 2.0**31
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the encoder wants to know of a chunk before it chooses how to code it.
+
+    Parameters
+    ----------
+    special
+        Samples to keep bit for bit (same shape as the chunk); None where there are none.
+    valid
+        Number of other samples.
+    low, high
+        Their range.
+    integral
+        Whether all of them are integers below 2^31 in magnitude, none of them a negative zero.
+    """
+
+    special: NDArray[np.bool_] | None
+    valid: int
+    low: float
+    high: float
+    integral: bool
+
+
+@njit(nogil=True, cache=True)
+def _scan(flat, nodata, special):
+    """Mark NaN, infinities and nodata; count the rest, and find its range and whether it is integral."""
+    valid = 0
+    low = np.inf
+    high = -np.inf
+    integral = True
+    has_nodata = nodata.shape[0] > 0
+    for i in range(flat.shape[0]):
+        value = np.float64(flat[i])
+        if not np.isfinite(value) or (has_nodata and flat[i] == nodata[0]):
+            special[i] = True
+            continue
+        valid += 1
+        low = min(low, value)
+        high = max(high, value)
+        if integral and (value != np.rint(value) or (value == 0.0 and np.signbit(value))):
+            integral = False
+    return valid, low, high, integral
+
+
+@njit(nogil=True, cache=True)
+def _mark_beyond(flat, low, high, special):
+    """Mark samples outside [low, high]."""
+    for i in range(flat.shape[0]):
+        if not special[i] and not low <= np.float64(flat[i]) <= high:
+            special[i] = True
+
+
+def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers: bool) -> Survey:
+    """Look at a chunk.
+
+    Parameters
+    ----------
+    array
+        Native-endian samples.
+    nodata : (0,) or (1,)
+        The nodata value in the type of `array`, if any.
+    outliers
+        Whether outliers and undeclared fill values are to be special too.
+    """
+    flat = array.reshape(-1)
+    special = np.zeros(flat.size, np.bool_)
+    valid, low, high, integral = _scan(flat, nodata, special)
+    fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
+    if fences != (low, high):
+        _mark_beyond(flat, *fences, special)
+        kept = flat[~special].astype(np.float64)
+        valid, low, high = kept.size, float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))
+    integral = bool(integral and max(abs(low), abs(high)) < LARGEST_INTEGER)
+    if valid == flat.size:
+        return Survey(None, valid, low, high, integral)
+    return Survey(special.reshape(array.shape), valid, low, high, integral)
+
+
+def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, high: float) -> tuple[float, float]:
+    """Range outside which samples are outliers or fill values; the whole range where there are none.
+
+    A repeated extreme value far from all others is a fill value. Beyond that, rare samples far from the bulk are outliers.
+    """
+    stride = max(1, flat.size // SAMPLE)
+    some = flat[::stride][~special[::stride]].astype(np.float64)
+    if some.size < 16:
+        return low, high
+    some.sort()
+    stripped = some.size
+    for _ in range(4):
+        for side in (0, -1):
+            extreme = some[side]
+            rest = some[some != extreme]
+            repeated = some.size - rest.size
+            if rest.size < 16 or repeated < 4:
+                continue
+            gap = rest[0] - extreme if side == 0 else extreme - rest[-1]
+            if gap > GAP * (rest[-1] - rest[0]):
+                some = rest
+    first, last = np.quantile(some, [0.005, 0.995])
+    fence = FENCE * (last - first)
+    if fence > 0 and np.count_nonzero((some < first - fence) | (some > last + fence)) <= RARE * some.size:
+        below, above = first - fence, last + fence
+    else:
+        # A constant bulk, or a distribution with heavy tails: only what is as far away as a fill value is special.
+        reach = GAP * (some[-1] - some[0]) if some.size < stripped else np.inf
+        below, above = some[0] - reach, some[-1] + reach
+    return max(low, float(below)), min(high, float(above))

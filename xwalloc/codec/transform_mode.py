@@ -1,0 +1,321 @@
+"""Transform mode of a chunk: a linear model and its symbols, and a residual layer where there is a bound."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream import segments
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
+from xwalloc.bitstream.frame import Section
+from xwalloc.codec import bound
+from xwalloc.codec.bound import Finish
+from xwalloc.codec.engine import map_parallel
+from xwalloc.errors import BudgetError, FormatError
+from xwalloc.models import linear
+from xwalloc.models.linear import Scale
+from xwalloc.models.spec import Grid, LinearModel
+
+__all__ = ["Target", "Transformed", "decode", "encode"]
+
+HEAD = struct.Struct("<BbdIB")
+"""Integral?, fraction, unit, residual step, parallel profile? (followed by the model)."""
+
+UNIT_BITS = 7
+"""A residual step (integral chunks) or half of one (others) is about 2^7 units."""
+
+NO_RESIDUALS = np.zeros((0, 0), np.int32)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the transform aims at.
+
+    Parameters
+    ----------
+    integral
+        Whether samples are integers and residuals count in them.
+    step
+        Residual step in samples (twice the bound; 2 floor(e) + 1 for integral chunks); 0 without bound.
+    quantum
+        Step of the latents in samples; 0 where it follows from `step`.
+    """
+
+    integral: bool
+    step: float
+    quantum: float
+
+    def finish(self, dtype: np.dtype) -> tuple[Finish, Scale]:
+        """Units for the decoder (without the model's shift) and for the encoder."""
+        if self.step and self.integral:
+            fraction = max(-20, UNIT_BITS - math.frexp(self.step)[1])
+            return Finish(0, fraction, 1.0, int(self.step)), Scale(2.0**fraction, self.step * 2.0**fraction, None)
+        if self.step:
+            units = 2 << UNIT_BITS
+            unit = self.step / units
+            return Finish(0, None, unit, units), Scale(1.0 / unit, float(units), None)
+        units = 1 << UNIT_BITS
+        unit = self.quantum / units
+        return Finish(0, None, unit, 0), Scale(1.0 / unit, 0.0, units)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A chunk in transform mode: sections, and what its decoder will return."""
+
+    sections: dict[Section, bytes]
+    decoded: NDArray[np.generic]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sections."""
+        return sum(map(len, self.sections.values()))
+
+
+def _pad(array: NDArray[np.generic], signal: Sequence[int]) -> NDArray[np.generic]:
+    """The array continued by its last samples."""
+    widths = [(0, 0), (0, 0)] + [(0, to - n) for to, n in zip(signal, array.shape[2:], strict=True)]
+    return np.pad(array, widths, mode="edge") if any(w for _, w in widths) else array
+
+
+def encode(
+    samples: NDArray[np.generic],
+    mask: NDArray[np.uint8] | None,
+    target: Target,
+    grid: Grid,
+    profile: str,
+    nodata: NDArray[np.generic],
+) -> Transformed | None:
+    """Encode a chunk of finite samples.
+
+    Parameters
+    ----------
+    samples : (batch, channel, z, y, x)
+        Samples with holes filled.
+    mask
+        Not 0 where a sample is not coded; None where all are.
+    target
+        Bound or step.
+    grid
+        Wavelet and tree over the (padded) signal axes.
+    profile
+        Contexts: "default" or "parallel".
+    nodata : (2,) or (0,)
+        Value that no sample may decode to, and its substitute.
+
+    Returns
+    -------
+    Transformed or None
+        None where the chunk is beyond the bit budget of exact arithmetic.
+    """
+    original = samples.shape
+    samples = _pad(samples, grid.signal)
+    blank = None if mask is None else _pad(mask, grid.signal)
+    finish, scale = target.finish(samples.dtype)
+    if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
+        return None
+    fitted = linear.fit(samples, scale, grid, map_parallel)
+    if fitted is None:
+        return None
+    model, symbols = fitted
+    model_bytes = model.to_bytes()
+    kind = Kind.LATENT_PARALLEL if profile == "parallel" else Kind.LATENT
+    sections = {
+        Section.MODEL: _head(finish, profile) + model_bytes,
+        Section.LATENTS: _encode_latents(model, symbols, kind),
+    }
+    try:
+        latents = linear.synthesise(model, symbols)
+        _check_products(model, latents)
+    except BudgetError:
+        return None
+    finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)
+    arguments = finish.arguments(samples.dtype, nodata)
+    batch, channels = samples.shape[:2]
+    flat = samples.reshape(batch, channels, -1)
+    decoded = np.empty_like(flat)
+    residuals = np.empty(flat.shape, np.int32) if finish.step else None
+    no_mask = np.zeros((0, 0), np.uint8)
+
+    def work(tile: tuple[int, slice]) -> None:
+        item, part = tile
+        product = linear.products(model, latents, tile)
+        rest = NO_RESIDUALS
+        if residuals is not None:
+            rest = residuals[item, :, part]
+            holes = no_mask if blank is None else blank.reshape(flat.shape)[item, :, part]
+            bound.residual(flat[item, :, part], product, model.mean_units, holes, *arguments, rest)
+        bound.finish(product, model.mean_units, rest, *arguments, decoded[item, :, part])
+
+    map_parallel(work, list(linear.tiles(samples.shape)))
+    if residuals is not None:
+        layer = _encode_residuals(residuals.reshape(samples.shape), blank, grid.dimensions)
+        if layer:
+            sections[Section.RESIDUAL] = layer
+    crop = tuple(slice(0, n) for n in original)
+    return Transformed(sections, np.ascontiguousarray(decoded.reshape(samples.shape)[crop]))
+
+
+def _head(finish: Finish, profile: str) -> bytes:
+    integral = finish.fraction is not None
+    return HEAD.pack(integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
+
+
+def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
+    """Segments of the symbols: axis, start and stop in samples."""
+    axis, parts = segments.cuts((batch, rank, *grid.signal), 1 << grid.levels)
+    return [(axis, start, stop) for start, stop in parts]
+
+
+def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], kind: Kind) -> bytes:
+    batch, rank = symbols.shape[:2]
+    slabs = _slabs(model.grid, batch, rank)
+    buffer = symbols.reshape(-1)
+
+    def code(slab: tuple[int, int, int]) -> bytes:
+        planes = model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1])
+        return coder.encode(buffer, planes, kind, model.grid.dimensions)
+
+    return segments.pack(map_parallel(code, slabs))
+
+
+def _decode_latents(model: LinearModel, data: bytes, batch: int, kind: Kind) -> NDArray[np.int32]:
+    slabs = _slabs(model.grid, batch, model.rank)
+    symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
+    buffer = symbols.reshape(-1)
+
+    def code(item: tuple[tuple[int, int, int], bytes]) -> None:
+        slab, stream = item
+        planes = model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1])
+        coder.decode(stream, buffer, planes, kind, model.grid.dimensions)
+
+    map_parallel(code, list(zip(slabs, segments.unpack(data, len(slabs)), strict=True)))
+    return symbols
+
+
+def _residual_planes(
+    shape: Sequence[int], codes: NDArray[np.int64], axis: int, start: int, stop: int
+) -> NDArray[np.void]:
+    """Planes of the residual layer in a slab: one per batch item and channel."""
+    batch, channels, z, y, x = shape
+    planes = coder.planes_of(batch * channels)
+    strides = (y * x, x, 1)
+    size = [z, y, x]
+    size[axis] = stop - start
+    planes["base"] = np.arange(batch * channels) * (z * y * x) + start * strides[axis]
+    planes["nz"], planes["ny"], planes["nx"] = size
+    planes["sz"], planes["sy"] = y * x, x
+    planes["code"] = np.tile(codes, batch)
+    inner = np.arange(batch * channels) % channels > 0
+    inner[1:] &= planes["code"][:-1] > 0
+    planes["previous"][1:] = np.where(inner[1:], planes["base"][:-1], coder.NO_PLANE)
+    planes["previous_code"][1:] = planes["code"][:-1]
+    return planes
+
+
+def _encode_residuals(residuals: NDArray[np.int32], mask: NDArray[np.uint8] | None, dimensions: int) -> bytes:
+    """Section RESIDUAL: a magnitude code for each channel, then streams; nothing where all residuals are 0."""
+    shape = residuals.shape
+    channels = shape[1]
+    sums = np.array(map_parallel(lambda c: int(np.abs(residuals[:, c]).sum(dtype=np.int64)), range(channels)))
+    if not sums.any():
+        return b""
+    codes = magnitude_code(sums / max(1, residuals[:, 0].size))
+    axis, parts = segments.cuts(shape, coder.GROUP)
+    buffer = residuals.reshape(-1)
+    holes = coder.NO_MASK if mask is None else mask.reshape(-1)
+
+    def code(part: tuple[int, int]) -> bytes:
+        return coder.encode(buffer, _residual_planes(shape, codes, axis, *part), Kind.RESIDUAL, dimensions, holes)
+
+    return codes.astype("u1").tobytes() + segments.pack(map_parallel(code, parts))
+
+
+def _decode_residuals(
+    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int
+) -> NDArray[np.int32]:
+    channels = shape[1]
+    codes = np.frombuffer(data[:channels], "u1").astype(np.int64)
+    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+        raise FormatError("The residual layer of the frame is damaged.")
+    axis, parts = segments.cuts(shape, coder.GROUP)
+    residuals = np.zeros(tuple(shape), np.int32)
+    buffer = residuals.reshape(-1)
+    holes = coder.NO_MASK if mask is None else mask.reshape(-1)
+
+    def code(item: tuple[tuple[int, int], bytes]) -> None:
+        part, stream = item
+        coder.decode(stream, buffer, _residual_planes(shape, codes, axis, *part), Kind.RESIDUAL, dimensions, holes)
+
+    map_parallel(code, list(zip(parts, segments.unpack(data[channels:], len(parts)), strict=True)))
+    return residuals
+
+
+def _check_products(model: LinearModel, latents: NDArray[np.float64]) -> None:
+    """Check that no partial sum of the spectral synthesis can reach 2^53.
+
+    Raises
+    ------
+    BudgetError
+        If one could.
+    """
+    reach = np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))
+    largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
+    if not largest < 2.0**53 or not float(np.abs(model.mean_units).max(initial=0.0)) < 2.0**52:
+        raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
+
+
+def decode(
+    sections: dict[Section, bytes],
+    shape: Sequence[int],
+    dimensions: int,
+    mask: NDArray[np.uint8] | None,
+    dtype: np.dtype,
+    nodata: NDArray[np.generic],
+) -> NDArray[np.generic]:
+    """Samples (batch, channel, z, y, x) of a chunk in transform mode.
+
+    Raises
+    ------
+    FormatError
+        If the sections are damaged.
+    """
+    data = sections[Section.MODEL]
+    if len(data) < HEAD.size + 3:
+        raise FormatError("The model of the frame is cut.")
+    integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
+        raise FormatError("The model of the frame has impossible units.")
+    batch, channels = shape[:2]
+    model = LinearModel.from_bytes(data[HEAD.size :], (shape[2], shape[3], shape[4]), dimensions, channels)
+    signal = model.grid.signal
+    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
+    symbols = _decode_latents(model, sections[Section.LATENTS], batch, kind)
+    try:
+        latents = linear.synthesise(model, symbols)
+        _check_products(model, latents)
+    except BudgetError as error:
+        raise FormatError(f"The symbols of the frame are impossible: {error}") from None
+    finish = Finish(model.shift, fraction if integral else None, unit, step)
+    arguments = finish.arguments(dtype, nodata)
+    whole = (batch, channels, *signal)
+    residuals = None
+    if Section.RESIDUAL in sections:
+        blank = None if mask is None else _pad(mask, signal)
+        residuals = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions).reshape(batch, channels, -1)
+    decoded = np.empty((batch, channels, math.prod(signal)), dtype)
+
+    def work(tile: tuple[int, slice]) -> None:
+        item, part = tile
+        product = linear.products(model, latents, tile)
+        rest = NO_RESIDUALS if residuals is None else residuals[item, :, part]
+        bound.finish(product, model.mean_units, rest, *arguments, decoded[item, :, part])
+
+    map_parallel(work, list(linear.tiles(whole)))
+    return decoded.reshape(whole)[tuple(slice(0, n) for n in shape)]

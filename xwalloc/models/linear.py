@@ -1,0 +1,383 @@
+"""The self-fitted linear model: channel means, a spectral basis (KLT), a wavelet tree, and what quantises them.
+
+Encoding: samples -> units (integers) -> minus channel means -> projection on the basis -> wavelet -> symbols.
+Decoding: symbols -> latents in units -> inverse wavelet -> basis: products that `codec.bound` turns into samples.
+Both directions are products of integers in float64 whose partial sums stay below 2^53, with a rounding shift between
+them, so that neither depends on the device, the BLAS, the number of threads or the batch.
+
+Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xwalloc.errors import BudgetError
+from xwalloc.models import quantise as q
+from xwalloc.models.spec import Grid, LinearModel
+from xwalloc.transform import spectral, wavelet
+from xwalloc.transform.linalg import solve_spd
+
+__all__ = ["Scale", "fit", "products", "synthesise", "tiles"]
+
+Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+
+COVARIANCE_SAMPLES = 1 << 15
+COVARIANCE_BITS = 18
+CROP = {1: 8192, 2: 48, 3: 16}
+"""Side of the windows that estimates look at, by number of signal axes; two windows along every longer axis."""
+
+BASIS_STEP = 0.015
+"""Step of a basis vector times the deviation it carries, in quanta (experiments: 0.01 to 0.02)."""
+
+RATIOS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+"""Candidate quanta, in multiples of the bound."""
+
+TILE_SAMPLES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Units of a chunk.
+
+    Parameters
+    ----------
+    per_sample
+        Units per unit of the samples.
+    step
+        Units per step of the residual layer; 0 without one.
+    quantum
+        Units per step of the latents; None where it is to be chosen with respect to `step`.
+    """
+
+    per_sample: float
+    step: float
+    quantum: int | None
+
+
+@njit(nogil=True, cache=True)
+def to_units(samples, per_sample, mean, out):
+    """Samples (channel, n) as integers in units less the channel means."""
+    for c in range(samples.shape[0]):
+        offset = mean[c]
+        for i in range(samples.shape[1]):
+            out[c, i] = np.rint(np.float64(samples[c, i]) * per_sample) - offset
+
+
+def tiles(shape: Sequence[int]) -> Iterator[tuple[int, slice]]:
+    """(batch item, range of pixels) of the tiles in which products with the basis are made."""
+    batch, channels, *signal = shape
+    n = math.prod(signal)
+    width = max(256, TILE_SAMPLES // channels)
+    for item in range(batch):
+        for start in range(0, n, width):
+            yield item, slice(start, min(start + width, n))
+
+
+def _bits(value: float) -> int:
+    """Smallest b with |value| < 2^b."""
+    return int(math.frexp(abs(value))[1])
+
+
+def _means_and_covariance(
+    samples: NDArray[np.generic], scale: Scale
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Channel means in units, covariance in units squared (float64) and the largest distance from a mean.
+
+    A regular subset of the pixels is enough; sums are exact, so that nothing depends on the order of reduction.
+    """
+    batch, channels = samples.shape[:2]
+    flat = samples.reshape(batch, channels, -1)
+    stride = max(1, batch * flat.shape[2] // COVARIANCE_SAMPLES) | 1
+    some = flat[:, :, ::stride].transpose(1, 0, 2).reshape(channels, -1)
+    units = np.empty(some.shape, np.float64)
+    to_units(some, scale.per_sample, np.zeros(channels), units)
+    means = np.rint(units.mean(axis=1))
+    low = flat.min(axis=(0, 2)).astype(np.float64) * scale.per_sample
+    high = flat.max(axis=(0, 2)).astype(np.float64) * scale.per_sample
+    reach = float(np.max(np.maximum(high - means, means - low))) + 1.0
+    units -= means[:, None]
+    coarse = 2.0 ** max(0, _bits(reach) - COVARIANCE_BITS)
+    return means, spectral.second_moments(np.rint(units / coarse)) * (coarse * coarse), reach
+
+
+def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
+    """A few windows spread over the signal axes."""
+    side = CROP[dimensions]
+    per_axis = []
+    for n in signal:
+        if n <= 2 * side:
+            per_axis.append([slice(0, n)])
+        else:
+            per_axis.append([slice(n // 4 - side // 2, n // 4 + side // 2), slice(3 * n // 4 - side // 2, 3 * n // 4 + side // 2)])
+    return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
+
+
+@njit(nogil=True, cache=True)
+def _rate_and_error(latents, threshold, quantum):
+    """Sum of magnitudes and squared error (in units squared) of a flat plane at a quantum."""
+    scale = 1.0 / quantum
+    rise = 1.0 - threshold
+    total = 0.0
+    error = 0.0
+    for i in range(latents.shape[0]):
+        value = abs(latents[i])
+        size = np.floor(value * scale + rise)
+        rest = value - size * quantum
+        if size > 0:
+            rest -= 0.04 * quantum
+        total += size
+        error += rest * rest
+    return total, error
+
+
+def _code_length(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bits per symbol of a two-sided geometric distribution with this mean magnitude."""
+    mean = np.maximum(mean, 1e-6)
+    t = (np.sqrt(1 + mean * mean) - 1) / mean
+    return np.log2((1 + t) / (1 - t)) - mean * np.log2(t)
+
+
+def _residual_length(deviation: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Bits per sample of the residuals of a Gaussian error of this deviation (both in units)."""
+    ratio = step / np.maximum(deviation, 1e-9) / math.sqrt(2)
+    mean = np.zeros_like(ratio)
+    for j in range(24):
+        mean += np.vectorize(math.erfc, otypes=[float])((j + 0.5) * ratio)
+    return _code_length(mean)
+
+
+def fit(
+    samples: NDArray[np.generic],
+    scale: Scale,
+    grid: Grid,
+    parallel: Parallel,
+) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    """Fit a model to a chunk and quantise the chunk with it.
+
+    Parameters
+    ----------
+    samples : (batch, channel, z, y, x)
+        Finite samples, holes filled.
+    scale
+        Units.
+    grid
+        Tree, wavelet, boundary and levels over the signal axes.
+    parallel
+        Runs a function over items on idle threads, results in order.
+
+    Returns
+    -------
+    model, symbols : LinearModel, (batch, rank, z, y, x) int32
+        None where the chunk is beyond the bit budget of exact arithmetic.
+    """
+    batch, channels, *signal = samples.shape
+    pixels = batch * math.prod(signal)
+    means, covariance, reach = _means_and_covariance(samples, scale)
+    if not np.isfinite(reach) or reach >= 2.0**40:
+        return None
+    variances, basis = spectral.klt(covariance)
+    variances = np.maximum(variances, 0.0)
+    try:
+        quantum, rank = _choose(samples, scale, grid, means, reach, variances, basis, pixels)
+        precisions = _precisions(variances[:rank], quantum, channels)
+        vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)
+        mean_shift = max(0, _bits((scale.step or quantum) / 8) - 1)
+        coarse = np.rint(np.ldexp(means, -mean_shift)).astype(np.int64)
+        model = LinearModel(
+            grid=grid, quantum=quantum, points=(0,) * q.POINTS, mean_shift=mean_shift, means=coarse,
+            precisions=precisions, vectors=vectors, codes=np.zeros((rank, len(grid.subbands)), np.int64), filter_shift=0,
+        )  # fmt: skip
+        analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
+        latents = _project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
+        shift = _filter_shift(float(np.abs(latents).max(initial=1.0)) * 2.0 ** (grid.gain))
+        coefficients = grid.forward(latents, shift)
+    except BudgetError:
+        return None
+    return _quantise(model, coefficients, shift, pixels, channels)
+
+
+def _choose(
+    samples: NDArray[np.generic],
+    scale: Scale,
+    grid: Grid,
+    means: NDArray[np.float64],
+    reach: float,
+    variances: NDArray[np.float64],
+    basis: NDArray[np.float64],
+    pixels: int,
+) -> tuple[int, int]:
+    """Quantum and rank, from a few windows of the chunk."""
+    channels = samples.shape[1]
+    quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
+    rank = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * quanta[0]) ** 2)))
+    windows = []
+    seen = 0
+    for window in _windows(samples.shape[2:], grid.dimensions):
+        crop = np.ascontiguousarray(samples[0:1, :, *window])
+        seen += crop[0, 0].size
+        latents = _project(crop, scale.per_sample, means, basis[:rank], reach, lambda fn, items: [fn(i) for i in items])
+        small = grid.cropped(crop.shape[2:])
+        shift = _filter_shift(float(np.abs(latents).max(initial=1.0)) * 2.0**grid.gain)
+        windows.append((small, small.forward(latents, shift)))
+    power = basis**2
+    dropped = power[rank:].T @ variances[rank:]
+    best: tuple[float, int, int] | None = None
+    for quantum in quanta:
+        bits = np.zeros(rank)
+        error = np.zeros(rank)
+        for small, coefficients in windows:
+            for subband in small.subbands:
+                planes = coefficients[0][(slice(None), *subband.slices)]
+                for k in range(rank):
+                    total, squares = _rate_and_error(planes[k].reshape(-1), 0.62, float(quantum))
+                    bits[k] += float(_code_length(np.array(total / planes[k].size))) * planes[k].size
+                    error[k] += squares
+        bits *= pixels / seen
+        saved = np.maximum(variances[:rank] - error / seen, 0.0) * pixels / quantum**2
+        side = channels * (np.maximum(_precisions(variances[:rank], quantum, channels) - 0.5 * math.log2(channels), 0) + 2.0)
+        worth = np.flatnonzero(saved > 2 * q.SLOPE * (bits + side))
+        kept = int(worth[-1]) + 1 if worth.size else 1
+        cost = float(np.sum(bits[:kept] + side[:kept]))
+        if scale.step:
+            spread = power[:kept].T @ (error[:kept] / seen) + power[kept:rank].T @ variances[kept:rank] + dropped
+            cost += pixels * float(_residual_length(np.sqrt(spread), scale.step).sum())
+        if best is None or cost < best[0]:
+            best = cost, quantum, kept
+    assert best is not None
+    return best[1], best[2]
+
+
+def _precisions(variances: NDArray[np.float64], quantum: int, channels: int) -> NDArray[np.int64]:
+    """Fractional bits of each basis vector: its step times the deviation it carries is `BASIS_STEP` quanta."""
+    if channels == 1:
+        return np.zeros(len(variances), np.int64)
+    deviation = np.sqrt(np.maximum(variances, 1e-9))
+    return np.clip(np.ceil(np.log2(deviation / (BASIS_STEP * quantum))), 3, 22).astype(np.int64)
+
+
+def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least-squares analysis (rank, channel) of a rounded basis, itself no longer orthogonal."""
+    return solve_spd(vectors @ vectors.T, vectors)
+
+
+def _project(
+    samples: NDArray[np.generic],
+    per_sample: float,
+    means: NDArray[np.float64],
+    analysis: NDArray[np.float64],
+    reach: float,
+    parallel: Parallel,
+) -> NDArray[np.float64]:
+    """Latents before the wavelet, integers in units: (batch, rank, z, y, x).
+
+    Raises
+    ------
+    BudgetError
+        If fewer than 8 fractional bits are left for the analysis.
+    """
+    batch, channels, *signal = samples.shape
+    flat = samples.reshape(batch, channels, -1)
+    norm = float(np.abs(analysis).sum(axis=1).max())
+    shift = min(26, 52 - _bits(reach) - _bits(norm))
+    if shift < 8:
+        raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")
+    matrix = np.rint(np.ldexp(analysis, shift))
+    latents = np.empty((batch, len(analysis), flat.shape[2]))
+
+    def project(tile: tuple[int, slice]) -> None:
+        item, part = tile
+        units = np.empty((channels, part.stop - part.start))
+        to_units(flat[item, :, part], per_sample, means, units)
+        product = matrix @ units
+        product *= 2.0**-shift
+        np.rint(product, out=latents[item, :, part])
+
+    parallel(project, list(tiles(samples.shape)))
+    return latents.reshape(batch, len(analysis), *signal)
+
+
+def _filter_shift(largest: float) -> int:
+    """Fractional bits of wavelet taps for coefficients of this magnitude.
+
+    Raises
+    ------
+    BudgetError
+        If fewer than 8 are left.
+    """
+    shift = min(24, 51 - _bits(largest))
+    if shift < 8:
+        raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")
+    return shift
+
+
+def _quantise(
+    model: LinearModel, coefficients: NDArray[np.float64], shift: int, pixels: int, channels: int
+) -> tuple[LinearModel, NDArray[np.int32]]:
+    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself."""
+    grid, quantum = model.grid, model.quantum
+    batch, rank = coefficients.shape[:2]
+    symbols = np.empty(coefficients.shape, np.int32)
+    planes = len(grid.subbands)
+    sums = np.zeros((rank, planes, 8), np.int64)
+    sizes = np.array([math.prod(s.shape) * batch for s in grid.subbands])
+    for s, subband in enumerate(grid.subbands):
+        where = (slice(None), slice(None), *subband.slices)
+        some, out = coefficients[where], symbols[where]
+        for k in range(rank):
+            guess = 0
+            total = 0.0
+            for item in range(batch):
+                part, _ = _rate_and_error_strided(some[item, k], 0.62, float(quantum))
+                total += part
+            guess = int(q.thresholds(np.array(total / sizes[s]), quantum))
+            for item in range(batch):
+                q.quantise(some[item, k], guess, quantum, out[item, k], sums[k, s])
+    means = sums[:, :, 6] / sizes
+    bits = (_code_length(means) * sizes).sum(axis=1)
+    side = channels * np.maximum(model.precisions - 0.5 * math.log2(channels) + 2.0, 0)
+    worth = np.flatnonzero(sums[:, :, 7].sum(axis=1) / 256 > 2 * q.SLOPE * (bits + side))
+    kept = int(worth[-1]) + 1 if worth.size else 1
+    points = q.reconstruction_points(sums[:kept].sum(axis=(0, 1)), quantum)
+    return model.quantised(kept, means[:kept], points, shift), np.ascontiguousarray(symbols[:, :kept])
+
+
+@njit(nogil=True, cache=True)
+def _rate_and_error_strided(latents, threshold, quantum):
+    """`_rate_and_error` of a (z, y, x) view."""
+    total = 0.0
+    error = 0.0
+    for z in range(latents.shape[0]):
+        for y in range(latents.shape[1]):
+            part, squares = _rate_and_error(latents[z, y], threshold, quantum)
+            total += part
+            error += squares
+    return total, error
+
+
+def synthesise(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Latents before the basis, integers in units: (batch, rank, n).
+
+    Raises
+    ------
+    BudgetError
+        If a partial sum could reach 2^53.
+    """
+    latents = np.empty(symbols.shape)
+    q.dequantise(symbols.reshape(-1), float(model.quantum), np.array(model.points, np.float64), latents.reshape(-1))
+    latents = model.grid.inverse(latents, model.filter_shift)
+    return latents.reshape(*symbols.shape[:2], -1)
+
+
+def products(model: LinearModel, latents: NDArray[np.float64], tile: tuple[int, slice]) -> NDArray[np.float64]:
+    """Products (channel, n) of the basis with the latents of a tile; integers, 2^`model.shift` to a unit."""
+    item, part = tile
+    result: NDArray[np.float64] = model.matrix @ latents[item, :, part]
+    return result

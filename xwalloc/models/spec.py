@@ -1,0 +1,350 @@
+"""Frozen description of a linear model, and its bytes (section MODEL of a frame)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
+from xwalloc.errors import ConfigError, FormatError
+from xwalloc.transform import wavelet as w
+from xwalloc.transform.tree import Plan, Subband, plan, split_count
+
+__all__ = ["Grid", "LinearModel", "padded"]
+
+Tree = Literal["dyadic", "packet"]
+Boundary = Literal["reflect", "periodization"]
+TREES: tuple[Tree, ...] = ("dyadic", "packet")
+BOUNDARIES: tuple[Boundary, ...] = ("reflect", "periodization")
+BUILT_IN = "bior4.4"
+
+HEAD = struct.Struct("<BBBBIhhhHB")
+"""Tree, boundary, levels, bits of the wavelet taps, quantum, three reconstruction points, rank, mean shift."""
+
+TAPS = struct.Struct("<BBbb")
+"""Inline taps (wavelets other than the built-in one): counts of low and high taps, their origins."""
+
+MAX_PRECISION = 30
+SIDE_CODE = 17
+"""Magnitude code of planes of side information, whose magnitudes are about 1."""
+
+VECTOR_CODE = 27
+"""Magnitude code of basis vectors: about 32 to begin with."""
+
+
+def padded(signal: Sequence[int], levels: int, tree: Tree, boundary: Boundary) -> tuple[int, int, int]:
+    """Extent (z, y, x) of the coefficients of a chunk.
+
+    The reflecting dyadic transform takes every length. A packet tree wants a uniform grid, and periodization even
+    lengths: there, every axis is padded to a multiple of 2^splits.
+    """
+    multiples = [1] * 3
+    if tree == "packet" or boundary == "periodization":
+        multiples = [1 << min(levels, split_count(n)) for n in signal]
+    z, y, x = (-(-n // multiple) * multiple for n, multiple in zip(signal, multiples, strict=True))
+    return z, y, x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Wavelet, tree and boundary over the signal axes of a chunk.
+
+    Parameters
+    ----------
+    signal
+        Extent (z, y, x) of the coefficients; axes that do not exist have length 1.
+    dimensions
+        Number of signal axes.
+    levels, tree, boundary, wavelet
+        As in the codec's configuration; `wavelet` is a name (encoder) or the taps of the synthesis (decoder).
+    """
+
+    signal: tuple[int, int, int]
+    dimensions: int
+    levels: int
+    tree: Tree
+    boundary: Boundary
+    wavelet: str | w.ExactFilters
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Subbands of the coefficients."""
+        return plan(self.signal, self.levels, self.tree)
+
+    @property
+    def subbands(self) -> tuple[Subband, ...]:
+        """Subbands in coding order, coarse to fine."""
+        return self.plan.subbands
+
+    @property
+    def gain(self) -> float:
+        """Bits by which the synthesis may exceed the largest coefficient, at worst, for ordinary signals."""
+        return 2.0
+
+    def filters(self, side: Literal["analysis", "synthesis"], shift: int) -> w.ExactFilters:
+        """Integer taps with `shift` fractional bits."""
+        if isinstance(self.wavelet, w.ExactFilters):
+            return self.wavelet
+        return w.exact_filters(w.get_wavelet(self.wavelet), side, shift)
+
+    def forward(self, latents: NDArray[np.float64], shift: int) -> NDArray[np.float64]:
+        """Exact wavelet analysis of (..., z, y, x)."""
+        result: NDArray[np.float64] = w.forward_exact(latents, self.plan, self.filters("analysis", shift), self.boundary)
+        return result
+
+    def inverse(self, coefficients: NDArray[np.float64], shift: int) -> NDArray[np.float64]:
+        """Exact wavelet synthesis of (..., z, y, x)."""
+        result: NDArray[np.float64] = w.inverse_exact(
+            coefficients, self.plan, self.filters("synthesis", shift), self.boundary
+        )
+        return result
+
+    def cropped(self, signal: Sequence[int]) -> Grid:
+        """The same over another extent."""
+        z, y, x = signal
+        return replace(self, signal=(z, y, x))
+
+    def planes(
+        self, batch: int, codes: NDArray[np.int64], slab: tuple[int, int, int], *, last: bool
+    ) -> NDArray[np.void]:
+        """Planes (bitstream/planes.py) of the symbols (batch, rank, z, y, x) in coding order.
+
+        Parameters
+        ----------
+        batch
+            Number of batch items.
+        codes : (rank, subband) int
+            Magnitude codes.
+        slab
+            Axis (0 z, 1 y, 2 x), start and stop, in samples, of the segment.
+        last
+            Whether the slab is the last one: it takes what rounding leaves over.
+        """
+        rank, count = codes.shape
+        z, y, x = self.signal
+        axis, start, stop = slab
+        template = coder.planes_of(count)
+        template["sz"], template["sy"] = y * x, x
+        for s, subband in enumerate(self.subbands):
+            first = [part.start for part in subband.slices]
+            size = list(subband.shape)
+            depth = min(subband.level, self.plan.splits[axis])
+            begin, end = start >> depth, size[axis] if last else min(stop >> depth, size[axis])
+            first[axis] += begin
+            size[axis] = max(0, end - begin)
+            template["base"][s] = (first[0] * y + first[1]) * x + first[2]
+            template["nz"][s], template["ny"][s], template["nx"][s] = size
+        for s, subband in enumerate(self.subbands):
+            own = template[s]
+            if subband.parent >= 0:
+                parent = template[subband.parent]
+                own["parent"] = parent["base"]
+                halved = [int(splits > subband.level) for splits in self.plan.splits]
+                own["parent_z"], own["parent_y"], own["parent_x"] = halved
+                own["parent_nz"], own["parent_ny"], own["parent_nx"] = parent["nz"], parent["ny"], parent["nx"]
+                if min(parent["nz"], parent["ny"], parent["nx"]) == 0:
+                    own["parent"] = coder.NO_PLANE
+            before = template[s - 1]
+            if s and all(before[n] == own[n] for n in ("nz", "ny", "nx")) and subband.level == self.subbands[s - 1].level:
+                own["sibling"] = before["base"]
+        planes = np.tile(template, batch * rank).reshape(batch, rank, count)
+        offsets = np.arange(batch * rank).reshape(batch, rank, 1) * (z * y * x)
+        planes["base"] += offsets
+        for name in ("parent", "sibling"):
+            planes[name] = np.where(planes[name] >= 0, planes[name] + offsets, coder.NO_PLANE)
+        planes["code"] = codes
+        parents = [max(subband.parent, 0) for subband in self.subbands]
+        planes["parent_code"] = codes[:, parents]
+        planes["sibling_code"][..., 1:] = codes[:, :-1]
+        planes["previous"][:, 1:] = planes["base"][:, :-1]
+        planes["previous_code"][:, 1:] = codes[:-1]
+        # A plane of zeros says nothing beyond its code.
+        for name in ("previous", "parent", "sibling"):
+            planes[name] = np.where(planes[name + "_code"] > 0, planes[name], coder.NO_PLANE)
+        empty = (planes["nz"] * planes["ny"] * planes["nx"]) == 0
+        planes["code"] = np.where(empty, 0, planes["code"])
+        return planes.reshape(-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearModel:
+    """What the decoder of a linear model needs beyond the symbols.
+
+    Parameters
+    ----------
+    grid
+        Wavelet and tree.
+    quantum
+        Units per step.
+    points
+        Reconstruction points of magnitudes 1, 2, >= 3: what is added to magnitude times quantum, in units.
+    mean_shift, means : (channel,) int
+        Channel means in units of 2^mean_shift units.
+    precisions : (rank,) int
+        Fractional bits of each basis vector.
+    vectors : (rank, channel) int
+        Basis vectors as integers with those fractional bits.
+    codes : (rank, subband) int
+        Magnitude codes of the symbols.
+    filter_shift
+        Fractional bits of the wavelet taps.
+    """
+
+    grid: Grid
+    quantum: int
+    points: tuple[int, ...]
+    mean_shift: int
+    means: NDArray[np.int64]
+    precisions: NDArray[np.int64]
+    vectors: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    filter_shift: int
+
+    @property
+    def rank(self) -> int:
+        """Number of basis vectors."""
+        return len(self.vectors)
+
+    @cached_property
+    def shift(self) -> int:
+        """Fractional bits of `matrix`."""
+        return int(self.precisions.max(initial=0))
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float64]:
+        """Basis (channel, rank) as integers with `shift` fractional bits."""
+        scaled = np.ldexp(self.vectors.astype(np.float64), (self.shift - self.precisions)[:, None])
+        return np.ascontiguousarray(scaled.T)
+
+    @cached_property
+    def mean_units(self) -> NDArray[np.float64]:
+        """Channel means in units."""
+        return np.ldexp(self.means.astype(np.float64), self.mean_shift)
+
+    def quantised(
+        self, rank: int, means: NDArray[np.float64], points: NDArray[np.int64], filter_shift: int
+    ) -> LinearModel:
+        """The model with its first `rank` vectors and what quantisation found: mean magnitudes, points, tap bits."""
+        return replace(
+            self,
+            points=tuple(int(p) for p in points),
+            precisions=self.precisions[:rank],
+            vectors=self.vectors[:rank],
+            codes=magnitude_code(means),
+            filter_shift=filter_shift,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Section MODEL."""
+        grid = self.grid
+        head = HEAD.pack(
+            TREES.index(grid.tree) | (0 if grid.wavelet == BUILT_IN else 2),
+            BOUNDARIES.index(grid.boundary),
+            grid.levels,
+            self.filter_shift,
+            self.quantum,
+            *self.points,
+            self.rank,
+            self.mean_shift,
+        )
+        if grid.wavelet != BUILT_IN:
+            head += _pack_taps(grid.filters("synthesis", self.filter_shift))
+        means = np.diff(self.means, prepend=0)
+        vectors, from_west = _differences(self.vectors, self.precisions)
+        side = [np.diff(self.precisions, prepend=0), from_west, means, vectors, np.diff(self.codes, axis=0, prepend=0).T]
+        code = int(magnitude_code(np.abs(means).mean()))
+        buffer = np.concatenate([part.reshape(-1) for part in side]).astype(np.int32)
+        planes = _side_planes(self.rank, len(self.means), self.codes.shape[1], code)
+        return head + bytes([code]) + coder.encode(buffer, planes, Kind.LATTICE, 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int) -> LinearModel:
+        """Inverse of `to_bytes` for a chunk of that extent (without padding).
+
+        Raises
+        ------
+        FormatError
+            If the bytes are not a model.
+        """
+        try:
+            tree, boundary, levels, filter_shift, quantum, p1, p2, p3, rank, mean_shift = HEAD.unpack_from(data)
+            at = HEAD.size
+            wavelet: str | w.ExactFilters = BUILT_IN
+            if tree & 2:
+                wavelet, at = _unpack_taps(data, at, filter_shift)
+            code = data[at]
+        except (struct.error, IndexError) as error:
+            raise FormatError(f"The model of the frame is cut: {error}.") from None
+        if tree > 3 or boundary > 1 or levels > 8 or filter_shift > 30 or mean_shift > 40 or not 1 <= rank <= channels:
+            raise FormatError("The model of the frame has impossible parameters.")
+        if quantum == 0 or code >= len(MAGNITUDES):
+            raise FormatError("The model of the frame has impossible parameters.")
+        try:
+            grid = Grid(
+                signal=padded(signal, levels, TREES[tree & 1], BOUNDARIES[boundary]), dimensions=dimensions,
+                levels=levels, tree=TREES[tree & 1], boundary=BOUNDARIES[boundary], wavelet=wavelet,
+            )  # fmt: skip
+            count = len(grid.subbands)
+        except ConfigError as error:
+            raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
+        sizes = [rank, rank, channels, rank * channels, count * rank]
+        buffer = np.zeros(sum(sizes), np.int32)
+        stream = data[at + 1 :]
+        coder.decode(stream, buffer, _side_planes(rank, channels, count, code), Kind.LATTICE, 1)
+        steps, from_west, means, vectors, codes = np.split(buffer.astype(np.int64), np.cumsum(sizes)[:-1])
+        precisions = np.cumsum(steps)
+        vectors = vectors.reshape(rank, channels)
+        codes = np.cumsum(codes.reshape(count, rank).T, axis=0)
+        vectors = np.where(from_west[:, None] != 0, np.cumsum(vectors, axis=1), vectors)
+        if precisions.min() < 0 or precisions.max() > MAX_PRECISION or codes.min() < 0 or codes.max() >= len(MAGNITUDES):
+            raise FormatError("The model of the frame has impossible precisions or magnitudes.")
+        return cls(
+            grid=grid, quantum=quantum, points=(p1, p2, p3), mean_shift=mean_shift, means=np.cumsum(means),
+            precisions=precisions, vectors=vectors, codes=codes, filter_shift=filter_shift,
+        )  # fmt: skip
+
+
+def _side_planes(rank: int, channels: int, subbands: int, mean_code: int) -> NDArray[np.void]:
+    """Planes of the side information: precisions, flags, means, vectors, magnitude codes."""
+    planes = coder.planes_of(3 + rank + subbands)
+    sizes = np.array([rank, rank, channels] + [channels] * rank + [rank] * subbands)
+    planes["nx"] = sizes
+    planes["base"] = np.cumsum(sizes) - sizes
+    planes["code"] = SIDE_CODE
+    planes["code"][2] = mean_code
+    planes["code"][3 : 3 + rank] = VECTOR_CODE
+    return planes
+
+
+def _differences(
+    vectors: NDArray[np.int64], precisions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Vectors, those that are smooth over the channels as differences, and which ones are."""
+    differences = np.diff(vectors, axis=1, prepend=0)
+    smooth = np.abs(differences).sum(axis=1) < np.abs(vectors).sum(axis=1)
+    return np.where(smooth[:, None], differences, vectors), smooth.astype(np.int64)
+
+
+def _pack_taps(filters: w.ExactFilters) -> bytes:
+    counts = TAPS.pack(len(filters.lo), len(filters.hi), filters.lo_origin, filters.hi_origin)
+    return counts + np.array([*filters.lo, *filters.hi], "<i4").tobytes()
+
+
+def _unpack_taps(data: bytes, at: int, shift: int) -> tuple[w.ExactFilters, int]:
+    low, high, low_origin, high_origin = TAPS.unpack_from(data, at)
+    end = at + TAPS.size + 4 * (low + high)
+    if end > len(data) or not low or not high:
+        raise FormatError("The wavelet of the frame is cut.")
+    taps = [int(t) for t in np.frombuffer(data, "<i4", low + high, offset=at + TAPS.size)]
+    filters = w.ExactFilters(
+        lo=tuple(taps[:low]), lo_origin=low_origin, hi=tuple(taps[low:]), hi_origin=high_origin, shift=shift
+    )
+    return filters, end
+

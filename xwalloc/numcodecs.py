@@ -1,0 +1,151 @@
+"""The codec as numcodecs and Zarr v2 know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import numpy as np
+from numcodecs.abc import Codec
+from numcodecs.compat import ensure_bytes, ensure_ndarray
+
+from xwalloc.bitstream.frame import DecodeLimits, parse_header
+from xwalloc.codec import engine
+from xwalloc.codec.chunk import ChunkCodec, decode_frame
+from xwalloc.codec.config import CodecConfig, Configuration
+from xwalloc.errors import ConfigError, FormatError
+
+__all__ = ["Walloc"]
+
+
+class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
+    """Lossy, error-bounded codec for N-dimensional chunks; the frames are those of `xwalloc.zarr.Walloc`.
+
+    Parameters
+    ----------
+    **configuration
+        The keys of `xwalloc.codec.config.CodecConfig`. They are the public attributes of the codec.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is not possible.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> codec = Walloc(channel_axis=0, signal_axes=[1, 2], max_error=0.5)
+    >>> codec
+    Walloc(channel_axis=0, signal_axes=[1, 2], max_error=0.5)
+    >>> array = np.zeros((3, 4, 5), "f4")
+    >>> codec.decode(codec.encode(array)).shape
+    (3, 4, 5)
+    """
+
+    codec_id = "xwalloc"
+
+    def __init__(self, **configuration: Unpack[Configuration]) -> None:
+        self._config = CodecConfig.from_json(configuration)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Configuration.__annotations__:
+            return getattr(self._config, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def encode(self, buf: Any) -> bytes:
+        """Encode one chunk.
+
+        Parameters
+        ----------
+        buf
+            Array of any shape that has the axes of the configuration, in any memory order and either byte order.
+
+        Returns
+        -------
+        bytes
+            A frame, which carries shape and dtype.
+
+        Raises
+        ------
+        ConfigError
+            If the configuration does not fit the array, or its dtype is not accepted.
+        """
+        try:
+            array = ensure_ndarray(buf)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Expected an array or a buffer. Got {type(buf).__name__} ({error}).") from None
+        self._config.check(array.shape, array.dtype)
+        return engine.run(ChunkCodec(self._config).encode, array)
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Decode one frame, whatever the configuration it was written with.
+
+        Parameters
+        ----------
+        buf
+            A frame.
+        out
+            Array of the shape and dtype of the chunk, or a flat buffer of as many bytes, that receives the values.
+
+        Returns
+        -------
+        ndarray
+            The chunk in the shape and dtype that were encoded, byte order included; `out` where it is given.
+
+        Raises
+        ------
+        FormatError
+            If the bytes are no undamaged frame.
+        ConfigError
+            If `out` cannot hold the chunk.
+        """
+        try:
+            frame = ensure_bytes(buf)
+        except TypeError as error:
+            raise FormatError(f"Expected the bytes of a frame. Got {type(buf).__name__} ({error}).") from None
+        if out is None:
+            return engine.run(decode_frame, frame)
+        header, _, _ = parse_header(frame)
+        target = ensure_target(out)
+        if (target.shape, target.dtype) != (header.shape, header.dtype):
+            flat = target.ndim == 1 and target.dtype.itemsize == 1 and target.flags.c_contiguous
+            if not flat or target.nbytes != header.nbytes:
+                raise ConfigError(
+                    f"Expected out to have shape {header.shape} and dtype {header.dtype}, or to be {header.nbytes} flat "
+                    f"bytes. Got shape {target.shape} and dtype {target.dtype}. Leave out away to get a new array."
+                )
+            target = target.view(header.dtype).reshape(header.shape)
+        engine.run(lambda: decode_frame(frame, out=target, limits=DecodeLimits(max_bytes=target.nbytes)))
+        return out
+
+    def get_config(self) -> dict[str, Any]:
+        """Configuration as JSON-able values, with the codec's id."""
+        return {"id": self.codec_id, **self._config.to_json()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Walloc:
+        """Codec of a configuration, with or without the id."""
+        return cls(**{key: value for key, value in config.items() if key != "id"})
+
+    def __repr__(self) -> str:
+        return f"Walloc({', '.join(f'{key}={value!r}' for key, value in self._config.to_json().items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Walloc) and self._config == other._config
+
+    def __hash__(self) -> int:
+        return hash((self.codec_id, self._config))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.from_config, (self._config.to_json(),)
+
+
+def ensure_target(out: Any) -> np.ndarray:
+    """`out` as a writable array that shares its memory."""
+    try:
+        target = ensure_ndarray(out)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Expected out to be an array or a buffer. Got {type(out).__name__} ({error}).") from None
+    if not target.flags.writeable:
+        raise ConfigError("Expected out to be writable. Got read-only memory. Give a copy of it.")
+    return target

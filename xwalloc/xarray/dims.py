@@ -1,0 +1,149 @@
+"""What the dimensions of a variable are to the codec, from their names and CF attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import xarray as xr
+
+from xwalloc.errors import ConfigError
+
+__all__ = ["Roles", "guess_kind", "resolve_roles"]
+
+Kind = Literal["channel", "t", "z", "y", "x"]
+
+NAMES: dict[Kind, frozenset[str]] = {
+    "channel": frozenset(
+        "band bands wavelength wavelengths wavenumber wvl wl lambda channel channels chan component components comp "
+        "electrode electrodes lead leads sensor sensors spectral bandpass polarization polarisation".split()
+    ),
+    "t": frozenset("time times t sample samples date valid_time forecast_time".split()),
+    "z": frozenset(
+        "z lev level levels depth height altitude alt plev pressure isobaricinhpa bottom_top lv_isbl slice".split()
+    ),
+    "y": frozenset(
+        "y lat latitude northing northings row rows line lines yc nlat rlat south_north nav_lat ycoord azimuth".split()
+    ),
+    "x": frozenset(
+        "x lon longitude easting eastings col cols column columns pixel xc nlon rlon west_east nav_lon xcoord "
+        "long".split()
+    ),
+}
+STANDARD_NAMES: dict[str, Kind] = {
+    "radiation_wavelength": "channel",
+    "radiation_frequency": "channel",
+    "sensor_band_central_radiation_wavelength": "channel",
+    "sensor_band_central_radiation_wavenumber": "channel",
+    "sensor_band_identifier": "channel",
+    "time": "t",
+    "height": "z",
+    "depth": "z",
+    "altitude": "z",
+    "air_pressure": "z",
+    "latitude": "y",
+    "grid_latitude": "y",
+    "projection_y_coordinate": "y",
+    "longitude": "x",
+    "grid_longitude": "x",
+    "projection_x_coordinate": "x",
+}
+UNITS: dict[str, Kind] = {
+    **dict.fromkeys(("degrees_north", "degree_north", "degree_n", "degrees_n"), "y"),
+    **dict.fromkeys(("degrees_east", "degree_east", "degree_e", "degrees_e"), "x"),
+    **dict.fromkeys(
+        ("nm", "nanometer", "nanometers", "um", "micrometer", "micrometers", "µm", "μm", "cm-1", "angstrom"), "channel"
+    ),
+    **dict.fromkeys(("hpa", "millibar", "mbar"), "z"),
+}
+AXES: dict[str, Kind] = {"T": "t", "Z": "z", "Y": "y", "X": "x"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Axes of a variable by what they are to the codec.
+
+    Parameters
+    ----------
+    channel
+        Axis that the linear encoder mixes, or None.
+    signal
+        Axes that the wavelet runs over, ascending.
+    """
+
+    channel: int | None
+    signal: tuple[int, ...]
+
+
+def guess_kind(dim: Hashable, coordinate: xr.DataArray | None) -> Kind | None:
+    """What a dimension measures: CF attributes of its coordinate first, then its name."""
+    if coordinate is not None:
+        attrs = coordinate.attrs
+        kind = (
+            AXES.get(str(attrs.get("axis", attrs.get("cartesian_axis", ""))).upper())
+            or STANDARD_NAMES.get(str(attrs.get("standard_name", "")).lower())
+            or UNITS.get(str(attrs.get("units", "")).lower())
+        )
+        if kind:
+            return kind
+        if str(attrs.get("positive", "")).lower() in ("up", "down"):
+            return "z"
+        if coordinate.dtype.kind == "M" or " since " in str(attrs.get("units", "")):
+            return "t"
+    name = str(dim).lower()
+    return next((kind for kind, names in NAMES.items() if name in names), None)
+
+
+def resolve_roles(
+    variable: xr.DataArray, channel_dim: Hashable | None, signal_dims: Sequence[Hashable] | None
+) -> Roles:
+    """Roles of the axes of `variable`, guessed where they are not given.
+
+    Parameters
+    ----------
+    variable
+        The variable, with its coordinates.
+    channel_dim
+        Name of the channel dimension; None: guess. A name that the variable does not have means one channel.
+    signal_dims
+        Names of the signal dimensions; None: guess. Those that the variable does not have are passed over.
+
+    Raises
+    ------
+    ConfigError
+        If no signal dimension is found; the message shows what was guessed.
+    """
+    coordinates = {dim: variable.coords[dim] if dim in variable.coords else None for dim in variable.dims}
+    kinds = {dim: guess_kind(dim, coordinate) for dim, coordinate in coordinates.items()}
+    if channel_dim is not None:
+        channel = channel_dim if channel_dim in kinds else None
+    else:
+        channel = first(kinds, "channel", without=signal_dims or ())
+    if signal_dims is not None:
+        signal = [dim for dim in variable.dims if dim in signal_dims]
+    else:
+        rest = {dim: kind for dim, kind in kinds.items() if dim != channel}
+        plane = [dim for dim in (first(rest, "y"), first(rest, "x")) if dim is not None]
+        height, time = first(rest, "z"), first(rest, "t")
+        if len(plane) == 2:
+            signal = plane if height is None else [height, *plane]
+        else:  # profiles, sections and series
+            signal = [dim for dim in (time, height, *plane) if dim is not None]
+    if not signal or channel in signal:
+        seen = ", ".join(f"{dim} ({kind or 'unknown'})" for dim, kind in kinds.items()) or "none"
+        raise ConfigError(
+            f"Expected to find the signal dimensions of variable {variable.name!r} (those that the wavelet runs over). "
+            f"Got dimensions {seen}, channel_dim {channel!r} and signal dimensions {signal}. "
+            "Name them: channel_dim='band', signal_dims=('y', 'x'), for example."
+        )
+    axes = list(variable.dims)
+    return Roles(
+        channel=None if channel is None else axes.index(channel),
+        signal=tuple(sorted(axes.index(dim) for dim in signal)),
+    )
+
+
+def first(kinds: dict[Hashable, Kind | None], kind: Kind, without: Iterable[Hashable] = ()) -> Hashable | None:
+    """First dimension of a kind."""
+    return next((dim for dim, k in kinds.items() if k == kind and dim not in set(without)), None)
