@@ -266,7 +266,8 @@ def _bins(array: Array, bound: float) -> Array:
 
 def _centres(bins: Array, bound: float, dtype: np.dtype[Any]) -> Array:
     if dtype.kind in "iu":
-        return np.clip(bins * (2 * int(bound) + 1), np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
+        centres = bins * (2 * int(bound) + 1)
+        return np.asarray(np.clip(centres, np.iinfo(dtype).min, np.iinfo(dtype).max), dtype)
     return (bins * (2 * bound)).astype(dtype)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from xwalloc._accessor import register
+
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
@@ -37,3 +39,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register()

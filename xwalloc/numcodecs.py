@@ -111,8 +111,8 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
             flat = target.ndim == 1 and target.dtype.itemsize == 1 and target.flags.c_contiguous
             if not flat or target.nbytes != header.nbytes:
                 raise ConfigError(
-                    f"Expected out to have shape {header.shape} and dtype {header.dtype}, or to be {header.nbytes} flat "
-                    f"bytes. Got shape {target.shape} and dtype {target.dtype}. Leave out away to get a new array."
+                    f"Expected out to have shape {header.shape} and dtype {header.dtype}, or to be "
+                    f"{header.nbytes} flat bytes. Got {target.dtype} {target.shape}. Leave out away to get a new array."
                 )
             target = target.view(header.dtype).reshape(header.shape)
         engine.run(lambda: decode_frame(frame, out=target, limits=DecodeLimits(max_bytes=target.nbytes)))
@@ -143,7 +143,7 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
 def ensure_target(out: Any) -> np.ndarray:
     """`out` as a writable array that shares its memory."""
     try:
-        target = ensure_ndarray(out)
+        target: np.ndarray = ensure_ndarray(out)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Expected out to be an array or a buffer. Got {type(out).__name__} ({error}).") from None
     if not target.flags.writeable:

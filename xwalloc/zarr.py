@@ -43,7 +43,8 @@ class Walloc(ArrayBytesCodec):
     >>> codec = Walloc(channel_axis=0, signal_axes=[1, 2], max_error=0.5)
     >>> codec.to_dict()
     {'name': 'xwalloc', 'configuration': {'channel_axis': 0, 'signal_axes': [1, 2], 'max_error': 0.5}}
-    >>> array = zarr.create_array({}, data=np.zeros((3, 8, 8), "f4"), chunks=(3, 4, 4), serializer=codec, compressors=())
+    >>> zeros = np.zeros((3, 8, 8), "f4")
+    >>> array = zarr.create_array({}, data=zeros, chunks=(3, 4, 4), serializer=codec, compressors=())
     >>> array[:, 2:6].shape
     (3, 4, 8)
     """
@@ -112,4 +113,5 @@ class Walloc(ArrayBytesCodec):
 
 def native_dtype(dtype: Any) -> np.dtype[Any]:
     """NumPy's form of a Zarr data type (or of a NumPy one)."""
-    return np.dtype(dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype)
+    native: np.dtype[Any] = np.dtype(dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype)
+    return native

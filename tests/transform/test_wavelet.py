@@ -61,7 +61,9 @@ def test_reflect_reconstructs_with_every_wavelet(name: str, tree: str) -> None:
     assert np.allclose(inverse(forward(x, p, w, "reflect"), p, w, "reflect"), x, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(1,), (4,), (5,), (6, 5), (1, 300), (300, 1), (33, 7), (9, 8, 7), (1, 20, 3), (600, 5)])
+@pytest.mark.parametrize(
+    "shape", [(1,), (4,), (5,), (6, 5), (1, 300), (300, 1), (33, 7), (9, 8, 7), (1, 20, 3), (600, 5)]
+)
 @pytest.mark.parametrize("tree", ["dyadic", "packet"])
 @pytest.mark.parametrize("levels", [1, 2, 4])
 def test_reflect_reconstructs_any_shape(shape: tuple[int, ...], tree: str, levels: int) -> None:
@@ -114,7 +116,7 @@ def test_definition(shape: tuple[int, ...], tree: str, boundary: str) -> None:
 
 
 def upstream_order(rank: int, levels: int) -> list[tuple[int, ...]]:
-    """Path of each subband of published WaLLoC: at every level a, h, v, d (or a, d), the first level most significant."""
+    """Paths of published WaLLoC's subbands: a, h, v, d (or a, d) at every level, the first level most significant."""
     steps = [(0,), (1,)] if rank == 1 else [(0, 0), (1, 0), (0, 1), (1, 1)]
     return [
         tuple(sum(step[axis] << (levels - 1 - level) for level, step in enumerate(steps_)) for axis in range(rank))

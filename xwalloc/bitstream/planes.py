@@ -79,11 +79,12 @@ def _ratio(own, other):
 @njit(nogil=True, cache=True)
 def _scan(
     buffer, planes, mask, symbol_weights, flag_weights, magnitudes, table_of, decoding, limit,
-    values, contexts, symbols, frequencies, starts, words, states,
+    values, contexts, expectations, symbols, frequencies, starts, words, states,
 ):  # fmt: skip
     """Visit every symbol of every plane in coding order.
 
-    While encoding, its value and table go to `values` and `contexts`; while decoding, it is read from `words`.
+    While encoding, its value and table go to `values` and `contexts` (and what is expected of it to `expectations`, unless
+    that is empty); while decoding, it is read from `words`.
     Returns the number of symbols and the position in `words` (beyond its end: the stream is damaged).
     """
     count = 0
@@ -157,6 +158,8 @@ def _scan(
                             flag = 1 if _group_sum(buffer, row + first, size) else 0
                             values[count] = flag
                             contexts[count] = context
+                            if expectations.shape[0]:
+                                expectations[count] = expected >> 8
                         count += 1
                         if flag == 0:
                             mean -= (3 * mean) >> 3
@@ -205,6 +208,8 @@ def _scan(
                             value = np.int64(buffer[at])
                             values[count] = value
                             contexts[count] = context
+                            if expectations.shape[0]:
+                                expectations[count] = expected >> 8
                         count += 1
                         mean += ((min(abs(value), CAP) << 8) - mean) >> MEAN_SHIFT
     return count, position
@@ -224,6 +229,7 @@ def _table_of(kind: Kind, tables: Tables) -> NDArray[np.uint16]:
 NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_VALUES = np.empty(0, np.int32)
 _NO_CONTEXTS = np.empty(0, np.uint16)
+_NO_EXPECTATIONS = np.empty(0, np.int64)
 _NO_WORDS = np.empty(0, np.uint16)
 _NO_STATES = np.empty(0, np.int64)
 
@@ -243,7 +249,7 @@ def classify(
     contexts = np.empty(room, np.uint16)
     count, _ = _scan(
         buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, _table_of(kind, tables), False, 0,
-        values, contexts, tables.symbols, tables.frequencies, tables.starts, _NO_WORDS, _NO_STATES,
+        values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.frequencies, tables.starts, _NO_WORDS, _NO_STATES,
     )  # fmt: skip
     return values[:count], contexts[:count]
 
@@ -292,7 +298,7 @@ def decode(
     limit = int(np.iinfo(buffer.dtype).max)
     _, position = _scan(
         buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, _table_of(kind, tables), True, limit,
-        _NO_VALUES, _NO_CONTEXTS, tables.symbols, tables.frequencies, tables.starts, words, states,
+        _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.frequencies, tables.starts, words, states,
     )  # fmt: skip
     if position > words.shape[0]:
         raise FormatError("A stream of the frame ends too early or holds impossible values.")

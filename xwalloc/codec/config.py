@@ -117,8 +117,8 @@ class CodecConfig:
             "wavelet": parse_wavelet(self.wavelet),
             "boundary": parse_choice("boundary", self.boundary, get_args(Boundary)),
             "profile": parse_choice("profile", self.profile, get_args(Profile)),
-            "model": parse_model(self.model),
         }
+        check_model(self.model)
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         if self.channel_axis in self.signal_axes:
@@ -212,15 +212,16 @@ class CodecConfig:
                     f"Expected nodata to be an integer from {info.min} to {info.max} for dtype {dtype}. "
                     f"Got {self.nodata!r}. Give nodata as it is stored, or leave it out if it does not occur."
                 )
-            return dtype.type(self.nodata)
+            integer: np.generic = dtype.type(self.nodata)
+            return integer
         with np.errstate(over="ignore"):
-            value = np.float64(self.nodata).astype(dtype.newbyteorder("="))
+            value: np.generic = np.float64(self.nodata).astype(dtype.newbyteorder("="))
         if not np.isfinite(value):
             raise ConfigError(
                 f"Expected nodata to be within +-{float(np.finfo(dtype).max)} for dtype {dtype}. Got {self.nodata!r}. "
                 "Give nodata as it is stored, or leave it out if it does not occur."
             )
-        return dtype.type(value)
+        return value
 
 
 def as_number(value: object) -> int | float | None:
@@ -320,7 +321,7 @@ def parse_wavelet(value: object) -> str:
     return value
 
 
-def parse_model(value: object) -> None:
+def check_model(value: object) -> None:
     if value is not None:
         raise ConfigError(
             f"Expected model to be null: self-fitted models are what this version of xwalloc supports. Got {value!r}. "

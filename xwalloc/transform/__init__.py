@@ -1,0 +1,1 @@
+"""The mathematics: wavelet transforms, exact and in floats, and the spectral basis."""

@@ -101,7 +101,7 @@ def forward(x: Any, plan: Plan, wavelet: Wavelet, boundary: Boundary, *, out: An
     Parameters
     ----------
     x
-        Shape (..., *plan.shape), float64, of NumPy or another array-API library.
+        Shape (..., *plan.shape), float64, finite, of NumPy or another array-API library.
     plan
         Geometry, see `plan`.
     wavelet

@@ -114,12 +114,8 @@ def resolve_roles(
     ConfigError
         If no signal dimension is found; the message shows what was guessed.
     """
-    coordinates = {dim: variable.coords[dim] if dim in variable.coords else None for dim in variable.dims}
-    kinds = {dim: guess_kind(dim, coordinate) for dim, coordinate in coordinates.items()}
-    if channel_dim is not None:
-        channel = channel_dim if channel_dim in kinds else None
-    else:
-        channel = first(kinds, "channel", without=signal_dims or ())
+    kinds = guess_kinds(variable)
+    channel = resolve_channel(variable, channel_dim, signal_dims)
     if signal_dims is not None:
         signal = [dim for dim in variable.dims if dim in signal_dims]
     else:
@@ -142,6 +138,20 @@ def resolve_roles(
         channel=None if channel is None else axes.index(channel),
         signal=tuple(sorted(axes.index(dim) for dim in signal)),
     )
+
+
+def resolve_channel(
+    variable: xr.DataArray, channel_dim: Hashable | None, signal_dims: Sequence[Hashable] | None
+) -> Hashable | None:
+    """Channel dimension of `variable`: the one that is given, if it has that, else the guessed one."""
+    if channel_dim is not None:
+        return channel_dim if channel_dim in variable.dims else None
+    return first(guess_kinds(variable), "channel", without=signal_dims or ())
+
+
+def guess_kinds(variable: xr.DataArray) -> dict[Hashable, Kind | None]:
+    """What every dimension of `variable` measures."""
+    return {dim: guess_kind(dim, variable.coords.get(dim)) for dim in variable.dims}
 
 
 def first(kinds: dict[Hashable, Kind | None], kind: Kind, without: Iterable[Hashable] = ()) -> Hashable | None:

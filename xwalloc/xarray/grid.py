@@ -10,6 +10,7 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
+from xwalloc.codec.config import as_number
 from xwalloc.errors import ConfigError
 from xwalloc.xarray.dims import Roles
 
@@ -71,12 +72,12 @@ def choose_grid(
     divisors: dict[int, int] = {}  # what the size of a chunk must divide
     for axis, parts in enumerate(dask_chunks or ()):
         if len(parts) > 1:
-            common = math.gcd(*parts[:-1])
+            common = math.gcd(*parts[:-1]) or 1
             unit = sharded.get(axis, wanted.get(axis, common))
-            if unit == 0 or common % unit:
+            if common % unit:
                 raise ConfigError(
-                    f"Expected {'shards' if axis in sharded else 'chunks'} of variable {name!r} along {dims[axis]!r} to "
-                    f"divide its Dask chunks {parts}. Got {unit}. Parts of a chunk must not be written one by one: "
+                    f"Expected {'shards' if axis in sharded else 'chunks'} of variable {name!r} along {dims[axis]!r} "
+                    f"to divide its Dask chunks {parts}. Got {unit}. Parts of a chunk must not be written one by one: "
                     f"rechunk first with ds.chunk({{{dims[axis]!r}: {unit}}}), or use ds.walloc.to_zarr, which does."
                 )
             divisors[axis] = unit
@@ -117,9 +118,10 @@ def sizes_by_axis(
 ) -> dict[int, int]:
     """Wanted sizes by axis, at most the length of the axis."""
     result = {}
-    for dim, n in (sizes or {}).items():
-        if isinstance(n, bool) or not isinstance(n, int) or (n < 1 and n != -1):
-            raise ConfigError(f"Expected {what} to map dimensions to positive integers or -1. Got {dim!r}: {n!r}.")
+    for dim, value in (sizes or {}).items():
+        n = as_number(value)
+        if not isinstance(n, int) or (n < 1 and n != -1):
+            raise ConfigError(f"Expected {what} to map dimensions to positive integers or -1. Got {dim!r}: {value!r}.")
         if dim in dims:
             length = shape[dims.index(dim)]
             result[dims.index(dim)] = max(1, length if n == -1 else min(n, length))

@@ -1,0 +1,274 @@
+"""Train the entropy coder's weights and frequency tables on the benchmark scenes.
+
+Writes ``weights-1.json`` and ``tables-1.bin`` of ``xwalloc/bitstream``, which are part of the format: a released version
+never changes them. The coder's own kernel computes the features (with one weight set at a time), so that training sees exactly
+what coding sees.
+
+    python -m benchmarks.train_tables [--without SCENE ...] [--output FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from benchmarks.scenes import data_root, load_scenes
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream import rans
+from xwalloc.bitstream.contexts import (
+    CLASSES,
+    FEATURES,
+    FLAG_FEATURES,
+    MAGNITUDES,
+    ONE,
+    Kind,
+    Role,
+    class_of,
+    first_class,
+)
+from xwalloc.bitstream.contexts import weights as shipped_weights
+from xwalloc.bitstream.tables import TOKENS, Tables, from_counts, shipped
+from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.config import CodecConfig
+
+CAUSAL = ("mean", "w", "ww", "n", "diagonal", "nn", "u")
+FLAG_CAUSAL = ("mean", "w", "n", "ne")
+PER_CALL = 40_000
+PRIOR = 24.0
+Call = tuple[NDArray[Any], NDArray[Any], Kind, int, NDArray[Any]]
+
+
+def record(without: list[str]) -> Iterator[tuple[str, Call]]:
+    """What the encoder codes for every scene and bound: the arguments of `planes.encode`."""
+    original = coder.encode
+    calls: list[Call] = []
+
+    def spy(buffer: Any, planes: Any, kind: Kind, dimensions: int, mask: Any = coder.NO_MASK) -> bytes:
+        calls.append((buffer.copy(), planes.copy(), kind, dimensions, mask.copy()))
+        return original(buffer, planes, kind, dimensions, mask)
+
+    coder.encode = spy  # type: ignore[assignment]
+    try:
+        for scene in load_scenes(data_root()):
+            if scene.name in without:
+                continue
+            for bound in scene.bounds:
+                config = {"channel_axis": scene.channel_axis, "signal_axes": tuple(scene.signal_axes)}
+                ChunkCodec(CodecConfig(**config, max_error=bound)).encode(scene.array)
+                for call in calls:
+                    yield scene.name, call
+                calls.clear()
+    finally:
+        coder.encode = original  # type: ignore[assignment]
+
+
+def scan(call: Call, symbols: NDArray[np.int64], flags: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """Values, roles and expectations of a call under given weights ((2, features) each)."""
+    buffer, planes, _, _, mask = call
+    room = coder._symbols_at_most(planes)
+    values, contexts, expected = np.empty(room, buffer.dtype), np.empty(room, np.uint16), np.empty(room, np.int64)
+    table_of = np.arange(len(Role) * CLASSES, dtype=np.uint16).reshape(len(Role), CLASSES)
+    t = shipped()
+    count, _ = coder._scan(
+        buffer, planes, mask, symbols, flags, MAGNITUDES, table_of, False, 0, values, contexts, expected,
+        t.symbols, t.frequencies, t.starts, np.empty(0, np.uint16), np.empty(0, np.int64),
+    )  # fmt: skip
+    return values[:count], contexts[:count] // CLASSES, expected[:count]
+
+
+def features(call: Call, rng: np.random.Generator) -> Iterator[tuple[tuple[Any, ...], NDArray[Any], NDArray[Any]]]:
+    """((kind, dimensions, next?, flag?), magnitudes, features) of a sample of a call's symbols."""
+    buffer, planes, kind, dimensions, mask = call
+    for following in (False, True):
+        some = planes[(planes["previous"] >= 0) == following]
+        if not coder._symbols_at_most(some):
+            continue
+        part = (buffer, some, kind, dimensions, mask)
+        columns, roles, values, pick = [], None, None, None
+        for f in range(len(FEATURES)):
+            symbols = np.zeros((2, len(FEATURES)), np.int64)
+            symbols[:, f] = ONE
+            flags = np.zeros((2, len(FLAG_FEATURES)), np.int64)
+            if f < len(FLAG_FEATURES):
+                flags[:, f] = ONE
+            values, roles, expected = scan(part, symbols, flags)
+            if pick is None:
+                pick = rng.permutation(len(values))[:PER_CALL]
+            columns.append(expected[pick] / ONE)
+        table = np.stack(columns, axis=1)
+        magnitudes, role = np.abs(values[pick].astype(np.float64)), roles[pick]
+        is_flag = role == Role.FLAG
+        yield (kind, dimensions, following, False), magnitudes[~is_flag], table[~is_flag]
+        yield (kind, dimensions, following, True), magnitudes[is_flag], table[is_flag][:, : len(FLAG_FEATURES)]
+
+
+def fit_weights(magnitudes: NDArray[np.float64], table: NDArray[np.float64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Non-negative weights that minimise the code length of a geometric distribution with the expected mean."""
+    keep = np.flatnonzero(allowed)
+    table = np.minimum(table[:, keep], 1e7)
+    magnitudes = np.minimum(magnitudes, 1e7)
+    floor = 0.25 / ONE
+
+    def cost(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        mean = table @ weights + floor
+        # -log2 of a geometric distribution on magnitudes with this mean.
+        value = magnitudes * np.log(mean / (1 + mean)) - np.log1p(mean)
+        slope = magnitudes / (mean * (1 + mean)) - 1 / (1 + mean)
+        return -float(value.mean()), -(table.T @ slope) / len(magnitudes)
+
+    start = np.full(len(keep), 1.0 / len(keep))
+    found = minimize(cost, start, jac=True, bounds=[(0, 16)] * len(keep), method="L-BFGS-B", options={"maxiter": 200})
+    weights = np.zeros(len(allowed), np.int64)
+    weights[keep] = np.rint(found.x * ONE)
+    return weights
+
+
+def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
+    rng = np.random.default_rng(0)
+    calls = list(record(without))
+    stacks: dict[tuple[Any, ...], list[tuple[NDArray[Any], NDArray[Any]]]] = defaultdict(list)
+    for _, call in calls:
+        for key, magnitudes, table in features(call, rng):
+            if len(magnitudes):
+                stacks[key].append((magnitudes, table))
+    result: dict[str, dict[str, list[int]]] = {"symbols": {}, "flags": {}}
+    for kind in Kind:
+        source = Kind.LATENT if kind == Kind.LATENT_PARALLEL else kind
+        for dimensions in (1, 2, 3):
+            for following in (False, True):
+                name = f"{kind.name.lower()}-{dimensions}d-{'next' if following else 'first'}"
+                for flag, group, names, causal in (
+                    (False, "symbols", FEATURES, CAUSAL),
+                    (True, "flags", FLAG_FEATURES, FLAG_CAUSAL),
+                ):
+                    stack = stacks.get((source, dimensions, following, flag))
+                    if stack is None:  # no such data: what other numbers of axes say
+                        others = [(d, f) for f in (following, not following) for d in (2, 1, 3)]
+                        stack = next((stacks[key] for d, f in others if stacks.get(key := (source, d, f, flag))), None)
+                    if stack is None:
+                        result[group][name] = shipped_weights(kind, dimensions)[int(flag)][int(following)].tolist()
+                        continue
+                    magnitudes = np.concatenate([m for m, _ in stack])
+                    table = np.concatenate([t for _, t in stack])
+                    allowed = table.any(axis=0)
+                    if kind == Kind.LATENT_PARALLEL:
+                        allowed &= ~np.isin(names, causal)
+                    if not following:
+                        allowed &= ~np.isin(names, ("previous", "ring"))
+                    if dimensions < 3:
+                        allowed &= ~np.isin(names, ("u",))
+                    if dimensions < 2:
+                        allowed &= ~np.isin(names, ("n", "diagonal", "nn", "ne"))
+                    result[group][name] = fit_weights(magnitudes, table, allowed).tolist()
+                    print(name, group, len(magnitudes), dict(zip(names, result[group][name], strict=True)))
+    return result, tables([call for _, call in calls], result)
+
+
+def tables(calls: list[Call], weights: dict[str, dict[str, list[int]]]) -> Tables:
+    counts = np.zeros((len(Kind) * len(Role) * CLASSES, TOKENS))
+    for call in calls:
+        kinds = (Kind.LATENT, Kind.LATENT_PARALLEL) if call[2] == Kind.LATENT else (call[2],)
+        for kind in kinds:
+            names = [f"{kind.name.lower()}-{call[3]}d-{which}" for which in ("first", "next")]
+            values, roles, expected = scan(
+                call,
+                np.array([weights["symbols"][n] for n in names], np.int64),
+                np.array([weights["flags"][n] for n in names], np.int64),
+            )
+            if not len(values):
+                continue
+            classes = np.array([class_of(int(e)) for e in range(4096)])
+            level = np.where(expected < 4096, classes[np.minimum(expected, 4095)], 0)
+            for i in np.flatnonzero(expected >= 4096):
+                level[i] = class_of(int(expected[i]))
+            small = np.abs(values) <= rans.DIRECT
+            token = np.where(values > 0, 2 * np.abs(values) - 1, 2 * np.abs(values)).astype(np.int64)
+            for i in np.flatnonzero(~small):
+                token[i] = rans.split(int(values[i]))[0]
+            row = (int(kind) * len(Role) + roles.astype(np.int64)) * CLASSES + level
+            # A large scene counts for at most as much as a few small ones.
+            share = min(1.0, 400_000 / len(values))
+            np.add.at(counts, (row, token), share)
+    return merged(counts)
+
+
+def merged(counts: NDArray[np.float64]) -> Tables:
+    """Tables from counts: signs made symmetric, classes smoothed with their neighbours and a two-sided geometric prior."""
+    direct = counts[:, 1:31].reshape(len(counts), 15, 2)
+    direct[:] = direct.mean(axis=2, keepdims=True)
+    rows = []
+    for kind in Kind:
+        for role in Role:
+            first = first_class(kind, role)
+            block = counts[first : first + CLASSES]
+            for c in range(CLASSES):
+                near = block[c].copy()
+                for d in (1, 2, 3):
+                    if near.sum() >= 2000:
+                        break
+                    for other in (c - d, c + d):
+                        if 0 <= other < CLASSES:
+                            near += block[other] * 0.5**d
+                rows.append(near + PRIOR * prior(c, role))
+    frequencies = from_counts(np.array(rows))
+    unique, index = np.unique(frequencies, axis=0, return_inverse=True)
+    return Tables(unique, index.reshape(-1).astype(np.uint16))
+
+
+def prior(c: int, role: Role) -> NDArray[np.float64]:
+    """Token probabilities of a two-sided geometric distribution (of a flag, for that role) in a class."""
+    mean = representative(c)
+    out = np.zeros(TOKENS)
+    if role == Role.FLAG:
+        out[1] = min(max(1 - np.exp(-coder.GROUP * mean), 1e-3), 1 - 1e-3)
+        out[0] = 1 - out[1]
+        return out
+    t = (np.sqrt(1 + mean * mean) - 1) / mean if mean < 1e6 else 1 - 1 / mean
+    zero, rate = (1 - t) / (1 + t), np.log(t)
+    out[0] = zero
+    for m in range(1, rans.DIRECT + 1):
+        out[2 * m - 1] = out[2 * m] = zero * np.exp(rate * m)
+
+    def mass(a: float, b: float) -> float:
+        return max(0.0, 2 * zero * (np.exp(rate * a) - np.exp(rate * b)) / (1 - t))
+
+    for e in range(4, 63):
+        if e < 16:
+            for quarter in range(4):
+                foot = (4 + quarter) * 2.0 ** (e - 2)
+                out[31 + 4 * (e - 4) + quarter] = mass(foot, foot + 2.0 ** (e - 2))
+        else:
+            out[79 + e - 16] = mass(2.0**e, 2.0 ** (e + 1))
+    return out
+
+
+def representative(c: int) -> float:
+    """Magnitude in the middle of a class, in symbols."""
+    if c < 4:
+        return max(c, 0.4) / ONE
+    if c < 68:
+        return (4 + (c - 4) % 4 + 0.5) / 4 * 2.0 ** (2 + (c - 4) // 4) / ONE
+    return float(2.0 ** (18 + c - 68 + 0.5) / ONE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--without", nargs="*", default=[], help="scenes to leave out")
+    parser.add_argument("--output", type=Path, default=Path(coder.__file__).parent)
+    arguments = parser.parse_args()
+    weights, trained = train(arguments.without)
+    (arguments.output / "weights-1.json").write_text(json.dumps(weights, indent=1) + "\n")
+    (arguments.output / "tables-1.bin").write_bytes(trained.to_bytes())
+    print(len(trained.frequencies), "tables,", len(trained.to_bytes()), "bytes")
+
+
+if __name__ == "__main__":
+    main()

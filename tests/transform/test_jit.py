@@ -1,0 +1,41 @@
+"""Kernels run where no cache folder can be written, and from many threads at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+import xwalloc.transform
+from xwalloc.transform.wavelet import forward, get_wavelet, plan
+
+
+def test_without_a_cache_folder(tmp_path: Path) -> None:
+    package = tmp_path / "xwalloc"
+    source = Path(xwalloc.transform.__file__).parent
+    shutil.copytree(source, package / "transform", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source.parent / "errors.py", package)
+    (package / "__init__.py").touch()
+    (package / "transform" / "__pycache__").touch()  # a file where the folder should be
+    code = (
+        "import numpy as np\n"
+        "from xwalloc.transform import jit, kernels\n"
+        "assert jit.__file__.startswith(" + repr(str(tmp_path)) + ")\n"
+        "assert kernels.largest_magnitude(np.arange(-9.0, 3.0)) == 9.0\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG", "PYTHON"))}
+    environment |= {"HOME": os.devnull, "NUMBA_CACHE_DIR": os.path.join(os.devnull, "x"), "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=120)
+
+
+def test_concurrent_callers() -> None:
+    x, p, w = np.random.default_rng(0).normal(size=(16, 60, 90)), plan((60, 90), 3), get_wavelet("bior4.4")
+    expected = forward(x, p, w, "reflect")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda item: forward(item, p, w, "reflect"), x))
+    assert np.array_equal(np.stack(found), expected)

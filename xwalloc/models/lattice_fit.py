@@ -1,0 +1,456 @@
+"""Choice of the predictor of each channel, on a sample of it.
+
+A fitted predictor minimises the code length that the entropy coder will spend, not the squared error: that one knows
+from the context how large a residual to expect, so that a sample costs about log2 |residual|. Weighted least squares
+with weights that follow from the residuals of the pass before come close to it (iteratively reweighted least squares).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from xwalloc.models.lattice_parameters import COEFFICIENT_LIMIT, Predictor
+from xwalloc.models.lattice_predict import MAX_SHIFT, OWN, PLAIN, REFERENCE, Plain
+
+__all__ = ["Geometry", "choose", "code_length", "references_of"]
+
+Samples = NDArray[np.signedinteger]
+
+FIT_SAMPLES = 8192
+RUN = 128
+PASSES = 2
+MIN_SHIFT = 5
+RIDGE = 1e-9
+NEAREST_BELOW = 16
+"""Up to so many channels, references are chosen; beyond, they are the channels just before."""
+OTHERS = 3
+"""Most references."""
+FEWEST_SAMPLES = 96
+BITS_PER_COEFFICIENT = 6.0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape of a chunk and how many of its signal axes have an extent.
+
+    Parameters
+    ----------
+    shape
+        (batch, channel, z, y, x).
+    """
+
+    shape: tuple[int, int, int, int, int]
+
+    @property
+    def dimensions(self) -> int:
+        """1, 2 or 3."""
+        return 3 if self.shape[2] > 1 else 2 if self.shape[3] > 1 else 1
+
+    @property
+    def plane(self) -> int:
+        """Samples of a channel of a batch item."""
+        return self.shape[2] * self.shape[3] * self.shape[4]
+
+    def flat(self, offset: tuple[int, int, int]) -> int:
+        """Distance in the flat array of a position at an offset."""
+        return (offset[0] * self.shape[3] + offset[1]) * self.shape[4] + offset[2]
+
+
+def runs(geometry: Geometry, count: int) -> tuple[NDArray[np.int64], int]:
+    """First positions (in the first channel) of runs along x away from borders, and their length.
+
+    There are about `count` samples in all; none where the chunk is too small.
+    """
+    batch, channels, nz, ny, nx = geometry.shape
+    d = geometry.dimensions
+    if d == 1:
+        before = np.array([0, 0, min(32, nx // 8)])
+    else:
+        before = np.array([min(2, nz - 1) if d == 3 else 0, 2, 2])
+    after = np.array([1 if d == 3 else 0, 1 if d > 1 else 0, 2])
+    inner = np.array([nz, ny, nx]) - before - after
+    if inner.min() < 1 or inner[2] < 8 or inner.prod() * batch < FEWEST_SAMPLES:
+        return np.empty(0, np.int64), 0
+    length = int(min(RUN, inner[2]))
+    per_line = int(inner[2]) // length
+    total = batch * int(inner[0] * inner[1]) * per_line
+    number = max(1, min(total, count // length))
+    at = (2 * np.arange(number, dtype=np.int64) + 1) * total // (2 * number)
+    line, part = np.divmod(at, per_line)
+    line, y = np.divmod(line, inner[1])
+    b, z = np.divmod(line, inner[0])
+    spare = int(inner[2]) - per_line * length
+    x = before[2] + part * length + (np.arange(number) * 40503) % (spare + 1)
+    return ((b * channels * nz + z + before[0]) * ny + y + before[1]) * nx + x, length
+
+
+@njit(nogil=True, cache=True)
+def _gather(values, mask, firsts, length, columns, centres, target, centre, rows, weights):
+    """Samples at the offsets `columns` from each position, minus a centre each, then 1, then the target."""
+    n = 0
+    for first in firsts:
+        for i in range(first, first + length):
+            for k in range(columns.shape[0]):
+                rows[n, k] = np.float64(values[i + columns[k]] - centres[k])
+            rows[n, columns.shape[0]] = 1.0
+            rows[n, columns.shape[0] + 1] = np.float64(values[i + target] - centre)
+            weights[n] = 1.0
+            if mask.shape[0] > 0 and mask[i + target]:
+                weights[n] = 0.0
+            n += 1
+
+
+@njit(nogil=True, cache=True)
+def _gram(rows, weights):
+    """Weighted sums of products of columns."""
+    n, k = rows.shape
+    gram = np.zeros((k, k))
+    for r in range(n):
+        w = weights[r]
+        if w == 0.0:
+            continue
+        for i in range(k):
+            scaled = w * rows[r, i]
+            for j in range(i + 1):
+                gram[i, j] += scaled * rows[r, j]
+    for i in range(k):
+        for j in range(i):
+            gram[j, i] = gram[i, j]
+    return gram
+
+
+@njit(nogil=True, cache=True)
+def _solve(gram, chosen, lower, solution):
+    """Least squares on the chosen columns for the last one; returns the energy that is left."""
+    k = chosen.shape[0]
+    t = gram.shape[0] - 1
+    energy = gram[t, t]
+    for i in range(k):
+        for j in range(i + 1):
+            total = gram[chosen[i], chosen[j]]
+            if i == j:
+                total += RIDGE * total + 1e-9
+            for m in range(j):
+                total -= lower[i, m] * lower[j, m]
+            if i == j:
+                lower[i, i] = np.sqrt(max(total, 1e-12))
+            else:
+                lower[i, j] = total / lower[j, j]
+        total = gram[chosen[i], t]
+        for m in range(i):
+            total -= lower[i, m] * solution[m]
+        solution[i] = total / lower[i, i]
+        energy -= solution[i] * solution[i]
+    for i in range(k - 1, -1, -1):
+        total = solution[i]
+        for m in range(i + 1, k):
+            total -= lower[m, i] * solution[m]
+        solution[i] = total / lower[i, i]
+    return max(energy, 1e-9)
+
+
+@njit(nogil=True, cache=True)
+def _members(counts, first, chosen):
+    """The column of ones and those of the first so many taps of each group."""
+    chosen[0] = first[counts.shape[0]]
+    n = 1
+    for g in range(counts.shape[0]):
+        for i in range(counts[g]):
+            chosen[n] = first[g] + i
+            n += 1
+    return chosen[:n]
+
+
+@njit(nogil=True, cache=True)
+def _select(gram, first, steps, bits, price):
+    """How many taps of each group to use, greedily.
+
+    `bits` is what halving the energy saves, `price` the bits of a coefficient. Group g has the columns from `first[g]`
+    to `first[g + 1]`; `steps` are the counts that are tried.
+    """
+    groups = first.shape[0] - 1
+    counts = np.zeros(groups, np.int64)
+    trial = np.zeros(groups, np.int64)
+    best_counts = counts.copy()
+    size = gram.shape[0]
+    lower, solution, chosen = np.empty((size, size)), np.empty(size), np.empty(size, np.int64)
+    energy = _solve(gram, _members(counts, first, chosen), lower, solution)
+    while True:
+        best = 0.0
+        best_energy = energy
+        for g in range(groups):
+            for ahead in range(2):
+                trial[:] = counts
+                for _ in range(ahead + 1):
+                    for step in steps:
+                        if step > trial[g] and step <= first[g + 1] - first[g]:
+                            trial[g] = step
+                            break
+                added = trial[g] - counts[g]
+                if added == 0:
+                    continue
+                left = _solve(gram, _members(trial, first, chosen), lower, solution)
+                gain = (bits * np.log2(energy / left) - price * added) / added
+                if gain > best:
+                    best, best_energy = gain, left
+                    best_counts[:] = trial
+        if best <= 0.0:
+            return counts
+        counts[:] = best_counts
+        energy = best_energy
+
+
+@njit(nogil=True, cache=True)
+def _residuals(rows, chosen, coefficients, out):
+    last = rows.shape[1] - 1
+    for r in range(rows.shape[0]):
+        total = rows[r, last]
+        for i in range(chosen.shape[0]):
+            total -= coefficients[i] * rows[r, chosen[i]]
+        out[r] = total
+
+
+@njit(nogil=True, cache=True)
+def _reweight(residuals, length, valid, weights):
+    """Weights for which squares of the residuals are about code lengths, and the code length itself in bits."""
+    n = residuals.shape[0]
+    mean = 0.0
+    count = 0.0
+    for r in range(n):
+        mean += valid[r] * abs(residuals[r])
+        count += valid[r]
+    mean /= max(count, 1.0)
+    bits = 0.0
+    for start in range(0, n, length):
+        for r in range(start, start + length):
+            total = mean
+            number = 1.0
+            for j in range(max(start, r - 4), min(start + length, r + 5)):
+                if j != r:
+                    total += valid[j] * abs(residuals[j])
+                    number += valid[j]
+            scale = total / number
+            size = abs(residuals[r])
+            weights[r] = valid[r] / ((scale + 0.3) * (max(size, 0.3 * scale) + 0.3))
+            m = scale + 0.02
+            theta = (np.sqrt(1.0 + m * m) - 1.0) / m
+            rounded = np.floor(size + 0.5)
+            bits -= valid[r] * (np.log2((1.0 - theta) / (1.0 + theta)) + rounded * np.log2(theta))
+    return bits
+
+
+@njit(nogil=True, cache=True)
+def _round(lower, solution, step, out):
+    """Multiples of `step` near the solution, each following the errors made before (Babai); returns the energy lost."""
+    k = solution.shape[0]
+    lost = 0.0
+    for i in range(k - 1, -1, -1):
+        drift = 0.0
+        for j in range(i + 1, k):
+            drift += lower[j, i] * (out[j] * step - solution[j])
+        out[i] = np.rint((solution[i] - drift / lower[i, i]) / step)
+        error = drift + lower[i, i] * (out[i] * step - solution[i])
+        lost += error * error
+    return lost
+
+
+_STEPS = {
+    1: np.array([1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32]),
+    2: np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    3: np.array([1, 2, 3, 4, 5, 7, 9, 11, 13]),
+}
+
+
+def code_length(residuals: NDArray[np.float64], length: int, valid: NDArray[np.float64]) -> float:
+    """Estimated bits of residuals in runs of a length."""
+    return float(_reweight(residuals, length, valid, np.empty_like(residuals)))
+
+
+def _plain_taps(kind: Plain, geometry: Geometry, distance: int) -> list[tuple[int, int]]:
+    _, own, reference = PLAIN[kind]
+    taps = [(geometry.flat(offset), c) for offset, c in own.items()]
+    return taps + [(distance + geometry.flat(offset), c) for offset, c in reference.items()]
+
+
+def references_of(
+    values: Samples,
+    mask: NDArray[np.uint8],
+    geometry: Geometry,
+    channel: int,
+    earlier: Sequence[int],
+    firsts: NDArray[np.int64],
+    length: int,
+) -> tuple[int, ...]:
+    """The channels among `earlier` that help most to predict a channel, best first."""
+    if geometry.shape[1] > NEAREST_BELOW or not firsts.size:
+        return tuple(reversed(earlier[-OTHERS:]))
+    firsts = firsts[:: max(1, len(firsts) * length // 2048)]
+    own = OWN[geometry.dimensions][:3]
+    here = channel * geometry.plane
+    columns = [here + geometry.flat(o) for o in own] + [c * geometry.plane for c in earlier]
+    rows, weights, _ = _rows(values, mask, firsts, length, columns, here)
+    gram = _gram(rows, weights)
+    chosen = [len(columns), *range(len(own))]
+    found: list[int] = []
+    size = len(gram)
+    lower, solution = np.empty((size, size)), np.empty(size)
+    energy = _solve(gram, np.array(chosen), lower, solution)
+    for _ in range(min(OTHERS, len(earlier))):
+        trials = {
+            i: _solve(gram, np.array([*chosen, len(own) + i]), lower, solution)
+            for i in range(len(earlier))
+            if len(own) + i not in chosen
+        }
+        best = min(trials, key=lambda i: (trials[i], -i))
+        if trials[best] > 0.995 * energy and found:
+            break
+        energy = trials[best]
+        chosen.append(len(own) + best)
+        found.append(earlier[best])
+    return tuple(found)
+
+
+def _rows(
+    values: Samples,
+    mask: NDArray[np.uint8],
+    firsts: NDArray[np.int64],
+    length: int,
+    columns: Sequence[int],
+    target: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Regressors at distances `columns` from the runs, 1, and the target; which rows count; the centres taken off."""
+    where = np.array([*columns, target], np.int64)
+    some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
+    centres = np.median(values[some[:, None] + where], axis=0).astype(np.int64)
+    rows = np.empty((len(firsts) * length, len(columns) + 2))
+    weights = np.empty(len(rows))
+    _gather(values, mask, firsts, length, where[:-1], centres[:-1], target, centres[-1], rows, weights)
+    return rows, weights, centres
+
+
+def choose(
+    values: Samples,
+    mask: NDArray[np.uint8],
+    geometry: Geometry,
+    channel: int,
+    references: tuple[int, ...],
+    firsts: NDArray[np.int64],
+    length: int,
+    width: int,
+) -> tuple[Predictor, float]:
+    """Predictor of one channel, and the bits per sample that it is expected to take.
+
+    Parameters
+    ----------
+    values : (n,) int32 or int64
+        The chunk, flat, with sensible values under the mask.
+    firsts, length
+        What `runs` returned.
+    """
+    d = geometry.dimensions
+    default = Plain.PREVIOUS if not references else Plain.REFERENCE_PREVIOUS
+    if not firsts.size:
+        return Predictor(default, references), 8.0
+    here = channel * geometry.plane
+    n = len(firsts) * length
+    best: Predictor = Predictor(Plain.PREVIOUS, references)
+    best_bits = np.inf
+    first_residuals = np.zeros(n)
+    valid = np.ones(n)
+    few = firsts if width == 32 else firsts[: max(1, 2048 // length)]
+    for kind, (fewest, _, needs) in PLAIN.items():
+        if fewest > d or (needs and not references):
+            continue
+        distance = references[0] * geometry.plane if references else 0
+        residuals = np.zeros(len(few) * length)
+        valid = np.ones(len(residuals))
+        _, own, other = PLAIN[kind]
+        _plain_residuals(
+            values, mask, few, length, here,
+            np.array([here + geometry.flat(o) for o in own] + [distance + geometry.flat(o) for o in other]),
+            np.array([*own.values(), *other.values()]), residuals, valid,
+        )  # fmt: skip
+        bits = code_length(residuals, length, valid)
+        if bits < best_bits:
+            best, best_bits, first_residuals = Predictor(kind, references), bits, residuals
+    samples = float(valid.sum())
+    if width == 64 or samples < FEWEST_SAMPLES or best_bits < 0.02 * samples:
+        return best, best_bits / max(samples, 1.0)
+    fitted, bits = _fit(values, mask, geometry, channel, references, firsts, length, first_residuals, best_bits)
+    if bits < best_bits:
+        return fitted, bits / samples
+    return best, best_bits / samples
+
+
+@njit(nogil=True, cache=True)
+def _plain_residuals(values, mask, firsts, length, here, columns, coefficients, out, valid):
+    n = 0
+    for first in firsts:
+        for i in range(first, first + length):
+            total = np.int64(values[i + here])
+            for k in range(columns.shape[0]):
+                total -= coefficients[k] * np.int64(values[i + columns[k]])
+            out[n] = np.float64(total)
+            if mask.shape[0] > 0 and mask[i + here]:
+                valid[n] = 0.0
+            n += 1
+
+
+def _fit(
+    values: Samples,
+    mask: NDArray[np.uint8],
+    geometry: Geometry,
+    channel: int,
+    references: tuple[int, ...],
+    firsts: NDArray[np.int64],
+    length: int,
+    residuals: NDArray[np.float64],
+    plain_bits: float,
+) -> tuple[Predictor, float]:
+    d = geometry.dimensions
+    here = channel * geometry.plane
+    own = OWN[d] if d > 1 else OWN[d][: min(32, geometry.shape[4] // 8)]
+    columns = [here + geometry.flat(o) for o in own]
+    first = [0, len(columns)]
+    for r in references:
+        columns += [r * geometry.plane + geometry.flat(o) for o in REFERENCE[d]]
+        first.append(len(columns))
+    rows, valid, centres = _rows(values, mask, firsts, length, columns, here)
+    weights = np.empty(len(rows))
+    _reweight(residuals, length, valid, weights)
+    gram = _gram(rows, weights)
+    samples = float(valid.sum())
+    whole = geometry.shape[0] * geometry.plane
+    worth = 0.5 * whole * min(1.0, max(0.1, plain_bits / samples / 1.5))
+    counts = _select(gram, np.array(first), _STEPS[d], worth, BITS_PER_COEFFICIENT + 1.0)
+    chosen = _members(counts, np.array(first), np.empty(len(columns) + 1, np.int64))
+    k = len(chosen)
+    lower, solution = np.empty((k, k)), np.empty(k)
+    for _ in range(PASSES):
+        _solve(gram, chosen, lower, solution)
+        _residuals(rows, chosen, solution, residuals)
+        _reweight(residuals, length, valid, weights)
+        gram = _gram(rows, weights)  # TODO chosen only
+    energy = _solve(gram, chosen, lower, solution)
+    best_cost = np.inf
+    shift = -1
+    rounded = np.empty(k)
+    for s in range(MIN_SHIFT, MAX_SHIFT + 1):
+        lost = _round(lower, solution, 2.0**-s, rounded)
+        cost = worth * np.log2(1.0 + lost / energy) + k * s
+        if cost < best_cost and np.all(np.abs(rounded[1:]) < COEFFICIENT_LIMIT):
+            best_cost, shift = cost, s
+    if shift < 0:
+        return Predictor(), np.inf
+    _round(lower, solution, 2.0**-shift, rounded)
+    _residuals(rows, chosen, rounded * 2.0**-shift, residuals)
+    bits = code_length(residuals, length, valid) + (BITS_PER_COEFFICIENT * k + 12) * samples / whole
+    coefficients = [int(c) for c in rounded[1:]]
+    bias = int(rounded[0]) + (int(centres[-1]) << shift)
+    bias -= sum(c * int(centres[i]) for c, i in zip(coefficients, chosen[1:], strict=True))
+    return Predictor(Plain.FITTED, references, tuple(int(c) for c in counts), tuple(coefficients), shift, bias), bits

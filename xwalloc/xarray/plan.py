@@ -1,0 +1,287 @@
+"""Which variables are compressed, and how: quality targets, roles, nodata and chunks by variable."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import xarray as xr
+from xarray.conventions import encode_cf_variable
+
+from xwalloc.bitstream.frame import DTYPES
+from xwalloc.codec.config import CodecConfig, as_number
+from xwalloc.errors import ConfigError
+from xwalloc.xarray.dims import resolve_channel, resolve_roles
+from xwalloc.xarray.grid import Grid, choose_grid
+
+__all__ = ["PerVariable", "Plan", "Request", "plan"]
+
+logger = logging.getLogger("xwalloc")
+
+T = TypeVar("T")
+PerVariable: TypeAlias = T | Mapping[Hashable, T] | None
+FLAGS = ("flag_values", "flag_masks", "flag_meanings")
+LEAST_CHUNK = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the caller of `xwalloc.encoding` or of the accessor asked for; `xwalloc.encoding` says what it means."""
+
+    max_error: PerVariable[float] = None
+    snr: PerVariable[float] = None
+    lossless: bool = False
+    channel_dim: Hashable | None = None
+    signal_dims: Sequence[Hashable] | None = None
+    model: None = None
+    nodata: PerVariable[float] = None
+    chunks: Mapping[Hashable, int] | None = None
+    shards: Mapping[Hashable, int] | None = None
+    zarr_format: int = 3
+
+    def check(self, dataset: xr.Dataset) -> None:
+        """Refuse what no dataset or not this one admits."""
+        if self.model is not None:
+            raise ConfigError(
+                f"Expected model to be None: self-fitted models are what this version of xwalloc supports. Got "
+                f"{self.model!r}. Leave model out."
+            )
+        if self.zarr_format not in (2, 3):
+            raise ConfigError(f"Expected zarr_format to be 2 or 3. Got {self.zarr_format!r}.")
+        if self.shards and self.zarr_format == 2:
+            raise ConfigError("Expected no shards with zarr_format 2, which has none. Leave shards out or use 3.")
+        dims = {
+            "channel_dim": [] if self.channel_dim is None else [self.channel_dim],
+            "signal_dims": self.signal_dims or [],
+            "chunks": self.chunks or {},
+            "shards": self.shards or {},
+        }
+        for parameter, names in dims.items():
+            for name in names:
+                known(parameter, "dimensions", name, dataset.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one variable is stored; `rechunk` holds the Dask chunks that it needs first, by dimension."""
+
+    config: CodecConfig
+    grid: Grid
+    rechunk: dict[Hashable, int]
+
+
+def plan(dataset: xr.Dataset, request: Request, *, named: bool = False, rechunk: bool = False) -> dict[Hashable, Plan]:
+    """Plans of the variables that are compressed.
+
+    Parameters
+    ----------
+    dataset
+        The data.
+    request
+        What is wanted.
+    named
+        The dataset holds one variable, which the caller pointed at: it need not be floating.
+    rechunk
+        Dask chunks may be changed where they do not suit.
+    """
+    request.check(dataset)
+    qualities = by_variable(dataset, request, named=named)
+    if isinstance(request.nodata, Mapping):
+        for name in request.nodata:
+            known("nodata", "variables that are compressed", name, qualities)
+    plans = {}
+    for name, quality in qualities.items():
+        try:
+            plans[name] = plan_variable(dataset[name], quality, request, rechunk=rechunk)
+        except ConfigError as error:
+            if repr(name) in str(error):
+                raise
+            raise type(error)(f"{error} (variable {name!r})") from None
+    return plans
+
+
+def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Request, *, rechunk: bool) -> Plan:
+    """Plan of one variable under one quality target, in units that the user sees."""
+    stored = as_stored(variable)
+    if stored.dtype.newbyteorder("=") not in DTYPES:
+        raise ConfigError(
+            f"Expected variable {variable.name!r} to be stored as {', '.join(t.name for t in DTYPES)}. "
+            f"Got {stored.dtype}. Cast it, or do not name it and it is stored exactly by another codec."
+        )
+    roles = resolve_roles(variable, request.channel_dim, request.signal_dims)
+    wanted = request.nodata.get(variable.name) if isinstance(request.nodata, Mapping) else request.nodata
+    config = CodecConfig(
+        channel_axis=roles.channel,
+        signal_axes=roles.signal,
+        nodata=find_nodata(variable.name, stored, wanted),
+        **in_packed_units(variable, stored, quality),
+    )
+
+    def choose(dask_chunks: tuple[tuple[int, ...], ...] | None) -> Grid:
+        return choose_grid(
+            variable.name,
+            variable.dims,
+            variable.shape,
+            stored.dtype.itemsize,
+            roles,
+            multiple=2**config.levels,
+            chunks=request.chunks,
+            shards=request.shards,
+            dask_chunks=dask_chunks,
+        )
+
+    grid, needed = choose_aligned(choose, variable, roles.channel, stored.dtype.itemsize) if rechunk else (None, {})
+    grid = grid or choose(variable.chunks)
+    config.check(grid.chunks, stored.dtype)
+    if roles.channel is not None and grid.chunks[roles.channel] < variable.shape[roles.channel]:
+        logger.warning(
+            "Variable %r is cut along its channel dimension %r into chunks of %d, which costs compression.",
+            variable.name,
+            variable.dims[roles.channel],
+            grid.chunks[roles.channel],
+        )
+    return Plan(config=config, grid=grid, rechunk=needed)
+
+
+def choose_aligned(
+    choose: Callable[[tuple[tuple[int, ...], ...] | None], Grid],
+    variable: xr.DataArray,
+    channel: int | None,
+    itemsize: int,
+) -> tuple[Grid, dict[Hashable, int]]:
+    """Grid that suits the data, and the Dask chunks to make first where those that are there do not suit the grid."""
+    free = choose(None)
+    if variable.chunks is None:
+        return free, {}
+    try:
+        grid = choose(variable.chunks)
+    except ConfigError:
+        pass
+    else:
+        whole = channel is None or grid.chunks[channel] == free.chunks[channel]
+        if whole and math.prod(grid.chunks) * itemsize >= min(LEAST_CHUNK, math.prod(free.chunks) * itemsize):
+            return grid, {}
+    return free, dict(zip(variable.dims, free.unit, strict=True))
+
+
+def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[Hashable, dict[str, Any]]:
+    """Quality targets by the variables that are compressed."""
+    targets = {"max_error": request.max_error, "snr": request.snr}
+    mappings = {key: value for key, value in targets.items() if isinstance(value, Mapping)}
+    result: dict[Hashable, dict[str, Any]] = {}
+    if mappings:
+        if request.lossless is not False or any(v is not None for k, v in targets.items() if k not in mappings):
+            raise ConfigError(
+                "Expected max_error and snr to be either one value for all variables or mappings by variable. "
+                f"Got max_error={request.max_error!r}, snr={request.snr!r}, lossless={request.lossless!r}."
+            )
+        for key, mapping in mappings.items():
+            for name, value in mapping.items():
+                known(key, "data variables", name, dataset.data_vars)
+                if name in result:
+                    raise ConfigError(f"Expected one of max_error and snr for variable {name!r}. Got both.")
+                result[name] = parse_quality(**{key: value})
+        if not result:
+            raise ConfigError("Expected max_error or snr to name at least one variable. Got an empty mapping.")
+        return result
+    quality = parse_quality(lossless=request.lossless, **targets)
+    reasons = {name: reason_against(variable, request, named) for name, variable in dataset.data_vars.items()}
+    result = {name: quality for name, reason in reasons.items() if reason is None}
+    for name, reason in reasons.items():
+        if reason is not None:
+            logger.info("Variable %r is stored exactly by another codec: %s.", name, reason)
+    if not result:
+        found = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items()) or "no data variables"
+        raise ConfigError(
+            f"Expected at least one variable to compress. Got {found}. Name the variables that you mean: "
+            "max_error={'name': bound}."
+        )
+    return result
+
+
+def parse_quality(**targets: Any) -> dict[str, Any]:
+    """One checked quality target, 0 as lossless."""
+    config = CodecConfig(signal_axes=(0,), **targets)
+    return {key: value for key, value in config.to_json().items() if key in ("max_error", "snr", "lossless")}
+
+
+def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str | None:
+    """Why a quality target for all variables does not apply to this one; None where it does."""
+    dtype = as_stored(variable).dtype
+    flags = [name for name in FLAGS if name in variable.attrs]
+    if dtype.newbyteorder("=") not in DTYPES:
+        return f"its dtype {dtype} is not one that xwalloc encodes"
+    if flags and variable.dtype.kind in "iu":
+        return f"it holds flags ({flags[0]})"
+    if request.channel_dim is not None and request.channel_dim not in variable.dims:
+        return f"it has no dimension {request.channel_dim!r}"
+    if request.channel_dim is None and variable.dtype.kind != "f" and not named:
+        return f"it holds integers ({variable.dtype})"
+    if set(variable.dims) <= {resolve_channel(variable, request.channel_dim, request.signal_dims)}:
+        return "it has no signal dimension"
+    return None
+
+
+def as_stored(variable: xr.DataArray) -> xr.Variable:
+    """One sample of `variable` as xarray stores it: its dtype and its attributes, those of CF packing included."""
+    sample = np.zeros((1,) * variable.ndim, variable.dtype)
+    encoding = {key: value for key, value in variable.encoding.items() if key != "chunks"}
+    return encode_cf_variable(xr.Variable(variable.dims, sample, variable.attrs, encoding), name=variable.name)
+
+
+def find_nodata(name: Hashable, stored: xr.Variable, wanted: float | None) -> float | None:
+    """`nodata` in stored units: what the caller says, else the fill value that CF attributes declare."""
+    declared: list[Any] = []
+    for key in ("_FillValue", "missing_value"):
+        for value in np.ravel(stored.attrs.get(key, ())):
+            if as_number(value) is not None and np.isfinite(value):
+                try:
+                    declared.append(stored_value(value, stored.dtype))
+                except ConfigError:
+                    logger.info("The %s %r of variable %r does not fit dtype %s.", key, value, name, stored.dtype)
+    values = {value.item() for value in declared if value is not None}
+    if wanted is not None:
+        value = stored_value(wanted, stored.dtype)
+        values |= set() if value is None else {value.item()}
+    if len(values) > 1:
+        raise ConfigError(
+            f"Expected one nodata value for variable {name!r}, in stored units. Got {sorted(values)} from nodata, "
+            "_FillValue and missing_value together. Make them agree: what is declared missing must survive."
+        )
+    return values.pop() if values else None
+
+
+def stored_value(value: Any, dtype: np.dtype[Any]) -> np.generic | None:
+    """`value` as nodata of a dtype; None for NaN and infinities, which need none."""
+    return CodecConfig(signal_axes=(0,), lossless=True, nodata=value).nodata_as(dtype)
+
+
+def in_packed_units(variable: xr.DataArray, stored: xr.Variable, quality: dict[str, Any]) -> dict[str, Any]:
+    """The quality target in the units of the stored values.
+
+    A bound of e becomes e / abs(scale_factor). Where packing rounds to integers, half a unit is subtracted for it, so
+    that what is read lies within e of what was in memory; a bound below that is lossless on the packed integers.
+    """
+    if "max_error" not in quality:
+        return quality
+    scale = float(np.ravel(variable.encoding.get("scale_factor", 1.0))[0])
+    if not math.isfinite(scale) or scale == 0:
+        raise ConfigError(f"Expected scale_factor of variable {variable.name!r} to be finite and not 0. Got {scale}.")
+    bound = quality["max_error"] / abs(scale)
+    if stored.dtype.kind in "iu" and variable.dtype.kind == "f":
+        bound -= 0.5
+    return {"max_error": bound} if bound > 0 else {"lossless": True}
+
+
+def known(parameter: str, what: str, name: Hashable, names: Iterable[Hashable]) -> None:
+    """Refuse a name that does not exist, with the one that was probably meant."""
+    names = list(names)
+    if name not in names:
+        close = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"Expected {parameter} to name {what}: {', '.join(map(repr, names))}. Got {name!r}.{hint}")
