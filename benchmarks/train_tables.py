@@ -25,6 +25,7 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans
 from xwalloc.bitstream.contexts import (
     CLASSES,
+    DIRECT_CLASSES,
     FEATURES,
     FLAG_FEATURES,
     MAGNITUDES,
@@ -32,6 +33,7 @@ from xwalloc.bitstream.contexts import (
     Kind,
     Role,
     class_of,
+    direct_classes,
     first_class,
 )
 from xwalloc.bitstream.contexts import weights as shipped_weights
@@ -78,8 +80,8 @@ def scan(call: Call, symbols: NDArray[np.int64], flags: NDArray[np.int64]) -> tu
     table_of = np.arange(len(Role) * CLASSES, dtype=np.uint16).reshape(len(Role), CLASSES)
     t = shipped()
     count, _ = coder._scan(
-        buffer, planes, mask, symbols, flags, MAGNITUDES, table_of, False, 0, values, contexts, expected,
-        t.symbols, t.frequencies, t.starts, np.empty(0, np.uint16), np.empty(0, np.int64),
+        buffer, planes, mask, symbols, flags, MAGNITUDES, table_of, table_of[:, direct_classes()], False, 0, values, contexts, expected,
+        t.symbols, t.spans, np.empty(0, np.uint16), np.empty(0, np.int64),
     )  # fmt: skip
     return values[:count], contexts[:count] // CLASSES, expected[:count]
 
@@ -185,9 +187,9 @@ def tables(calls: list[Call], weights: dict[str, dict[str, list[int]]]) -> Table
             )
             if not len(values):
                 continue
-            classes = np.array([class_of(int(e)) for e in range(4096)])
-            level = np.where(expected < 4096, classes[np.minimum(expected, 4095)], 0)
-            for i in np.flatnonzero(expected >= 4096):
+            near = expected < DIRECT_CLASSES
+            level = np.where(near, direct_classes()[np.minimum(expected, DIRECT_CLASSES - 1)], 0)
+            for i in np.flatnonzero(~near):
                 level[i] = class_of(int(expected[i]))
             small = np.abs(values) <= rans.DIRECT
             token = np.where(values > 0, 2 * np.abs(values) - 1, 2 * np.abs(values)).astype(np.int64)

@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from xwalloc._accessor import register
+from xwalloc.settings import settings
 
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
-    from xwalloc.settings import settings
     from xwalloc.xarray import encoding
 
 __version__ = "0.1.0.dev0"
@@ -24,7 +24,6 @@ HOMES = {
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),
-    "settings": ("xwalloc.settings", "settings"),
 }
 
 

@@ -104,7 +104,7 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         except TypeError as error:
             raise FormatError(f"Expected the bytes of a frame. Got {type(buf).__name__} ({error}).") from None
         if out is None:
-            return engine.run(decode_frame, frame)
+            return engine.run(decode_frame, frame).view(Chunk)
         header, _, _ = parse_header(frame)
         target = ensure_target(out)
         if (target.shape, target.dtype) != (header.shape, header.dtype):
@@ -138,6 +138,27 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.from_config, (self._config.to_json(),)
+
+
+class Chunk(np.ndarray):
+    """A decoded chunk that survives being flattened and shaped again in either memory order.
+
+    Zarr v2 takes what a codec returns for the memory of an array of the order in its metadata: it does
+    ``chunk.reshape(-1, order="A").reshape(shape, order=order)``, which scrambles a C array where that order is "F". A frame
+    knows no memory order (equal chunks have equal frames), so the array remembers what it was before it was flattened.
+    """
+
+    _whole: np.ndarray | None = None
+
+    def reshape(self, *shape: Any, **options: Any) -> Any:
+        """As for any array, except that flattening in order "A" and shaping again in order "F" gives the same array."""
+        order = options.get("order")
+        if self._whole is not None and order == "F" and shape == (self._whole.shape,):
+            return self._whole
+        result = super().reshape(*shape, **options)
+        if order == "A" and shape == (-1,) and isinstance(result, Chunk):
+            result._whole = self
+        return result
 
 
 def ensure_target(out: Any) -> np.ndarray:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transform_reference import dense_matrix, reference_transform
 
 from xwalloc.errors import BudgetError, ConfigError
 from xwalloc.transform import blocked, wavelet
@@ -28,6 +27,8 @@ from xwalloc.transform.wavelet import (
     inverse_exact,
     plan,
 )
+
+Reference = Callable[..., np.ndarray]
 
 SHIFT = 14
 GEOMETRIES = [
@@ -63,7 +64,9 @@ def torch(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("shape", "levels", "tree"), GEOMETRIES)
-def test_definition_in_python_integers(shape: tuple[int, ...], levels: int, tree: str) -> None:
+def test_definition_in_python_integers(
+    reference_transform: Reference, shape: tuple[int, ...], levels: int, tree: str
+) -> None:
     if np.prod(shape) > 3000:
         shape = tuple(min(n, 40) for n in shape)
     x, p = integers((2, *shape)), plan(shape, levels, tree)
@@ -130,7 +133,7 @@ def test_torch_out(torch: Any) -> None:
 @pytest.mark.parametrize("segments", [(4,), (5,), (300,), (40, 39, 39, 39)])
 @pytest.mark.parametrize("synthesis", [False, True])
 def test_blocked_products_are_the_dense_matrix(
-    monkeypatch: pytest.MonkeyPatch, tile: int, segments: tuple[int, ...], synthesis: bool
+    monkeypatch: pytest.MonkeyPatch, dense_matrix: Reference, tile: int, segments: tuple[int, ...], synthesis: bool
 ) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(blocked, "TILE", tile)
@@ -171,7 +174,7 @@ def test_agrees_with_the_float_transform(tree: str, boundary: str) -> None:
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("side", ["analysis", "synthesis"])
-def test_budget(library: str, side: str) -> None:
+def test_budget(reference_transform: Reference, library: str, side: str) -> None:
     xp = np if library == "numpy" else pytest.importorskip("torch")
     filters = exact_filters(get_wavelet("bior4.4"), side, 30)
     transform = forward_exact if side == "analysis" else inverse_exact

@@ -16,8 +16,9 @@ from functools import lru_cache
 from importlib import resources
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from xwalloc.jit import kernel
 
 __all__ = [
     "CAP",
@@ -28,8 +29,11 @@ __all__ = [
     "ONE",
     "Kind",
     "Role",
+    "DIRECT_CLASSES",
     "class_of",
+    "direct_classes",
     "first_class",
+    "large_class",
     "magnitude_code",
     "weights",
 ]
@@ -78,12 +82,30 @@ def magnitude_code(mean: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(mean > 0, np.clip(code, 1, len(MAGNITUDES) - 1), 0).astype(np.int64)
 
 
-@njit(nogil=True, cache=True)
-def class_of(expected):
+def class_of(expected: int) -> int:
     """Class of an expected magnitude in 1/256: 0 to 3 as they are, quarter octaves up to 2^18, then octaves."""
     if expected < 4:
         return expected
-    log2 = 2
+    log2 = expected.bit_length() - 1
+    if log2 < 18:
+        return 4 + 4 * (log2 - 2) + ((expected >> (log2 - 2)) & 3)
+    return min(68 + log2 - 18, CLASSES - 1)
+
+
+DIRECT_CLASSES = 4096
+"""Expected magnitudes below this have their class in a table; others need a logarithm."""
+
+
+@lru_cache(maxsize=1)
+def direct_classes() -> NDArray[np.uint8]:
+    """Class of every expected magnitude below `DIRECT_CLASSES`."""
+    return np.array([class_of(expected) for expected in range(DIRECT_CLASSES)], np.uint8)
+
+
+@kernel
+def large_class(expected):
+    """`class_of` for magnitudes from `DIRECT_CLASSES` on."""
+    log2 = 12
     while expected >> (log2 + 1):
         log2 += 1
     if log2 < 18:

@@ -14,14 +14,26 @@ Encoding classifies first (all values are known) and then runs rANS backwards; d
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from xwalloc.bitstream import rans
-from xwalloc.bitstream.contexts import CAP, CLASSES, MAGNITUDES, ONE, Kind, Role, class_of, first_class, weights
+from xwalloc.bitstream.contexts import (
+    CAP,
+    CLASSES,
+    DIRECT_CLASSES,
+    MAGNITUDES,
+    ONE,
+    Kind,
+    Role,
+    direct_classes,
+    first_class,
+    large_class,
+    weights,
+)
 from xwalloc.bitstream.rans import LANES, pop
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.errors import FormatError
+from xwalloc.jit import kernel
 
 __all__ = ["GROUP", "NO_PLANE", "PLANE_DTYPE", "decode", "encode", "planes_of"]
 
@@ -57,39 +69,43 @@ def planes_of(count: int) -> NDArray[np.void]:
     return planes
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _magnitude(value):
-    return min(abs(np.int64(value)), CAP)
+    """Magnitude of a symbol in 1/256."""
+    return min(abs(np.int64(value)), CAP) << 8
 
 
-@njit(nogil=True, cache=True)
-def _group_sum(buffer, at, count):
+@kernel
+def _group_mean(row, first, last):
+    """Mean magnitude of a group, in 1/256, as if it were whole."""
     total = 0
-    for i in range(at, at + count):
-        total += _magnitude(buffer[i])
-    return total
+    for x in range(first, last):
+        total += _magnitude(row[x])
+    return total // GROUP
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _ratio(own, other):
     """How much larger this plane is than another one, in 1/256."""
     return min(own * ONE // max(other, 1), RATIO_CAP)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scan(
-    buffer, planes, mask, symbol_weights, flag_weights, magnitudes, table_of, decoding, limit,
-    values, contexts, expectations, symbols, frequencies, starts, words, states,
+    buffer, planes, mask, symbol_weights, flag_weights, magnitudes, table_of, near_table_of, decoding, limit,
+    values, contexts, expectations, symbols, spans, words, states,
 ):  # fmt: skip
     """Visit every symbol of every plane in coding order.
 
     While encoding, its value and table go to `values` and `contexts` (and what is expected of it to `expectations`, unless
-    that is empty); while decoding, it is read from `words`.
-    Returns the number of symbols and the position in `words` (beyond its end: the stream is damaged).
+    that is empty); while decoding, it is read from `words`. Returns the number of symbols and the position in `words`
+    (beyond its end: the stream is damaged).
     """
     count = 0
     position = 0
     has_mask = mask.shape[0] > 0
+    tracing = expectations.shape[0] > 0
+    end = words.shape[0]
     for plane in planes:
         own = magnitudes[plane.code]
         if own == 0:
@@ -97,121 +113,143 @@ def _scan(
         base, sz, sy, nz, ny, nx = plane.base, plane.sz, plane.sy, plane.nz, plane.ny, plane.nx
         w = symbol_weights[1 if plane.previous >= 0 else 0]
         f = flag_weights[1 if plane.previous >= 0 else 0]
-        w_self, w_mean, w_w, w_ww, w_n, w_diagonal, w_nn, w_u = w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]
+        w_mean, w_w, w_ww, w_diagonal = w[1], w[2], w[3], w[5]
         w_previous = w_ring = f_previous = 0
         if plane.previous >= 0:
             ratio = _ratio(own, magnitudes[plane.previous_code])
-            w_previous = w[8] * ratio
-            w_ring = w[9] * ratio
-            f_previous = f[5] * ratio // GROUP
-        w_parent = w[10] * _ratio(own, magnitudes[plane.parent_code]) if plane.parent >= 0 else 0
-        w_sibling = w[11] * _ratio(own, magnitudes[plane.sibling_code]) if plane.sibling >= 0 else 0
-        standing_in = w_self * own
+            w_previous, w_ring, f_previous = w[8] * ratio >> 8, w[9] * ratio >> 8, f[5] * ratio >> 8
+        w_parent = w[10] * _ratio(own, magnitudes[plane.parent_code]) >> 8 if plane.parent >= 0 else 0
+        w_sibling = w[11] * _ratio(own, magnitudes[plane.sibling_code]) >> 8 if plane.sibling >= 0 else 0
+        standing_in = w[0] * own
         if plane.parent < 0:
             standing_in += w[10] * own
         if plane.sibling < 0:
             standing_in += w[11] * own
         sparse = own < SPARSE_BELOW
+        role = 1 if sparse else 0
+        step = GROUP if sparse else nx
+        tables, near_tables = table_of[role], near_table_of[role]
         mean = own
         for z in range(nz):
             for y in range(ny):
-                row = base + z * sz + y * sy
-                previous_row = plane.previous + z * sz + y * sy
-                sibling_row = plane.sibling + z * sz + y * sy
-                parent_row = (
+                # Rows that are looked at; where one does not exist, its weight goes to the plane's own magnitude and
+                # the row itself stands in, unread.
+                at = base + z * sz + y * sy
+                row = buffer[at : at + nx]
+                north = buffer[at - sy : at - sy + nx] if y > 0 else row
+                north_north = buffer[at - 2 * sy : at - 2 * sy + nx] if y > 1 else row
+                up = buffer[at - sz : at - sz + nx] if z > 0 else row
+                w_n, w_d = (w[4], w_diagonal) if y > 0 else (0, 0)
+                w_nn = w[6] if y > 1 else 0
+                w_u = w[7] if z > 0 else 0
+                held = standing_in + ((w[4] - w_n) + 2 * (w_diagonal - w_d) + (w[6] - w_nn) + (w[7] - w_u)) * own
+                at = plane.previous + z * sz + y * sy
+                previous = buffer[at : at + nx] if plane.previous >= 0 else row
+                previous_north = buffer[at - sy : at - sy + nx] if plane.previous >= 0 and y > 0 else row
+                previous_south = buffer[at + sy : at + sy + nx] if plane.previous >= 0 and y < ny - 1 else row
+                w_rn = w_ring if y > 0 else 0
+                w_rs = w_ring if y < ny - 1 else 0
+                at = plane.sibling + z * sz + y * sy
+                sibling = buffer[at : at + nx] if plane.sibling >= 0 else row
+                at = (
                     plane.parent
                     + min(z >> plane.parent_z, plane.parent_nz - 1) * sz
                     + min(y >> plane.parent_y, plane.parent_ny - 1) * sy
                 )
-                step = GROUP if sparse else nx
+                parent = buffer[at : at + plane.parent_nx] if plane.parent >= 0 else row
+                parent_x, parent_last = plane.parent_x, plane.parent_nx - 1
+                at = base + z * sz + y * sy
+                holes = mask[at : at + nx] if has_mask else mask
                 for first in range(0, nx, step):
                     last = min(first + step, nx)
                     if has_mask:
                         valid = 0
                         for x in range(first, last):
-                            valid += mask[row + x] == 0
+                            valid += holes[x] == 0
                         if valid == 0:
                             continue
                     if sparse:
                         # The flag of a group: is there anything in it?
-                        size = last - first
-                        expected = f[0] * own + f[1] * mean
-                        neighbour = own * GROUP if first == 0 else ONE * _group_sum(buffer, row + first - GROUP, GROUP)
-                        expected += f[2] * neighbour // GROUP
-                        neighbour = own * GROUP if y == 0 else ONE * _group_sum(buffer, row - sy + first, size)
-                        expected += f[3] * neighbour // GROUP
-                        if y > 0 and last < nx:
-                            neighbour = ONE * _group_sum(buffer, row - sy + last, min(GROUP, nx - last))
-                        expected += f[4] * neighbour // GROUP
-                        if plane.previous >= 0:
-                            expected += f_previous * _group_sum(buffer, previous_row + first, size)
-                        context = table_of[2, class_of(expected >> 8)]
+                        before = _group_mean(row, first - GROUP, first) if first > 0 else own
+                        above = _group_mean(north, first, last) if y > 0 else own
+                        beyond = _group_mean(north, last, min(last + GROUP, nx)) if y > 0 and last < nx else above
+                        expected = f[0] * own + f[1] * mean + f[2] * before + f[3] * above + f[4] * beyond
+                        if f_previous:
+                            expected += f_previous * _group_mean(previous, first, last)
+                        expected >>= 8
+                        if expected < DIRECT_CLASSES:
+                            context = near_table_of[2, expected]
+                        else:
+                            context = table_of[2, large_class(expected)]
                         if decoding:
                             lane = count & (LANES - 1)
-                            flag, state, position = pop(
-                                states[lane], context, symbols, frequencies, starts, words, position
-                            )
-                            if position > words.shape[0]:
+                            flag, state, position = pop(states[lane], context, symbols, spans, words, position)
+                            if position > end:
                                 return count, position
                             states[lane] = state
                         else:
-                            flag = 1 if _group_sum(buffer, row + first, size) else 0
+                            flag = 0
+                            for x in range(first, last):
+                                if row[x] != 0:
+                                    flag = 1
                             values[count] = flag
                             contexts[count] = context
-                            if expectations.shape[0]:
-                                expectations[count] = expected >> 8
+                            if tracing:
+                                expectations[count] = expected
                         count += 1
                         if flag == 0:
                             mean -= (3 * mean) >> 3
                             continue
+                    west = _magnitude(row[first - 1]) if first > 0 else own
+                    west_west = _magnitude(row[first - 2]) if first > 1 else own
+                    north_west = _magnitude(north[first - 1]) if first > 0 else own
+                    here_north = _magnitude(north[first])
+                    previous_west = _magnitude(previous[first - 1]) if first > 0 else 0
+                    previous_here = _magnitude(previous[first])
                     for x in range(first, last):
-                        if has_mask and mask[row + x]:
-                            continue
-                        at = row + x
-                        expected = standing_in + w_mean * mean
-                        west = ONE * _magnitude(buffer[at - 1]) if x > 0 else own
-                        expected += w_w * west
-                        expected += w_ww * (ONE * _magnitude(buffer[at - 2]) if x > 1 else own)
-                        if y > 0:
-                            expected += w_n * ONE * _magnitude(buffer[at - sy])
-                            diagonal = _magnitude(buffer[at - sy - 1]) * ONE if x > 0 else own
-                            diagonal += _magnitude(buffer[at - sy + 1]) * ONE if x < nx - 1 else own
-                            expected += w_diagonal * diagonal
-                            expected += w_nn * (ONE * _magnitude(buffer[at - 2 * sy]) if y > 1 else own)
+                        north_east = own
+                        previous_east = 0
+                        if x < nx - 1:
+                            north_east = _magnitude(north[x + 1])
+                            previous_east = _magnitude(previous[x + 1])
+                        if has_mask and holes[x]:
+                            west_west, west = west, 0
                         else:
-                            expected += (w_n + 2 * w_diagonal + w_nn) * own
-                        expected += w_u * (ONE * _magnitude(buffer[at - sz]) if z > 0 else own)
-                        if w_previous or w_ring:
-                            there = previous_row + x
-                            expected += w_previous * _magnitude(buffer[there])
-                            ring = _magnitude(buffer[there - 1]) if x > 0 else 0
-                            ring += _magnitude(buffer[there + 1]) if x < nx - 1 else 0
-                            ring += _magnitude(buffer[there - sy]) if y > 0 else 0
-                            ring += _magnitude(buffer[there + sy]) if y < ny - 1 else 0
-                            expected += w_ring * ring
-                        if w_parent:
-                            there = parent_row + min(x >> plane.parent_x, plane.parent_nx - 1)
-                            expected += w_parent * _magnitude(buffer[there])
-                        if w_sibling:
-                            expected += w_sibling * _magnitude(buffer[sibling_row + x])
-                        context = table_of[1 if sparse else 0, class_of(expected >> 8)]
-                        if decoding:
-                            lane = count & (LANES - 1)
-                            value, state, position = pop(
-                                states[lane], context, symbols, frequencies, starts, words, position
-                            )
-                            if position > words.shape[0] or abs(value) > limit:
-                                return count, words.shape[0] + 1
-                            states[lane] = state
-                            buffer[at] = value
-                        else:
-                            value = np.int64(buffer[at])
-                            values[count] = value
-                            contexts[count] = context
-                            if expectations.shape[0]:
-                                expectations[count] = expected >> 8
-                        count += 1
-                        mean += ((min(abs(value), CAP) << 8) - mean) >> MEAN_SHIFT
+                            expected = held + w_mean * mean + w_w * west + w_ww * west_west
+                            expected += w_n * here_north + w_d * (north_west + north_east)
+                            expected += w_nn * _magnitude(north_north[x])
+                            if w_u:
+                                expected += w_u * _magnitude(up[x])
+                            if w_previous:
+                                expected += w_previous * previous_here + w_ring * (previous_west + previous_east)
+                                expected += w_rn * _magnitude(previous_north[x]) + w_rs * _magnitude(previous_south[x])
+                            if w_parent:
+                                expected += w_parent * _magnitude(parent[min(x >> parent_x, parent_last)])
+                            if w_sibling:
+                                expected += w_sibling * _magnitude(sibling[x])
+                            expected >>= 8
+                            if expected < DIRECT_CLASSES:
+                                context = near_tables[expected]
+                            else:
+                                context = tables[large_class(expected)]
+                            if decoding:
+                                lane = count & (LANES - 1)
+                                value, state, position = pop(states[lane], context, symbols, spans, words, position)
+                                if position > end or abs(value) > limit:
+                                    return count, end + 1
+                                states[lane] = state
+                                row[x] = value
+                            else:
+                                value = np.int64(row[x])
+                                values[count] = value
+                                contexts[count] = context
+                                if tracing:
+                                    expectations[count] = expected
+                            count += 1
+                            west_west, west = west, _magnitude(value)
+                            mean += (west - mean) >> MEAN_SHIFT
+                        north_west, here_north = here_north, north_east
+                        previous_west, previous_here = previous_here, previous_east
     return count, position
 
 
@@ -220,10 +258,11 @@ def _symbols_at_most(planes: NDArray[np.void]) -> int:
     return int(np.sum(np.where(planes["code"] > 0, rows * (planes["nx"] + -(-planes["nx"] // GROUP)), 0)))
 
 
-def _table_of(kind: Kind, tables: Tables) -> NDArray[np.uint16]:
-    """Table of each class, (role, class)."""
+def _table_of(kind: Kind, tables: Tables) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Table of each class, (role, class), and of each small expected magnitude, (role, magnitude)."""
     first = first_class(kind, Role.DENSE)
-    return tables.index[first : first + len(Role) * CLASSES].reshape(len(Role), CLASSES)
+    table_of = tables.index[first : first + len(Role) * CLASSES].reshape(len(Role), CLASSES)
+    return table_of, table_of[:, direct_classes()]
 
 
 NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
@@ -248,8 +287,8 @@ def classify(
     values = np.empty(room, buffer.dtype)
     contexts = np.empty(room, np.uint16)
     count, _ = _scan(
-        buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, _table_of(kind, tables), False, 0,
-        values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.frequencies, tables.starts, _NO_WORDS, _NO_STATES,
+        buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, *_table_of(kind, tables), False, 0,
+        values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.spans, _NO_WORDS, _NO_STATES,
     )  # fmt: skip
     return values[:count], contexts[:count]
 
@@ -297,8 +336,8 @@ def decode(
     states, words = rans.unpack_stream(data)
     limit = int(np.iinfo(buffer.dtype).max)
     _, position = _scan(
-        buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, _table_of(kind, tables), True, limit,
-        _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.frequencies, tables.starts, words, states,
+        buffer, planes, mask, *weights(kind, dimensions), MAGNITUDES, *_table_of(kind, tables), True, limit,
+        _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
     )  # fmt: skip
     if position > words.shape[0]:
         raise FormatError("A stream of the frame ends too early or holds impossible values.")

@@ -19,11 +19,11 @@ arXiv 1402.3392.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, Tables
 from xwalloc.errors import FormatError
+from xwalloc.jit import kernel
 
 __all__ = ["LANES", "decode", "encode", "pack_stream", "unpack_stream"]
 
@@ -32,9 +32,11 @@ LOWER = 1 << 16
 SLOT_MASK = (1 << PROB_BITS) - 1
 DIRECT = 15  # largest magnitude with a token of its own
 MAX_RAW_CHUNK = 16
+TOKEN_BITS = 7
+FREQUENCY_ONE = 1 << 16
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def split(value):
     """Token, number of raw bits and raw bits of a signed integer above -2^63."""
     magnitude = abs(value)
@@ -54,7 +56,7 @@ def split(value):
     return token, raw_bits + 1, raw
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def raw_bits_of(token):
     """Number of raw bits behind a token, sign included."""
     if token < 31:
@@ -64,7 +66,7 @@ def raw_bits_of(token):
     return token - 79 + 17
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def join(token, raw):
     """The signed integer of a token and its raw bits."""
     if token < 31:
@@ -78,7 +80,7 @@ def join(token, raw):
     return -magnitude if raw & 1 else magnitude
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _push_raw(state, raw, bits, words, position):
     """Write `bits` raw bits so that the decoder meets the lowest chunk first; returns state and write position."""
     chunks = (bits + MAX_RAW_CHUNK - 1) // MAX_RAW_CHUNK
@@ -92,7 +94,7 @@ def _push_raw(state, raw, bits, words, position):
     return state, position
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _push_token(state, frequency, start, words, position):
     """Write one token; returns state and write position."""
     if state >= (frequency << (32 - PROB_BITS)):
@@ -103,8 +105,8 @@ def _push_token(state, frequency, start, words, position):
     return (quotient << PROB_BITS) + (state - quotient * frequency) + start, position
 
 
-@njit(nogil=True, cache=True)
-def encode_kernel(values, contexts, frequencies, starts, words, states):
+@kernel
+def encode_kernel(values, contexts, spans, words, states):
     """Encode backwards into the end of `words`; returns the index of the first word written, or -1 if full."""
     position = words.shape[0]
     for lane in range(LANES):
@@ -115,20 +117,19 @@ def encode_kernel(values, contexts, frequencies, starts, words, states):
         lane = i & (LANES - 1)
         state = states[lane]
         token, bits, raw = split(np.int64(values[i]))
-        context = contexts[i]
+        table = np.int64(contexts[i]) << TOKEN_BITS
         if bits:
             state, position = _push_raw(state, raw, bits, words, position)
-        frequency = np.int64(frequencies[context, token])
-        if frequency == 0:
-            state, position = _push_raw(state, token, 7, words, position)
-            token = ESCAPE
-            frequency = np.int64(frequencies[context, token])
-        state, position = _push_token(state, frequency, np.int64(starts[context, token]), words, position)
+        span = np.int64(spans[table + token])
+        if span < FREQUENCY_ONE:
+            state, position = _push_raw(state, token, TOKEN_BITS, words, position)
+            span = np.int64(spans[table + ESCAPE])
+        state, position = _push_token(state, span >> 16, span & 0xFFFF, words, position)
         states[lane] = state
     return position
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def refill(state, words, position):
     """Renormalise a state; past the end of the stream zeros are read and `position` tells so."""
     if state < LOWER:
@@ -138,7 +139,7 @@ def refill(state, words, position):
     return state, position
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def pop_raw(state, bits, words, position):
     """Read raw bits; returns them with the new state and position."""
     raw = 0
@@ -152,31 +153,32 @@ def pop_raw(state, bits, words, position):
     return raw, state, position
 
 
-@njit(nogil=True, cache=True)
-def pop(state, context, symbols, frequencies, starts, words, position):
+@kernel
+def pop(state, context, symbols, spans, words, position):
     """Read one signed integer; returns it with the new state and position."""
     slot = state & SLOT_MASK
-    token = np.int64(symbols[context, slot])
-    state = np.int64(frequencies[context, token]) * (state >> PROB_BITS) + slot - np.int64(starts[context, token])
+    token = np.int64(symbols[(np.int64(context) << PROB_BITS) | slot])
+    span = np.int64(spans[(np.int64(context) << TOKEN_BITS) | token])
+    state = (span >> 16) * (state >> PROB_BITS) + slot - (span & 0xFFFF)
     state, position = refill(state, words, position)
     if token < 31:
         magnitude = (token + 1) >> 1
         return (magnitude if token & 1 else -magnitude), state, position
     if token == ESCAPE:
-        token, state, position = pop_raw(state, 7, words, position)
+        token, state, position = pop_raw(state, TOKEN_BITS, words, position)
         if token > 125:
             return 0, state, words.shape[0] + 1
     raw, state, position = pop_raw(state, raw_bits_of(token), words, position)
     return join(token, raw), state, position
 
 
-@njit(nogil=True, cache=True)
-def decode_kernel(contexts, symbols, frequencies, starts, words, states, values):
+@kernel
+def decode_kernel(contexts, symbols, spans, words, states, values):
     """Decode as many values as there are contexts; returns the number of words read."""
     position = 0
     for i in range(contexts.shape[0]):
         lane = i & (LANES - 1)
-        value, state, position = pop(states[lane], contexts[i], symbols, frequencies, starts, words, position)
+        value, state, position = pop(states[lane], contexts[i], symbols, spans, words, position)
         if position > words.shape[0]:
             return position
         values[i] = value
@@ -221,7 +223,7 @@ def encode(values: NDArray[np.signedinteger], contexts: NDArray[np.uint16], tabl
     room = values.shape[0] // 2 + 64
     while True:
         words = np.empty(room, np.uint16)
-        first = encode_kernel(values, contexts, tables.frequencies, tables.starts, words, states)
+        first = encode_kernel(values, contexts, tables.spans, words, states)
         if first >= 0:
             return pack_stream(states, words[first:])
         room *= 3
@@ -237,7 +239,7 @@ def decode(data: bytes, contexts: NDArray[np.uint16], tables: Tables) -> NDArray
     """
     states, words = unpack_stream(data)
     values = np.empty(contexts.shape[0], np.int64)
-    end = decode_kernel(contexts, tables.symbols, tables.frequencies, tables.starts, words, states, values)
+    end = decode_kernel(contexts, tables.symbols, tables.spans, words, states, values)
     check_end(end, words, states)
     return values
 

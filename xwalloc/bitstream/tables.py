@@ -46,16 +46,17 @@ class Tables:
             raise FormatError("A context class names a frequency table that does not exist.")
 
     @cached_property
-    def starts(self) -> NDArray[np.uint16]:
-        """Sum of the frequencies before each token, (table, token)."""
+    def spans(self) -> NDArray[np.uint32]:
+        """Where each token lies among the 2^12 slots, flat (table * 128 + token): frequency * 2^16 + first slot."""
         sums = np.cumsum(self.frequencies, axis=1, dtype=np.int64)
-        return (sums - self.frequencies).astype(np.uint16)
+        spans = (self.frequencies.astype(np.int64) << 16) | (sums - self.frequencies)
+        return spans.astype(np.uint32).reshape(-1)
 
     @cached_property
     def symbols(self) -> NDArray[np.uint8]:
-        """Token of each of the 2^12 slots, (table, slot)."""
+        """Token of each slot, flat (table * 2^12 + slot)."""
         tokens = np.arange(TOKENS, dtype=np.uint8)
-        return np.stack([np.repeat(tokens, row) for row in self.frequencies])
+        return np.concatenate([np.repeat(tokens, row) for row in self.frequencies])
 
     def to_bytes(self) -> bytes:
         """Serial form: counts of classes and tables, the index, then each table as (token, frequency) pairs."""

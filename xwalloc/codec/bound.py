@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from xwalloc.jit import kernel
 
 __all__ = ["Finish", "finish", "misses", "residual"]
 
@@ -63,7 +64,7 @@ def substitute(nodata: NDArray[np.generic]) -> NDArray[np.generic]:
     return up if np.isfinite(up) else np.nextafter(nodata, np.array(-np.inf, dtype), dtype=dtype)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out):
     """Samples (channel, n) from products of the synthesis, channel means in units, and residuals.
 
@@ -92,7 +93,7 @@ def finish(product, mean, residuals, down, integral, fraction, unit, step, low, 
                     out[c, i] = nodata[1]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def residual(samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals):
     """Residuals (channel, n) int32 that bring every coded sample within the bound, where 31 bits suffice."""
     has_mask = mask.shape[0] > 0
@@ -113,7 +114,7 @@ def residual(samples, product, mean, mask, down, integral, fraction, unit, step,
                     residuals[c, i] = 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def misses(samples, decoded, bound, missed):
     """Mark where a decoded sample differs by more than `bound`, exactly; returns how many do.
 

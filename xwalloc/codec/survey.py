@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from xwalloc.jit import kernel
 
 __all__ = ["Survey", "survey"]
 
@@ -41,7 +42,7 @@ class Survey:
     integral: bool
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scan(flat, nodata, special):
     """Mark NaN, infinities and nodata; count the rest, and find its range and whether it is integral."""
     valid = 0
@@ -62,7 +63,7 @@ def _scan(flat, nodata, special):
     return valid, low, high, integral
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _mark_beyond(flat, low, high, special):
     """Mark samples outside [low, high]."""
     for i in range(flat.shape[0]):

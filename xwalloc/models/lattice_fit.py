@@ -107,17 +107,20 @@ def _gather(values, mask, firsts, length, columns, centres, target, centre, rows
 
 @njit(nogil=True, cache=True)
 def _gram(rows, weights):
-    """Weighted sums of products of columns."""
+    """Weighted sums of products of columns, four rows at a time; the order of summation is fixed."""
     n, k = rows.shape
     gram = np.zeros((k, k))
-    for r in range(n):
-        w = weights[r]
-        if w == 0.0:
-            continue
+    for r in range(0, n - 3, 4):
+        a, b, c, d = rows[r], rows[r + 1], rows[r + 2], rows[r + 3]
         for i in range(k):
-            scaled = w * rows[r, i]
+            wa, wb, wc, wd = weights[r] * a[i], weights[r + 1] * b[i], weights[r + 2] * c[i], weights[r + 3] * d[i]
+            row = gram[i]
             for j in range(i + 1):
-                gram[i, j] += scaled * rows[r, j]
+                row[j] += (wa * a[j] + wb * b[j]) + (wc * c[j] + wd * d[j])
+    for r in range(n // 4 * 4, n):
+        for i in range(k):
+            for j in range(i + 1):
+                gram[i, j] += weights[r] * rows[r, i] * rows[r, j]
     for i in range(k):
         for j in range(i):
             gram[j, i] = gram[i, j]
@@ -216,31 +219,52 @@ def _residuals(rows, chosen, coefficients, out):
 
 
 @njit(nogil=True, cache=True)
-def _reweight(residuals, length, valid, weights):
-    """Weights for which squares of the residuals are about code lengths, and the code length itself in bits."""
+def _scales(residuals, length, valid, scales):
+    """Mean magnitude around each residual in its run, itself excluded, with the mean of all as one more sample."""
     n = residuals.shape[0]
     mean = 0.0
-    count = 0.0
+    count = 1e-9
     for r in range(n):
         mean += valid[r] * abs(residuals[r])
         count += valid[r]
-    mean /= max(count, 1.0)
-    bits = 0.0
+    mean /= count
     for start in range(0, n, length):
-        for r in range(start, start + length):
-            total = mean
-            number = 1.0
-            for j in range(max(start, r - 4), min(start + length, r + 5)):
-                if j != r:
-                    total += valid[j] * abs(residuals[j])
-                    number += valid[j]
-            scale = total / number
-            size = abs(residuals[r])
-            weights[r] = valid[r] / ((scale + 0.3) * (max(size, 0.3 * scale) + 0.3))
-            m = scale + 0.02
+        stop = start + length
+        total = mean
+        number = 1.0
+        for r in range(start, min(start + NEAR, stop)):
+            total += valid[r] * abs(residuals[r])
+            number += valid[r]
+        for r in range(start, stop):
+            if r + NEAR < stop:
+                total += valid[r + NEAR] * abs(residuals[r + NEAR])
+                number += valid[r + NEAR]
+            if r - NEAR - 1 >= start:
+                total -= valid[r - NEAR - 1] * abs(residuals[r - NEAR - 1])
+                number -= valid[r - NEAR - 1]
+            scales[r] = max(total - valid[r] * abs(residuals[r]), 0.0) / (number - valid[r])
+
+
+@njit(nogil=True, cache=True)
+def _reweight(residuals, length, valid, weights):
+    """Weights for which squares of the residuals are about code lengths."""
+    _scales(residuals, length, valid, weights)
+    for r in range(residuals.shape[0]):
+        scale = weights[r]
+        weights[r] = valid[r] / ((scale + 0.3) * (max(abs(residuals[r]), 0.3 * scale) + 0.3))
+
+
+@njit(nogil=True, cache=True)
+def code_length(residuals, length, valid):
+    """Estimated bits of residuals in runs of a length."""
+    scales = np.empty(residuals.shape[0])
+    _scales(residuals, length, valid, scales)
+    bits = 0.0
+    for r in range(residuals.shape[0]):
+        if valid[r] > 0.0:
+            m = scales[r] + 0.02
             theta = (np.sqrt(1.0 + m * m) - 1.0) / m
-            rounded = np.floor(size + 0.5)
-            bits -= valid[r] * (np.log2((1.0 - theta) / (1.0 + theta)) + rounded * np.log2(theta))
+            bits -= np.log2((1.0 - theta) / (1.0 + theta)) + np.floor(abs(residuals[r]) + 0.5) * np.log2(theta)
     return bits
 
 
@@ -264,17 +288,6 @@ _STEPS = {
     2: np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     3: np.array([1, 2, 3, 4, 5, 7, 9, 11, 13]),
 }
-
-
-def code_length(residuals: NDArray[np.float64], length: int, valid: NDArray[np.float64]) -> float:
-    """Estimated bits of residuals in runs of a length."""
-    return float(_reweight(residuals, length, valid, np.empty_like(residuals)))
-
-
-def _plain_taps(kind: Plain, geometry: Geometry, distance: int) -> list[tuple[int, int]]:
-    _, own, reference = PLAIN[kind]
-    taps = [(geometry.flat(offset), c) for offset, c in own.items()]
-    return taps + [(distance + geometry.flat(offset), c) for offset, c in reference.items()]
 
 
 def references_of(
@@ -356,35 +369,28 @@ def choose(
     default = Plain.PREVIOUS if not references else Plain.REFERENCE_PREVIOUS
     if not firsts.size:
         return Predictor(default, references), 8.0
+    few = firsts[:: max(1, len(firsts) * length // CHOICE_SAMPLES)]
     here = channel * geometry.plane
-    n = len(firsts) * length
-    best: Predictor = Predictor(Plain.PREVIOUS, references)
-    best_bits = np.inf
-    first_residuals = np.zeros(n)
-    valid = np.ones(n)
-    few = firsts if width == 32 else firsts[: max(1, 2048 // length)]
-    for kind, (fewest, _, needs) in PLAIN.items():
-        if fewest > d or (needs and not references):
+    residuals, valid = np.empty(len(few) * length), np.ones(len(few) * length)
+    best, best_bits, best_residuals = Predictor(Plain.PREVIOUS, references), np.inf, residuals
+    for kind, (fewest, own, others) in PLAIN.items():
+        if fewest > d or (others and not references):
             continue
-        distance = references[0] * geometry.plane if references else 0
-        residuals = np.zeros(len(few) * length)
-        valid = np.ones(len(residuals))
-        _, own, other = PLAIN[kind]
+        columns = [here + geometry.flat(o) for o in own]
+        columns += [references[0] * geometry.plane + geometry.flat(o) for o in others]
+        coefficients = [*own.values(), *others.values()]
         _plain_residuals(
-            values, mask, few, length, here,
-            np.array([here + geometry.flat(o) for o in own] + [distance + geometry.flat(o) for o in other]),
-            np.array([*own.values(), *other.values()]), residuals, valid,
-        )  # fmt: skip
+            values, mask, few, length, here, np.array(columns), np.array(coefficients), residuals, valid
+        )
         bits = code_length(residuals, length, valid)
         if bits < best_bits:
-            best, best_bits, first_residuals = Predictor(kind, references), bits, residuals
+            best, best_bits, best_residuals = Predictor(kind, references), bits, residuals.copy()
     samples = float(valid.sum())
-    if width == 64 or samples < FEWEST_SAMPLES or best_bits < 0.02 * samples:
-        return best, best_bits / max(samples, 1.0)
-    fitted, bits = _fit(values, mask, geometry, channel, references, firsts, length, first_residuals, best_bits)
-    if bits < best_bits:
-        return fitted, bits / samples
-    return best, best_bits / samples
+    if width == 32 and samples >= FEWEST_SAMPLES and best_bits >= 0.02 * samples:
+        fitted, bits = _fit(values, mask, geometry, channel, references, firsts, few, length, best_residuals, best_bits)
+        if bits < best_bits:
+            return fitted, bits / samples
+    return best, best_bits / max(samples, 1.0)
 
 
 @njit(nogil=True, cache=True)
@@ -408,49 +414,37 @@ def _fit(
     channel: int,
     references: tuple[int, ...],
     firsts: NDArray[np.int64],
+    few: NDArray[np.int64],
     length: int,
     residuals: NDArray[np.float64],
     plain_bits: float,
 ) -> tuple[Predictor, float]:
+    """Fitted predictor, and the estimated bits of the samples in `few` including their share of the coefficients."""
     d = geometry.dimensions
     here = channel * geometry.plane
     own = OWN[d] if d > 1 else OWN[d][: min(32, geometry.shape[4] // 8)]
-    columns = [here + geometry.flat(o) for o in own]
-    first = [0, len(columns)]
-    for r in references:
-        columns += [r * geometry.plane + geometry.flat(o) for o in REFERENCE[d]]
-        first.append(len(columns))
-    rows, valid, centres = _rows(values, mask, firsts, length, columns, here)
-    weights = np.empty(len(rows))
-    _reweight(residuals, length, valid, weights)
-    gram = _gram(rows, weights)
+    groups = [[here + geometry.flat(o) for o in own]]
+    for rank, r in enumerate(references):
+        groups.append([r * geometry.plane + geometry.flat(o) for o in REFERENCE[d][: MOST_TAPS[d][rank]]])
+    columns = [c for group in groups for c in group]
+    first = np.cumsum([0, *map(len, groups)])
+    rows, valid, _ = _rows(values, mask, few, length, columns, here)
     samples = float(valid.sum())
     whole = geometry.shape[0] * geometry.plane
     worth = 0.5 * whole * min(1.0, max(0.1, plain_bits / samples / 1.5))
-    counts = _select(gram, np.array(first), _STEPS[d], worth, BITS_PER_COEFFICIENT + 1.0)
-    chosen = _members(counts, np.array(first), np.empty(len(columns) + 1, np.int64))
+    everything = np.arange(len(columns) + 1)
+    weights = np.empty(len(rows))
+    _reweight(residuals, length, valid, weights)
+    _, residuals = _reweighted(rows, valid, everything, length, weights, 1)
+    counts = _select(_gram(rows, weights), first, _STEPS[d], worth, BITS_PER_COEFFICIENT + 1.0)
+    chosen = _members(counts, first, np.empty(len(everything), np.int64))
+
+    columns = [columns[i] for i in chosen[1:]]
     k = len(chosen)
-    lower, solution = np.empty((k, k)), np.empty(k)
-    for _ in range(PASSES):
-        _solve(gram, chosen, lower, solution)
-        _residuals(rows, chosen, solution, residuals)
-        _reweight(residuals, length, valid, weights)
-        gram = _gram(rows, weights)  # TODO chosen only
-    energy = _solve(gram, chosen, lower, solution)
-    best_cost = np.inf
-    shift = -1
-    rounded = np.empty(k)
-    for s in range(MIN_SHIFT, MAX_SHIFT + 1):
-        lost = _round(lower, solution, 2.0**-s, rounded)
-        cost = worth * np.log2(1.0 + lost / energy) + k * s
-        if cost < best_cost and np.all(np.abs(rounded[1:]) < COEFFICIENT_LIMIT):
-            best_cost, shift = cost, s
-    if shift < 0:
-        return Predictor(), np.inf
-    _round(lower, solution, 2.0**-shift, rounded)
-    _residuals(rows, chosen, rounded * 2.0**-shift, residuals)
-    bits = code_length(residuals, length, valid) + (BITS_PER_COEFFICIENT * k + 12) * samples / whole
-    coefficients = [int(c) for c in rounded[1:]]
-    bias = int(rounded[0]) + (int(centres[-1]) << shift)
-    bias -= sum(c * int(centres[i]) for c, i in zip(coefficients, chosen[1:], strict=True))
-    return Predictor(Plain.FITTED, references, tuple(int(c) for c in counts), tuple(coefficients), shift, bias), bits
+    inner = np.array([k - 1, *range(k - 1)])
+    rows = np.ascontiguousarray(rows[:, [*chosen[1:], -2, -1]])
+    _, residuals = _reweighted(rows, valid, inner, length, weights, FIRST_PASSES)
+    few_rows, few_valid = rows, valid
+    rows, valid, centres = _rows(values, mask, firsts, length, columns, here)
+    _residuals
+    raise NotImplementedError

@@ -163,14 +163,21 @@ def _plane(
                     total_here = sums[slot]
                     for lag in range(order):
                         total_here += lags[lag] * np.int64(line[x - 1 - lag])
+                # A sum between two integers makes the nearer one the prediction, and the other one the likelier miss:
+                # residuals are counted positive in its direction.
+                below = False
                 if not first:
-                    total_here = wrap((total_here + half) >> shift, width)
+                    rounded = (total_here + half) >> shift
+                    below = rounded << shift > total_here
+                    total_here = wrap(rounded, width)
                 if has_mask and mask[row + x]:
                     line[x] = total_here
                 elif decoding:
-                    line[x] = wrap(total_here + np.int64(coded[x]), width)
+                    residual = np.int64(coded[x])
+                    line[x] = wrap(total_here - residual if below else total_here + residual, width)
                 else:
-                    coded[x] = wrap(np.int64(line[x]) - total_here, width)
+                    residual = np.int64(line[x])
+                    coded[x] = wrap(total_here - residual if below else residual - total_here, width)
 
 
 @njit(nogil=True, cache=True)

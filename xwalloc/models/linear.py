@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
+from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral, wavelet
@@ -64,7 +64,7 @@ class Scale:
     quantum: int | None
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def to_units(samples, per_sample, mean, out):
     """Samples (channel, n) as integers in units less the channel means."""
     for c in range(samples.shape[0]):
@@ -122,7 +122,7 @@ def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
     return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rate_and_error(latents, threshold, quantum):
     """Sum of magnitudes and squared error (in units squared) of a flat plane at a quantum."""
     scale = 1.0 / quantum
@@ -147,7 +147,7 @@ def _code_length(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log2((1 + t) / (1 - t)) - mean * np.log2(t)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _residual_magnitude(deviations, step):
     """Mean magnitude of the residuals of errors with these deviations, in units.
 
@@ -357,7 +357,7 @@ def _quantise(
     return model.quantised(kept, means[:kept], points, shift), np.ascontiguousarray(symbols[:, :kept])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rate_and_error_strided(latents, threshold, quantum):
     """`_rate_and_error` of a (z, y, x) view."""
     total = 0.0

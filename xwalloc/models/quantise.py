@@ -9,8 +9,9 @@ magnitude and the slope of a uniform quantiser at high rate (d distortion / d bi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from xwalloc.jit import kernel
 
 __all__ = ["POINTS", "dequantise", "quantise", "reconstruction_points", "thresholds"]
 
@@ -31,7 +32,7 @@ def thresholds(mean: NDArray[np.float64], quantum: int) -> NDArray[np.int64]:
     return np.rint((0.5 + SLOPE * np.minimum(bits, 9.0)) * quantum).astype(np.int64)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def quantise(latents, threshold, quantum, symbols, sums):
     """Symbols of one plane (rows of a (z, y, x) view) and what its cells hold.
 
@@ -76,7 +77,7 @@ def reconstruction_points(sums: NDArray[np.int64], quantum: int) -> NDArray[np.i
     return np.clip(points, -(quantum // 2), quantum // 2)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def dequantise(symbols, quantum, points, latents):
     """Latents (float64 of integers, in units) of flat symbols."""
     for i in range(symbols.shape[0]):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.transform.filters import Rows
-from xwalloc.transform.jit import kernel
+from xwalloc.jit import kernel
 from xwalloc.transform.tree import Step
 
 __all__ = ["NumpyRunner", "largest_magnitude", "run_steps"]

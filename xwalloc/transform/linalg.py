@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError, ConfigError
-from xwalloc.transform.jit import kernel
+from xwalloc.jit import kernel
 
 __all__ = ["eigh", "solve_spd"]
 

@@ -19,7 +19,7 @@ __all__ = ["WallocAccessor", "encoding"]
 UNNAMED = "__xarray_dataarray_variable__"  # what xarray itself stores a DataArray as that has no usable name
 
 KEPT = frozenset(  # keys of a variable's own encoding that Zarr and CF know; the rest belongs to the file it came from
-    "dtype _FillValue missing_value scale_factor add_offset _Unsigned coordinates grid_mapping bounds "
+    "dtype _FillValue missing_value scale_factor add_offset _Unsigned grid_mapping bounds "
     "node_coordinates node_count part_node_count interior_ring cell_measures formula_terms write_empty_chunks "
     "climatology geometry".split()
 )
@@ -173,9 +173,9 @@ class WallocAccessor:
         others = dict(encoding or {})
         if both := sorted(map(str, others.keys() & plans.keys())):
             raise ConfigError(f"Expected encoding to name other variables than those that xwalloc writes. Got {both}.")
-        dataset = dataset.assign(
-            {name: dataset[name].chunk(item.rechunk) for name, item in plans.items() if item.rechunk}
-        )
+        needed = {name: item.rechunk for name, item in plans.items()}
+        needed |= {name: regular_chunks(dataset[name]) for name in dataset.variables.keys() - plans.keys()}
+        dataset = dataset.assign({name: dataset[name].chunk(sizes) for name, sizes in needed.items() if sizes})
         ours = {name: as_encoding(dataset[name], item, zarr_format) for name, item in plans.items()}
         return dataset.to_zarr(store, zarr_format=zarr_format, encoding={**others, **ours}, **arguments)
 
@@ -195,6 +195,14 @@ def as_encoding(variable: xr.DataArray, item: Plan, zarr_format: int) -> dict[st
     if item.grid.shards:
         result["shards"] = item.grid.shards
     return {**result, "serializer": zarr.Walloc(**item.config.to_json()), "compressors": (), "filters": ()}
+
+
+def regular_chunks(variable: xr.DataArray) -> dict[Hashable, int]:
+    """Dask chunks that Zarr can store, where those that are there are irregular; else nothing."""
+    parts = variable.chunks or ()
+    if all(len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0] for sizes in parts):
+        return {}
+    return {dim: max(sizes) for dim, sizes in zip(variable.dims, parts, strict=True)}
 
 
 def as_dataset(obj: xr.Dataset | xr.DataArray) -> xr.Dataset:

@@ -229,6 +229,8 @@ def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str
 
 def as_stored(variable: xr.DataArray) -> xr.Variable:
     """One sample of `variable` as xarray stores it: its dtype and its attributes, those of CF packing included."""
+    if variable.dtype.kind not in "iuf":
+        return variable.variable
     sample = np.zeros((1,) * variable.ndim, variable.dtype)
     encoding = {key: value for key, value in variable.encoding.items() if key != "chunks"}
     return encode_cf_variable(xr.Variable(variable.dims, sample, variable.attrs, encoding), name=variable.name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from xwalloc.transform.filters import ExactFilters, FilterPair
 from xwalloc.transform.tree import Plan
@@ -67,3 +69,15 @@ def rounded(values: np.ndarray, shift: int) -> np.ndarray:
     quotient, rest = values // one, values % one
     up = (2 * rest > one) | ((2 * rest == one) & (quotient % 2 == 1))
     return np.asarray(quotient + up.astype(int).astype(object))
+
+
+@pytest.fixture(name="dense_matrix")
+def dense_matrix_fixture() -> Callable[..., np.ndarray]:
+    """The function `dense_matrix`."""
+    return dense_matrix
+
+
+@pytest.fixture(name="reference_transform")
+def reference_transform_fixture() -> Callable[..., np.ndarray]:
+    """The function `reference_transform`."""
+    return reference_transform

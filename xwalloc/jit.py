@@ -1,4 +1,4 @@
-"""How the kernels of this folder are compiled."""
+"""How numba kernels are compiled in this package."""
 
 from __future__ import annotations
 

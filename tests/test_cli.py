@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from click.testing import CliRunner
+
+import xwalloc
+from xwalloc.cli import main
+from xwalloc.errors import ConfigError, FormatError
+from xwalloc.info import describe
+from xwalloc.numcodecs import Walloc
+
+
+@pytest.fixture
+def dataset():
+    rng = np.random.default_rng(3)
+    cube = rng.normal(size=(6, 48, 40)).cumsum(1).cumsum(2).astype("f4")
+    return xr.Dataset({"cube": (("band", "y", "x"), cube), "count": (("y", "x"), np.ones((48, 40), "i8"))})
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"zarr_format": 2}, {"zarr_format": 3}, {"chunks": {"y": 16, "x": 16}, "shards": {"y": 32, "x": 32}}],
+    ids=["v2", "v3", "sharded"],
+)
+@pytest.mark.parametrize("group", [None, "deep/er"])
+def test_info(tmp_path, dataset, options, group):
+    dataset.walloc.to_zarr(tmp_path / "s.zarr", max_error=0.25, consolidated=False, group=group, **options)
+    (item,) = describe(tmp_path / "s.zarr")
+    array = zarr.open_group(tmp_path / "s.zarr", mode="r", path=group)["cube"]
+    assert item.path == (f"{group}/cube" if group else "cube")
+    assert item.shape == (6, 48, 40)
+    assert item.configuration == {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 0.25}
+    assert item.modes.total() == (9 if "shards" in options else 1)
+    assert item.ratio == array.nbytes / array.nbytes_stored()
+    assert item.bits_per_sample == 8 * array.nbytes_stored() / array.size
+    assert 0 < item.sections.total() <= item.stored
+    result = run("info", tmp_path / "s.zarr")
+    assert result.exit_code == 0, result.output
+    for text in (
+        item.path,
+        "max_error 0.25",
+        f"ratio           {item.ratio:.2f}",
+        "bits per sample",
+        "model",
+        "header",
+    ):
+        assert text in result.output
+    assert "count" not in result.output
+
+
+def test_info_of_an_array(tmp_path, dataset):
+    dataset.walloc.to_zarr(tmp_path / "s.zarr", max_error=0.25, consolidated=False)
+    result = run("info", tmp_path / "s.zarr" / "cube")
+    assert result.exit_code == 0, result.output
+    assert "max_error 0.25" in result.output
+
+
+def test_errors_are_messages_with_a_remedy(tmp_path, dataset):
+    missing = run("info", tmp_path / "nothing.zarr")
+    assert missing.exit_code == 1
+    assert "Check the path" in missing.output
+    assert "Traceback" not in missing.output
+    dataset[["count"]].to_zarr(tmp_path / "plain.zarr", consolidated=False)
+    plain = run("info", tmp_path / "plain.zarr")
+    assert plain.exit_code == 1
+    assert "xwalloc.encoding" in plain.output
+    assert isinstance(run("info", tmp_path / "plain.zarr", "--debug").exception, ConfigError)
+    assert isinstance(run("--debug", "info", tmp_path / "plain.zarr").exception, ConfigError)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_damage_is_named(tmp_path, dataset, zarr_format):
+    dataset.walloc.to_zarr(tmp_path / "s.zarr", max_error=0.25, consolidated=False, zarr_format=zarr_format)
+    chunk = tmp_path / "s.zarr/cube" / ("0.0.0" if zarr_format == 2 else "c/0/0/0")
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    result = run("info", tmp_path / "s.zarr")
+    assert result.exit_code == 1
+    assert "'cube'" in result.output
+    assert "(0, 0, 0)" in result.output
+
+
+def test_help_and_version():
+    assert "info" in run("--help").output
+    assert xwalloc.__version__ in run("--version").output
+    assert run("nonsense").exit_code == 2
+
+
+def test_inspect(dataset):
+    data = dataset.cube.values.astype(">i2")
+    frame = Walloc(channel_axis=0, signal_axes=[1, 2], max_error=2, nodata=-9999).encode(data)
+    info = xwalloc.inspect(frame)
+    assert (info.version, info.dtype, info.shape) == (1, np.dtype(">i2"), (6, 48, 40))
+    assert (info.channel_axis, info.signal_axes) == (0, (1, 2))
+    assert (info.quality, info.value, info.nodata) == ("max_error", 2, -9999)
+    assert info.nbytes == len(frame)
+    assert info.ratio == data.nbytes / len(frame)
+    assert info.bits_per_sample == 8 * len(frame) / data.size
+    assert "max_error 2" in repr(info)
+    assert xwalloc.inspect(memoryview(frame)) == info
+    for wrong in (b"", b"nonsense" * 20, frame[:-1], None):
+        with pytest.raises(FormatError):
+            xwalloc.inspect(wrong)
