@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -23,13 +23,13 @@ from xwalloc.jit import kernel
 __all__ = [
     "CAP",
     "CLASSES",
+    "DIRECT_CLASSES",
     "FEATURES",
     "FLAG_FEATURES",
     "MAGNITUDES",
     "ONE",
     "Kind",
     "Role",
-    "DIRECT_CLASSES",
     "class_of",
     "direct_classes",
     "first_class",
@@ -126,7 +126,7 @@ def _shipped() -> dict[str, dict[str, list[int]]]:
     return weights
 
 
-@lru_cache(maxsize=None)
+@cache
 def weights(kind: Kind, dimensions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Weights (in 1/256) for planes of a kind that extend along 1, 2 or 3 axes.
 

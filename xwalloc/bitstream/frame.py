@@ -29,7 +29,9 @@ DTYPES = tuple(np.dtype(name) for name in ("i1", "u1", "i2", "u2", "i4", "u4", "
 """Accepted sample types in native byte order; the position is the code in the header."""
 
 MAX_NDIM = 32
-FIXED = struct.Struct("<4sBBBBBBBBdQI")  # magic, version, mode, dtype, order, ndim, sections, quality, flags, value, nodata, length
+FIXED = struct.Struct(
+    "<4sBBBBBBBBdQI"
+)  # magic, version, mode, dtype, order, ndim, sections, quality, flags, value, nodata, length
 AXIS = struct.Struct("<BI")
 ENTRY = struct.Struct("<BII")
 CRC = struct.Struct("<I")
@@ -238,7 +240,9 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
             value=value,
             nodata=nodata if flags & FLAG_NODATA else None,
         )
-        table = [(Section(name), size, crc) for name, size, crc in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])]
+        table = [
+            (Section(name), size, crc) for name, size, crc in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])
+        ]
     except ValueError as error:
         raise FormatError(f"The header of the frame is not valid: {error}.") from None
     if [name for name, _, _ in table] != sorted({name for name, _, _ in table}):

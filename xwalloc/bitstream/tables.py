@@ -40,7 +40,11 @@ class Tables:
 
     def __post_init__(self) -> None:
         sums = self.frequencies.astype(np.int64).sum(axis=1)
-        if self.frequencies.shape[1] != TOKENS or np.any(sums != 1 << PROB_BITS) or not self.frequencies[:, ESCAPE].all():
+        if (
+            self.frequencies.shape[1] != TOKENS
+            or np.any(sums != 1 << PROB_BITS)
+            or not self.frequencies[:, ESCAPE].all()
+        ):
             raise FormatError("Frequency tables must have 128 tokens, sum to 4096 and hold the escape token.")
         if self.index.size and self.index.max() >= len(self.frequencies):
             raise FormatError("A context class names a frequency table that does not exist.")
@@ -60,10 +64,15 @@ class Tables:
 
     def to_bytes(self) -> bytes:
         """Serial form: counts of classes and tables, the index, then each table as (token, frequency) pairs."""
-        parts = [np.array([len(self.index), len(self.frequencies)], "<u2").tobytes(), self.index.astype("<u2").tobytes()]
+        parts = [
+            np.array([len(self.index), len(self.frequencies)], "<u2").tobytes(),
+            self.index.astype("<u2").tobytes(),
+        ]
         for row in self.frequencies:
             used = np.flatnonzero(row)
-            parts.append(np.uint8(used.size).tobytes() + used.astype("u1").tobytes() + row[used].astype("<u2").tobytes())
+            parts.append(
+                np.uint8(used.size).tobytes() + used.astype("u1").tobytes() + row[used].astype("<u2").tobytes()
+            )
         return b"".join(parts)
 
     @classmethod

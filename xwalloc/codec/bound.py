@@ -68,50 +68,60 @@ def substitute(nodata: NDArray[np.generic]) -> NDArray[np.generic]:
 def finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out):
     """Samples (channel, n) from products of the synthesis, channel means in units, and residuals.
 
-    `residuals` is (channel, n), or (0, 0) where there is no residual layer. `nodata` holds the nodata value and its
+    `residuals` is (channel, n), or (1, 0) where there is no residual layer. `nodata` holds the nodata value and its
     substitute, or nothing.
     """
-    has_residuals = residuals.shape[0] > 0
+    has_residuals = residuals.shape[1] > 0
     for c in range(out.shape[0]):
         offset = mean[c]
-        for i in range(out.shape[1]):
-            value = np.rint(product[c, i] * down) + offset
+        row, base = out[c], product[c]
+        rest = residuals[c if has_residuals else 0]
+        for i in range(row.shape[0]):
+            value = np.rint(base[i] * down) + offset
             if integral:
                 value = np.rint(value * fraction)
-                if has_residuals:
-                    value += residuals[c, i] * step
-            else:
-                if has_residuals:
-                    value += residuals[c, i] * step
+            if has_residuals:
+                value += rest[i] * step
+            if not integral:
                 value *= unit
                 if whole:
                     value = np.rint(value)
-            out[c, i] = min(max(value, low), high)
+            row[i] = min(max(value, low), high)
         if nodata.shape[0]:
-            for i in range(out.shape[1]):
-                if out[c, i] == nodata[0]:
-                    out[c, i] = nodata[1]
+            for i in range(row.shape[0]):
+                if row[i] == nodata[0]:
+                    row[i] = nodata[1]
 
 
 @kernel
-def residual(samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals):
-    """Residuals (channel, n) int32 that bring every coded sample within the bound, where 31 bits suffice."""
+def residual(
+    samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals, sums
+):
+    """Residuals (channel, n) int32 that bring every coded sample within the bound, where 31 bits suffice.
+
+    `sums` (channel) gets the sums of their magnitudes. `mask` is (channel, n), not 0 where a sample is not coded, or (0, 0).
+    """
     has_mask = mask.shape[0] > 0
     per_unit = 1.0 / unit
     per_step = 1.0 / step
     for c in range(samples.shape[0]):
         offset = mean[c]
-        for i in range(samples.shape[1]):
-            value = np.rint(product[c, i] * down) + offset
+        row, source, base = residuals[c], samples[c], product[c]
+        for i in range(source.shape[0]):
+            value = np.rint(base[i] * down) + offset
             if integral:
-                quotient = np.rint((np.float64(samples[c, i]) - np.rint(value * fraction)) * per_step)
+                quotient = np.rint((np.float64(source[i]) - np.rint(value * fraction)) * per_step)
             else:
-                quotient = np.rint((np.float64(samples[c, i]) * per_unit - value) * per_step)
-            residuals[c, i] = np.int32(min(max(quotient, -2147483647.0), 2147483647.0))
+                quotient = np.rint((np.float64(source[i]) * per_unit - value) * per_step)
+            row[i] = np.int32(min(max(quotient, -2147483647.0), 2147483647.0))
         if has_mask:
-            for i in range(samples.shape[1]):
+            for i in range(row.shape[0]):
                 if mask[c, i]:
-                    residuals[c, i] = 0
+                    row[i] = 0
+        total = 0
+        for i in range(row.shape[0]):
+            total += abs(np.int64(row[i]))
+        sums[c] += total
 
 
 @kernel
@@ -123,16 +133,22 @@ def misses(samples, decoded, bound, missed):
     """
     count = 0
     for c in range(samples.shape[0]):
-        for i in range(samples.shape[1]):
-            a = np.float64(samples[c, i])
-            b = -np.float64(decoded[c, i])
+        source, row = samples[c], decoded[c]
+        suspects = 0
+        for i in range(source.shape[0]):
+            # The rounded difference is below the bound only if the exact one is not above it.
+            suspects += not abs(np.float64(source[i]) - np.float64(row[i])) < bound
+        if suspects == 0:
+            continue
+        for i in range(source.shape[0]):
+            a = np.float64(source[i])
+            b = -np.float64(row[i])
             total = a + b
+            if abs(total) < bound:
+                continue
             rest = total - a
             error = (a - (total - rest)) + (b - rest)
-            size = abs(total)
-            if not size < bound:
-                beyond = error if total > 0 else -error
-                if not size <= bound or beyond > 0:
-                    missed[c, i] = True
-                    count += 1
+            if not abs(total) <= bound or (error if total > 0 else -error) > 0:
+                missed[c, i] = True
+                count += 1
     return count

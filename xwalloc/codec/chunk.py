@@ -7,7 +7,7 @@ what the decoder will return, and takes the smallest frame; a chunk that nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode,
 from xwalloc.codec import bound, lattice_mode, transform_mode
 from xwalloc.codec.bound import substitute
 from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import (
     Layout,
@@ -30,7 +31,7 @@ from xwalloc.codec.layout import (
     unpack_mask,
 )
 from xwalloc.codec.survey import Survey, survey
-from xwalloc.codec.transform_mode import Target
+from xwalloc.codec.transform_mode import Examine, Target
 from xwalloc.errors import BudgetError, FormatError, LimitError
 from xwalloc.models import lattice
 from xwalloc.models.spec import Grid, padded
@@ -47,6 +48,8 @@ HOPELESS = 4.5
 SNR_TOLERANCE = 0.05
 """dB by which the search for a step may miss the target."""
 
+ESTIMATE_SAMPLES = 1 << 19
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -56,13 +59,16 @@ class Candidate:
     ----------
     mode, sections
         What the frame will hold.
-    decoded
-        What its decoder will return, before special samples are put back (canonical shape); None where it is exact.
+    missed : canonical shape, bool, or None
+        Samples that its decoder would return beyond the bound; None where there are none.
+    squares
+        Sum of squared errors, where that was asked for.
     """
 
     mode: Mode
     sections: Mapping[Section, bytes]
-    decoded: NDArray[np.generic] | None
+    missed: NDArray[np.bool_] | None
+    squares: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -203,14 +209,14 @@ class ChunkCodec:
         config = self.config
         if config.max_error is not None and not _is_exact(chunk, config.max_error):
             return self._bounded(chunk, layout, config.max_error)
-        if config.step is not None:
+        if config.step is not None and chunk.look.valid:
             target = Target(integral=False, step=0.0, quantum=config.step)
-            return self._transform(chunk, layout, target) or _lossless(chunk)
+            return self._transform(chunk, layout, target, _no_figure) or _lossless(chunk)
         if config.snr is not None and chunk.look.valid:
             return self._at_snr(chunk, layout, config.snr)
         return _lossless(chunk)
 
-    def _transform(self, chunk: Chunk, layout: Layout, target: Target) -> Candidate | None:
+    def _transform(self, chunk: Chunk, layout: Layout, target: Target, examine: Examine) -> Candidate | None:
         config = self.config
         if chunk.samples.shape[1] > MAX_CHANNELS:
             return None
@@ -222,8 +228,11 @@ class ChunkCodec:
             boundary=config.boundary,
             wavelet=config.wavelet,
         )
-        coded = transform_mode.encode(chunk.samples, chunk.mask, target, grid, config.profile, chunk.nodata)
-        return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.decoded)
+        edges = chunk.look.low, chunk.look.high
+        coded = transform_mode.encode(
+            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.nodata, examine
+        )
+        return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
         if chunk.look.integral:
@@ -237,79 +246,86 @@ class ChunkCodec:
                 return _lossless(chunk)
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
             target = Target(integral=False, step=grid.step, quantum=0.0)
-        return self._smaller(chunk, layout, grid, target)
-
-    def _smaller(self, chunk: Chunk, layout: Layout, grid: Lattice, target: Target) -> Candidate | None:
-        """The smaller of lattice and transform mode."""
-        indices, beyond = grid.indices(chunk.samples)
-        if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
-            return _lossless(chunk)
-        width = grid.width(chunk.samples.dtype)
-        expected = lattice.estimate(indices, chunk.mask, width) / 8
+        examine = _misses(chunk, limit)
+        expected = _lattice_bits(chunk, grid)
         transformed = None
-        if expected * 8 < HOPELESS * chunk.samples.size:
-            transformed = self._transform(chunk, layout, target)
-            if transformed is not None and expected > transformed.nbytes * 1.02:
+        if expected < HOPELESS * chunk.samples.size:
+            transformed = self._transform(chunk, layout, target, examine)
+            if transformed is not None and expected > 8 * transformed.nbytes * 1.02:
                 return transformed
-        coded = _lattice(chunk, grid, indices)
+        coded = _lattice(chunk, grid, examine)
         if coded is None or (transformed is not None and transformed.nbytes <= coded.nbytes):
             return transformed or _lossless(chunk)
         return coded
 
     def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
         """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
-        valid = np.ones(chunk.samples.shape, bool) if chunk.look.special is None else ~chunk.look.special
-        values = chunk.samples[valid].astype(np.float64)
-        scale = float(max(abs(chunk.look.low), abs(chunk.look.high))) or 1.0
-        variance = float(np.var(values / scale))
-        allowed = variance / 10 ** (snr / 10)
+        scale = max(abs(chunk.look.low), abs(chunk.look.high)) or 1.0
+        values = chunk.samples if chunk.look.special is None else chunk.samples[~chunk.look.special]
+        allowed = float(np.var(values.astype(np.float64) / scale)) / 10 ** (snr / 10)
         if not allowed > 0:
             return _lossless(chunk)
-
-        def error_of(candidate: Candidate) -> float:
-            decoded = candidate.decoded
-            assert decoded is not None
-            return float(np.mean(((decoded[valid].astype(np.float64) - values) / scale) ** 2))
-
-        found: list[Candidate] = []
+        examine = _squares(chunk, scale)
+        found = [_lossless(chunk)]
         for make in (
-            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step)),
-            lambda step: _lattice(chunk, (g := lattice_mode.for_reals(step)), g.indices(chunk.samples)[0]),
+            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), examine),
+            lambda step: _lattice(chunk, lattice_mode.for_reals(step), examine),
         ):
-            best = _search(make, error_of, scale * math.sqrt(12 * allowed), allowed)
-            if best is not None:
-                found.append(best)
-        exact = _lossless(chunk)
-        if exact is not None:
-            found.append(exact)
-        return min(found, key=lambda candidate: candidate.nbytes, default=None)
+            found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
+        return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
 
 
-def _search(make, error_of, step: float, allowed: float) -> Candidate | None:
+def _search(make: Callable[[float], Candidate | None], count: int, step: float, allowed: float) -> Candidate | None:
     """The candidate with the largest error within `allowed` (or a shade above) that a few steps find."""
-    most = allowed * 10 ** (SNR_TOLERANCE / 10)
+    shade = 10 ** (SNR_TOLERANCE / 10)
     low, high = 0.0, math.inf
-    best: tuple[float, Candidate] | None = None
-    for _ in range(10):
+    best = None
+    for _ in range(12):
         candidate = make(step) if 0 < step < math.inf else None
         if candidate is None:
             break
-        error = error_of(candidate)
-        if error <= most:
-            low = step
-            if best is None or step > best[0]:
-                best = step, candidate
-            if error >= allowed * 10 ** (-SNR_TOLERANCE / 10):
+        error = candidate.squares / count
+        if error <= allowed * shade:
+            low, best = step, candidate
+            if error >= allowed / shade:
                 break
         else:
             high = step
-        ratio = math.sqrt(allowed / error) if error > 0 else 4.0
-        step *= min(max(ratio, 0.25), 4.0)
+        step *= min(max(math.sqrt(allowed / error), 0.25), 4.0) if error > 0 else 4.0
         if not low < step < high:
-            step = math.sqrt(low * high) if 0 < low and high < math.inf else (high / 2 if low == 0 else low * 2)
+            step = math.sqrt(low * high) if low > 0 and high < math.inf else (high / 2 if low == 0 else low * 2)
         if low and high / low < 1.005:
             break
-    return None if best is None else best[1]
+    return best
+
+
+def _no_figure(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
+    """Examination where nothing is promised of single samples."""
+    return 0.0
+
+
+def _as_stored(chunk: Chunk, decoded: NDArray[np.generic]) -> NDArray[np.generic]:
+    """What is decoded after its cast to the stored type, in the type that is worked with."""
+    return decoded.astype(np.float16).astype(np.float32) if chunk.original.dtype == np.float16 else decoded
+
+
+def _misses(chunk: Chunk, limit: float) -> Examine:
+    """Examination that marks what misses a bound."""
+
+    def examine(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
+        return float(bound.misses(samples, _as_stored(chunk, decoded), limit, missed))
+
+    return examine
+
+
+def _squares(chunk: Chunk, scale: float) -> Examine:
+    """Examination that adds up squared errors, in units of `scale`."""
+
+    def examine(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
+        error = (samples.astype(np.float64) - _as_stored(chunk, decoded)) / scale
+        return float(np.sum(error * error))
+
+    return examine
 
 
 def _is_exact(chunk: Chunk, limit: float) -> bool:
@@ -319,12 +335,39 @@ def _is_exact(chunk: Chunk, limit: float) -> bool:
     return chunk.original.dtype.kind in "iu" and limit < 1
 
 
-def _lattice(chunk: Chunk, grid: Lattice, indices: NDArray[np.signedinteger]) -> Candidate | None:
+def _lattice_bits(chunk: Chunk, grid: Lattice) -> float:
+    """Estimated bits of a chunk in lattice mode, from a part of it."""
+    shape = chunk.samples.shape
+    part = [slice(None)] * 5
+    for axis in (0, 2, 3, 4):
+        excess = math.prod(len(range(n)[p]) for n, p in zip(shape, part, strict=True)) / ESTIMATE_SAMPLES
+        keep = max(min(shape[axis], 48), math.ceil(shape[axis] / max(excess, 1.0)))
+        start = (shape[axis] - keep) // 2
+        part[axis] = slice(start, start + keep)
+    crop = tuple(part)
+    samples = np.ascontiguousarray(chunk.samples[crop])
+    mask = None if chunk.mask is None else np.ascontiguousarray(chunk.mask[crop])
+    width = grid.width(samples.dtype)
+    return lattice.estimate(grid.indices(samples)[0], mask, width) * (chunk.samples.size / samples.size)
+
+
+def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
+    indices, beyond = grid.indices(chunk.samples)
+    if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
+        return None
     try:
         sections = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype)
     except BudgetError:
         return None
-    return Candidate(Mode.LATTICE, sections, grid.values(indices, chunk.samples.dtype, chunk.nodata))
+    missed = np.zeros(chunk.samples.shape, np.bool_)
+    rows = (-1, chunk.samples.shape[-1])
+    samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), indices.reshape(rows)
+    count = max(1, chunk.samples.size >> 18)
+    parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
+    figures = map_parallel(
+        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.nodata), flags[part]), parts
+    )
+    return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 
 
 def _lossless(chunk: Chunk) -> Candidate | None:
@@ -359,9 +402,10 @@ def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
     special = chunk.special
     sections = dict(candidate.sections)
     positions, bits = special.positions, special.bits
-    if candidate.decoded is not None and header.quality == Quality.MAX_ERROR:
-        decoded = candidate.decoded.astype(header.dtype.newbyteorder("="), copy=False)
-        missed = _missed(chunk, decoded, header.value)
+    if candidate.missed is not None and header.quality == Quality.MAX_ERROR:
+        missed = np.flatnonzero(candidate.missed)
+        if chunk.look.special is not None:
+            missed = missed[~chunk.look.special.reshape(-1)[missed]]
         if missed.size:
             positions = np.concatenate([positions, missed])
             bits = np.concatenate([bits, bits_of(chunk.original).reshape(-1)[missed].astype(np.uint64)])
@@ -372,22 +416,6 @@ def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
     if positions.size:
         sections[Section.EXCEPTIONS] = pack_exceptions(positions, bits, header.dtype.itemsize)
     return Frame(header=_with_mode(header, candidate.mode), sections=sections).to_bytes()
-
-
-def _missed(chunk: Chunk, decoded: NDArray[np.generic], limit: float) -> NDArray[np.int64]:
-    """Positions of valid samples that would decode beyond the bound, or (in theory) to nodata."""
-    missed = np.zeros(decoded.shape, np.bool_)
-    rows = (-1, decoded.shape[-1])
-    wide = decoded.astype(np.float32) if decoded.dtype == np.float16 else decoded
-    given = chunk.samples if chunk.look.special is None else _as_working(chunk.original)
-    bound.misses(given.reshape(rows), wide.reshape(rows), limit, missed.reshape(rows))
-    if chunk.look.special is not None:
-        missed &= ~chunk.look.special
-    return np.flatnonzero(missed).astype(np.int64)
-
-
-def _as_working(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def decode_frame(

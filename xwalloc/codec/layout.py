@@ -228,7 +228,11 @@ def pack_exceptions(positions: NDArray[np.int64], bits: NDArray[np.uint64], item
     """Bytes of exceptions: their number, the width of a gap, gaps between positions, bits."""
     gaps = np.diff(positions, prepend=-1) - 1
     width = next(w for w in (1, 2, 4, 8) if gaps.max(initial=0) < 1 << (8 * w))
-    return struct.pack("<QB", len(positions), width) + gaps.astype(f"<u{width}").tobytes() + bits.astype(f"<u{itemsize}").tobytes()
+    return (
+        struct.pack("<QB", len(positions), width)
+        + gaps.astype(f"<u{width}").tobytes()
+        + bits.astype(f"<u{itemsize}").tobytes()
+    )
 
 
 def unpack_exceptions(data: bytes, size: int, itemsize: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -288,7 +292,9 @@ def _pull(values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[n
     scale = np.maximum(coarse_weight, 1.0)
     coarse = _pull(coarse_values / scale, coarse_weight / scale)
     for axis in (2, 3, 4):
-        coarse = np.repeat(coarse, 2, axis=axis)[tuple(slice(None) if a != axis else slice(values.shape[a]) for a in range(5))]
+        coarse = np.repeat(coarse, 2, axis=axis)[
+            tuple(slice(None) if a != axis else slice(values.shape[a]) for a in range(5))
+        ]
     return np.where(empty, coarse, safe)
 
 

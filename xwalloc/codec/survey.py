@@ -45,6 +45,24 @@ class Survey:
 @kernel
 def _scan(flat, nodata, special):
     """Mark NaN, infinities and nodata; count the rest, and find its range and whether it is integral."""
+    if nodata.shape[0] == 0:
+        # The common case in a form that compiles to vector instructions: nothing special at all.
+        low = np.inf
+        high = -np.inf
+        strange = 0
+        for i in range(flat.shape[0]):
+            value = np.float64(flat[i])
+            low = min(low, value)
+            high = max(high, value)
+            strange += not abs(value) < np.inf
+        if strange == 0:
+            fractional = 0
+            for i in range(flat.shape[0]):
+                value = np.float64(flat[i])
+                fractional += value != np.rint(value) or (value == 0.0 and np.signbit(value))
+                if fractional:
+                    break
+            return flat.shape[0], low, high, fractional == 0
     valid = 0
     low = np.inf
     high = -np.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,8 @@ HEAD = struct.Struct("<BbdIB")
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
 
-NO_RESIDUALS = np.zeros((0, 0), np.int32)
+NO_RESIDUALS = np.zeros((1, 0), np.int32)
+NO_MASK = np.zeros((0, 0), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Target:
     step: float
     quantum: float
 
-    def finish(self, dtype: np.dtype) -> tuple[Finish, Scale]:
+    def finish(self) -> tuple[Finish, Scale]:
         """Units for the decoder (without the model's shift) and for the encoder."""
         if self.step and self.integral:
             fraction = max(-20, UNIT_BITS - math.frexp(self.step)[1])
@@ -65,17 +66,27 @@ class Target:
         return Finish(0, None, unit, 0), Scale(1.0 / unit, 0.0, units)
 
 
+Examine = Callable[[NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_]], float]
+"""Looks at samples (channel, n) and at what will be decoded for them, marks those that miss, returns a figure."""
+
+
 @dataclass(frozen=True)
 class Transformed:
-    """A chunk in transform mode: sections, and what its decoder will return."""
+    """A chunk in transform mode.
+
+    Parameters
+    ----------
+    sections
+        What the frame will hold.
+    missed : (batch, channel, z, y, x) bool
+        Samples that the examination marked.
+    figure
+        Sum of what the examination returned.
+    """
 
     sections: dict[Section, bytes]
-    decoded: NDArray[np.generic]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sections."""
-        return sum(map(len, self.sections.values()))
+    missed: NDArray[np.bool_]
+    figure: float
 
 
 def _pad(array: NDArray[np.generic], signal: Sequence[int]) -> NDArray[np.generic]:
@@ -86,11 +97,13 @@ def _pad(array: NDArray[np.generic], signal: Sequence[int]) -> NDArray[np.generi
 
 def encode(
     samples: NDArray[np.generic],
+    edges: tuple[float, float],
     mask: NDArray[np.uint8] | None,
     target: Target,
     grid: Grid,
     profile: str,
     nodata: NDArray[np.generic],
+    examine: Examine,
 ) -> Transformed | None:
     """Encode a chunk of finite samples.
 
@@ -98,6 +111,8 @@ def encode(
     ----------
     samples : (batch, channel, z, y, x)
         Samples with holes filled.
+    edges
+        Range of the samples.
     mask
         Not 0 where a sample is not coded; None where all are.
     target
@@ -108,6 +123,8 @@ def encode(
         Contexts: "default" or "parallel".
     nodata : (2,) or (0,)
         Value that no sample may decode to, and its substitute.
+    examine
+        Called, in any thread, with parts of the samples and exactly what the decoder will return for them.
 
     Returns
     -------
@@ -116,50 +133,51 @@ def encode(
     """
     original = samples.shape
     samples = _pad(samples, grid.signal)
-    blank = None if mask is None else _pad(mask, grid.signal)
-    finish, scale = target.finish(samples.dtype)
+    batch, channels = samples.shape[:2]
+    flat = samples.reshape(batch, channels, -1)
+    blank = None if mask is None else _pad(mask, grid.signal).reshape(flat.shape)
+    finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    fitted = linear.fit(samples, scale, grid, map_parallel)
+    fitted = linear.fit(samples, edges, scale, grid, map_parallel)
     if fitted is None:
         return None
     model, symbols = fitted
-    model_bytes = model.to_bytes()
-    kind = Kind.LATENT_PARALLEL if profile == "parallel" else Kind.LATENT
-    sections = {
-        Section.MODEL: _head(finish, profile) + model_bytes,
-        Section.LATENTS: _encode_latents(model, symbols, kind),
-    }
     try:
-        latents = linear.synthesise(model, symbols)
+        latents = linear.synthesise(model, symbols, map_parallel)
         _check_products(model, latents)
     except BudgetError:
         return None
+    kind = Kind.LATENT_PARALLEL if profile == "parallel" else Kind.LATENT
+    sections = {
+        Section.MODEL: _head(finish, profile) + model.to_bytes(),
+        Section.LATENTS: _encode_latents(model, symbols, kind),
+    }
     finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)
     arguments = finish.arguments(samples.dtype, nodata)
-    batch, channels = samples.shape[:2]
-    flat = samples.reshape(batch, channels, -1)
-    decoded = np.empty_like(flat)
     residuals = np.empty(flat.shape, np.int32) if finish.step else None
-    no_mask = np.zeros((0, 0), np.uint8)
+    missed = np.zeros(flat.shape, np.bool_)
 
-    def work(tile: tuple[int, slice]) -> None:
+    def work(tile: tuple[int, slice]) -> tuple[float, NDArray[np.int64]]:
         item, part = tile
         product = linear.products(model, latents, tile)
-        rest = NO_RESIDUALS
+        rest, sums = NO_RESIDUALS, np.zeros(channels, np.int64)
         if residuals is not None:
             rest = residuals[item, :, part]
-            holes = no_mask if blank is None else blank.reshape(flat.shape)[item, :, part]
-            bound.residual(flat[item, :, part], product, model.mean_units, holes, *arguments, rest)
-        bound.finish(product, model.mean_units, rest, *arguments, decoded[item, :, part])
+            holes = NO_MASK if blank is None else blank[item, :, part]
+            bound.residual(flat[item, :, part], product, model.mean_units, holes, *arguments, rest, sums)
+        decoded = np.empty(product.shape, samples.dtype)
+        bound.finish(product, model.mean_units, rest, *arguments, decoded)
+        return examine(flat[item, :, part], decoded, missed[item, :, part]), sums
 
-    map_parallel(work, list(linear.tiles(samples.shape)))
+    figures = map_parallel(work, list(linear.tiles(samples.shape)))
     if residuals is not None:
-        layer = _encode_residuals(residuals.reshape(samples.shape), blank, grid.dimensions)
+        sums = np.sum([part for _, part in figures], axis=0)
+        layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions)
         if layer:
             sections[Section.RESIDUAL] = layer
     crop = tuple(slice(0, n) for n in original)
-    return Transformed(sections, np.ascontiguousarray(decoded.reshape(samples.shape)[crop]))
+    return Transformed(sections, missed.reshape(samples.shape)[crop], math.fsum(figure for figure, _ in figures))
 
 
 def _head(finish: Finish, profile: str) -> bytes:
@@ -219,11 +237,14 @@ def _residual_planes(
     return planes
 
 
-def _encode_residuals(residuals: NDArray[np.int32], mask: NDArray[np.uint8] | None, dimensions: int) -> bytes:
-    """Section RESIDUAL: a magnitude code for each channel, then streams; nothing where all residuals are 0."""
+def _encode_residuals(
+    residuals: NDArray[np.int32], sums: NDArray[np.int64], mask: NDArray[np.uint8] | None, dimensions: int
+) -> bytes:
+    """Section RESIDUAL: a magnitude code for each channel, then streams; nothing where all residuals are 0.
+
+    `sums` are the sums of magnitudes of each channel.
+    """
     shape = residuals.shape
-    channels = shape[1]
-    sums = np.array(map_parallel(lambda c: int(np.abs(residuals[:, c]).sum(dtype=np.int64)), range(channels)))
     if not sums.any():
         return b""
     codes = magnitude_code(sums / max(1, residuals[:, 0].size))
@@ -298,7 +319,7 @@ def decode(
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     symbols = _decode_latents(model, sections[Section.LATENTS], batch, kind)
     try:
-        latents = linear.synthesise(model, symbols)
+        latents = linear.synthesise(model, symbols, map_parallel)
         _check_products(model, latents)
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,56 +34,82 @@ Mask = NDArray[np.uint8]
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
+ESTIMATE_SAMPLES = 60_000
+ESTIMATE_WINDOWS = {1: 12, 2: 6, 3: 4}
+ESTIMATE_ALL_CHANNELS = 16
+ESTIMATE_CHANNELS = 8
+
+
 def _plain_loop(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     return [fn(item) for item in items]
 
 
 @dataclass(frozen=True)
-class _Slabs:
-    """How a chunk is cut."""
+class _Box:
+    """A slab of all planes of some batch items, as distances in the flat array."""
 
-    geometry: Geometry
-    axis: int
-    edges: list[tuple[int, int]]
+    offset: int
+    nz: int
+    ny: int
+    nx: int
+    sz: int
+    sy: int
+    stride: int
+    items: int
+    item_stride: int
 
     @classmethod
-    def of(cls, geometry: Geometry) -> _Slabs:
-        axis, edges = segments.cuts(geometry.shape, 1)
-        return cls(geometry, axis, edges)
+    def of(cls, geometry: Geometry, begin: Sequence[int], extent: Sequence[int]) -> _Box:
+        batch, channels, _, ny, nx = geometry.shape
+        nz, box_ny, box_nx = extent
+        offset = (begin[0] * ny + begin[1]) * nx + begin[2]
+        return cls(offset, nz, box_ny, box_nx, ny * nx, nx, geometry.plane, batch, channels * geometry.plane)
 
-    def box(self, slab: int) -> tuple[int, int, int, int, int, int, int, int]:
-        """Offset in a plane, extent nz, ny, nx, strides sz and sy, stride of a channel, batch items."""
-        batch, _, nz, ny, nx = self.geometry.shape
-        start, stop = self.edges[slab]
-        extent = [nz, ny, nx]
-        extent[self.axis] = stop - start
-        return (start * (ny * nx, nx, 1)[self.axis], *extent, ny * nx, nx, self.geometry.plane, batch)  # type: ignore[return-value]
+    @property
+    def size(self) -> int:
+        """Samples of a plane."""
+        return self.nz * self.ny * self.nx
 
-    def planes(self, slab: int, parameters: Parameters) -> NDArray[np.void]:
-        """Planes of the residuals of a slab for the entropy coder."""
-        batch, channels = self.geometry.shape[:2]
-        order, codes = parameters.order, parameters.codes[slab]
-        offset, nz, ny, nx, sz, sy, stride, _ = self.box(slab)
-        previous = np.array([p.references[0] if p.references else -1 for p in parameters.predictors])[order]
-        table = coder.planes_of(batch * channels)
-        rows = table.reshape(batch, channels)
-        item = np.arange(batch)[:, None] * (channels * stride) + offset
-        rows["base"] = item + order * stride
-        rows["nz"], rows["ny"], rows["nx"], rows["sz"], rows["sy"] = nz, ny, nx, sz, sy
+    def lines(self) -> NDArray[np.int64]:
+        """Where the lines of the box begin in a plane."""
+        return (self.offset + np.arange(self.nz)[:, None] * self.sz + np.arange(self.ny) * self.sy).reshape(-1)
+
+    def array(self) -> NDArray[np.int64]:
+        return np.array(astuple(self), np.int64)
+
+    def planes(self, order: NDArray[np.int64], predictors: list[Predictor], codes: NDArray[np.int64]) -> NDArray[np.void]:
+        """Planes of the residuals of channels for the entropy coder; a plane of a channel that is left out is none."""
+        previous = np.array([p.references[0] if p.references else -1 for p in predictors])[order]
+        previous[~np.isin(previous, order)] = -1
+        table = coder.planes_of(self.items * len(order))
+        rows = table.reshape(self.items, len(order))
+        item = np.arange(self.items)[:, None] * self.item_stride + self.offset
+        rows["base"] = item + order * self.stride
+        rows["nz"], rows["ny"], rows["nx"], rows["sz"], rows["sy"] = self.nz, self.ny, self.nx, self.sz, self.sy
         rows["code"] = codes[:, order]
-        rows["previous"] = np.where(previous >= 0, item + previous * stride, coder.NO_PLANE)
+        rows["previous"] = np.where(previous >= 0, item + previous * self.stride, coder.NO_PLANE)
         rows["previous_code"] = np.where(previous >= 0, codes[:, previous], 0)
         return table
+
+
+def _slabs(geometry: Geometry) -> list[_Box]:
+    axis, edges = segments.cuts(geometry.shape, 1)
+    boxes = []
+    for start, stop in edges:
+        begin, extent = [0, 0, 0], list(geometry.shape[2:])
+        begin[axis], extent[axis] = start, stop - start
+        boxes.append(_Box.of(geometry, begin, extent))
+    return boxes
 
 
 class _Taps:
     """Predictors as the arrays that the kernel takes."""
 
-    def __init__(self, geometry: Geometry, parameters: Parameters) -> None:
+    def __init__(self, geometry: Geometry, predictors: list[Predictor]) -> None:
         taps: list[tuple[int, int, int, int, int]] = []
         lags: list[int] = []
         ranges, lag_ranges, biases, shifts = [0], [0], [], []
-        for channel, predictor in enumerate(parameters.predictors):
+        for channel, predictor in enumerate(predictors):
             own, others = _expand(predictor, geometry.dimensions)
             for reference, reference_taps in zip(predictor.references, others, strict=False):
                 distance = (reference - channel) * geometry.plane
@@ -128,26 +154,37 @@ def _no_mask(mask: Mask | None, size: int) -> Mask:
 
 @dataclass(frozen=True)
 class _Plan:
-    """An array with its predictors, ready to be predicted slab by slab."""
+    """An array with its predictors, ready to be predicted box by box."""
 
+    geometry: Geometry
     values: Samples
     mask: Mask
     width: int
-    slabs: _Slabs
-    parameters: Parameters
+    order: NDArray[np.int64]
+    predictors: list[Predictor]
+    boxes: list[_Box]
+    starts: NDArray[np.int64]
+    codes: NDArray[np.int64]
     residuals: Samples
+    taps: _Taps
 
-    def predict(self, slab: int, decoding: bool) -> None:
-        geometry, parameters = self.slabs.geometry, self.parameters
-        magnitudes = np.zeros(geometry.shape[:2])
-        taps, ranges, lags, lag_ranges, biases, shifts = _Taps(geometry, parameters).arrays
+    def predict(self, index: int, decoding: bool) -> None:
+        """Residuals and codes of a box, or its values."""
+        magnitudes = np.zeros(self.codes.shape[1:])
         run(
-            self.values, self.residuals, self.mask, np.array(self.slabs.box(slab)), geometry.shape[1],
-            parameters.order, taps, ranges, lags, lag_ranges, biases, shifts, parameters.starts[slab], magnitudes,
-            self.width, decoding,
+            self.values, self.residuals, self.mask, self.boxes[index].array(), self.order, *self.taps.arrays,
+            self.starts[index], magnitudes, self.width, decoding,
         )  # fmt: skip
         if not decoding:
-            parameters.codes[slab] = magnitude_code(magnitudes)
+            self.codes[index] = magnitude_code(magnitudes)
+
+    def planes(self, index: int) -> NDArray[np.void]:
+        """Planes of the residuals of a box."""
+        return self.boxes[index].planes(self.order, self.predictors, self.codes[index])
+
+    def encoded(self, index: int) -> bytes:
+        """Stream of the residuals of a box."""
+        return coder.encode(self.residuals, self.planes(index), Kind.LATTICE, self.geometry.dimensions, self.mask)
 
 
 def _filled(values: Samples, mask: Mask, channels: int) -> Samples:
@@ -163,33 +200,46 @@ def _filled(values: Samples, mask: Mask, channels: int) -> Samples:
     return filled.reshape(-1)
 
 
-def _plan(q: Samples, mask: Mask | None, width: int, parallel: Parallel) -> _Plan:
-    """Choose predictors and fill in residuals and codes."""
-    geometry = Geometry(tuple(q.shape))  # type: ignore[arg-type]
-    batch, channels = geometry.shape[:2]
+def _prepared(q: Samples, mask: Mask | None, width: int) -> tuple[Samples, Mask]:
     values = np.ascontiguousarray(q, np.int64 if width == 64 else np.int32).reshape(-1)
     flags = _no_mask(mask, q.size)
     if flags.size:
-        values = _filled(values, flags, batch * channels)
-    slabs = _Slabs.of(geometry)
-    firsts, length = fit.runs(geometry, fit.FIT_SAMPLES)
-    order = np.arange(channels)
+        values = _filled(values, flags, q.shape[0] * q.shape[1])
+    return values, flags
+
+
+def _plan(
+    geometry: Geometry,
+    values: Samples,
+    flags: Mask,
+    width: int,
+    parallel: Parallel,
+    boxes: list[_Box] | None = None,
+    order: NDArray[np.int64] | None = None,
+    effort: fit.Effort | None = None,
+) -> _Plan:
+    """Choose predictors and fill in residuals and codes, for all planes or for some channels and boxes."""
+    batch, channels = geometry.shape[:2]
+    boxes = _slabs(geometry) if boxes is None else boxes
+    order = np.arange(channels) if order is None else order
+    effort = effort or fit.Effort.of(geometry)
+    firsts, length = fit.runs(geometry, effort.fit)
 
     def predictor(channel: int) -> Predictor:
         references = fit.references_of(values, flags, geometry, channel, range(channel), firsts, length)
-        return fit.choose(values, flags, geometry, channel, references, firsts, length, width)[0]
+        return fit.choose(values, flags, geometry, channel, references, firsts, length, width, effort.choice)[0]
 
-    predictors = parallel(predictor, range(channels))
-    count = len(slabs.edges)
-    parameters = Parameters(
-        order, predictors, np.zeros((count, batch, channels), np.int64), np.zeros((count, batch, channels), np.int64)
-    )
-    for slab in range(count):
-        parameters.starts[slab] = values.reshape(batch, channels, -1)[:, :, slabs.box(slab)[0]]
-    plan = _Plan(values, flags, width, slabs, parameters, np.zeros_like(values))
-    parallel(lambda slab: plan.predict(slab, False), range(count))
-    if plan.residuals.size and plan.residuals.min() == np.iinfo(plan.residuals.dtype).min:
-        raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
+    predictors = [Predictor()] * channels
+    for channel, found in zip(order, parallel(predictor, order.tolist()), strict=True):
+        predictors[channel] = found
+    starts = np.empty((len(boxes), batch, channels), np.int64)
+    for box, start in zip(boxes, starts, strict=True):
+        start[:] = values.reshape(batch, channels, -1)[:, :, box.offset]
+    plan = _Plan(
+        geometry, values, flags, width, order, predictors, boxes, starts, np.zeros_like(starts), np.zeros_like(values),
+        _Taps(geometry, predictors),
+    )  # fmt: skip
+    parallel(lambda index: plan.predict(index, False), range(len(boxes)))
     return plan
 
 
@@ -219,15 +269,11 @@ def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = _plai
     """
     if q.size == 0:
         return b"", b""
-    plan = _plan(q, mask, width, parallel)
-    slabs = plan.slabs
-
-    def code(slab: int) -> bytes:
-        table = slabs.planes(slab, plan.parameters)
-        return coder.encode(plan.residuals, table, Kind.LATTICE, slabs.geometry.dimensions, plan.mask)
-
-    streams = parallel(code, range(len(slabs.edges)))
-    return serial.write(plan.parameters), segments.pack(streams)
+    plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, parallel)
+    if plan.residuals.min() == np.iinfo(plan.residuals.dtype).min:
+        raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
+    streams = parallel(plan.encoded, range(len(plan.boxes)))
+    return serial.write(Parameters(plan.order, plan.predictors, plan.starts, plan.codes)), segments.pack(streams)
 
 
 def decode(
@@ -252,36 +298,97 @@ def decode(
             raise FormatError("An empty chunk has no symbols.")
         return np.zeros(shape, dtype)
     batch, channels = geometry.shape[:2]
-    slabs = _Slabs.of(geometry)
-    count = len(slabs.edges)
-    streams = segments.unpack(symbols, count)
-    known = serial.read(parameters, count, batch, channels, geometry.dimensions, width, len(MAGNITUDES))
+    boxes = _slabs(geometry)
+    streams = segments.unpack(symbols, len(boxes))
+    known = serial.read(parameters, len(boxes), batch, channels, geometry.dimensions, width, len(MAGNITUDES))
     buffer = np.zeros(math.prod(geometry.shape), dtype)
-    plan = _Plan(buffer, _no_mask(mask, buffer.size), width, slabs, known, buffer)
+    plan = _Plan(
+        geometry, buffer, _no_mask(mask, buffer.size), width, known.order, known.predictors, boxes, known.starts,
+        known.codes, buffer, _Taps(geometry, known.predictors),
+    )  # fmt: skip
 
-    def restore(slab: int) -> None:
-        table = slabs.planes(slab, known)
-        coder.decode(streams[slab], buffer, table, Kind.LATTICE, geometry.dimensions, plan.mask)
-        plan.predict(slab, True)
+    def restore(index: int) -> None:
+        coder.decode(streams[index], buffer, plan.planes(index), Kind.LATTICE, geometry.dimensions, plan.mask)
+        plan.predict(index, True)
 
-    parallel(restore, range(count))
+    parallel(restore, range(len(boxes)))
     return buffer.reshape(shape)
 
 
-def residual_planes(
-    q: Samples, mask: Mask | None, width: int
-) -> Iterator[tuple[Samples, NDArray[np.void], Mask, int]]:
+def residual_planes(q: Samples, mask: Mask | None, width: int) -> Iterator[tuple[Samples, NDArray[np.void], Mask, int]]:
     """Buffer, planes, mask and number of signal axes of each slab, as `bitstream.planes.encode` gets them.
 
     For training the tables and weights of `Kind.LATTICE`.
     """
     if q.size:
-        plan = _plan(q, mask, width, _plain_loop)
-        for slab in range(len(plan.slabs.edges)):
-            yield plan.residuals, plan.slabs.planes(slab, plan.parameters), plan.mask, plan.slabs.geometry.dimensions
+        plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, _plain_loop)
+        for index in range(len(plan.boxes)):
+            yield plan.residuals, plan.planes(index), plan.mask, plan.geometry.dimensions
 
 
 def estimate(q: Samples, mask: Mask | None, width: int) -> float:
-    """Estimated bits of `encode`."""
-    parameters, symbols = encode(q, mask, width)
-    return 8.0 * (len(parameters) + len(symbols))
+    """Estimated bits of `encode`, from a part of the chunk (all of it where it is small).
+
+    Of many channels some are looked at, each with the one before it for context, from cheap ones to expensive ones: a
+    simple predictor on few samples of every channel tells.
+    """
+    if q.size <= 2 * ESTIMATE_SAMPLES:
+        parameters, symbols = encode(q, mask, width)
+        return 8.0 * (len(parameters) + len(symbols))
+    geometry = Geometry(tuple(q.shape))  # type: ignore[arg-type]
+    batch, channels = geometry.shape[:2]
+    values, flags = _prepared(q, mask, width)
+    wanted = max(ESTIMATE_SAMPLES, q.size // 20)
+    counted = order = np.arange(channels)
+    typical = 1.0
+    if channels > ESTIMATE_ALL_CHANNELS:
+        firsts, length = fit.runs(geometry, 512)
+        proxies = np.array([fit.proxy(values, flags, geometry, c, firsts, length) for c in range(channels)])
+        number = max(ESTIMATE_CHANNELS, min(channels // 4, wanted // (batch * geometry.plane)))
+        at = (2 * np.arange(number) + 1) * channels // (2 * number)
+        counted = np.sort(np.argsort(proxies, kind="stable")[at])
+        order = np.union1d(counted, np.maximum(counted - 1, 0))
+        typical = proxies.mean() / proxies[counted].mean()
+    context = np.setdiff1d(order, counted)
+    boxes = _windows(geometry, wanted // (len(counted) * batch))
+    if boxes[0].size < geometry.plane:
+        firsts, length = fit.runs(geometry, wanted // len(counted))
+        whole = sum(fit.proxy(values, flags, geometry, c, firsts, length) for c in counted)
+        lines = np.concatenate([box.lines() for box in boxes])
+        typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted)
+    plan = _plan(geometry, values, flags, width, _plain_loop, boxes, order, fit.Effort(2048, 768))
+    bits, samples = 0.0, 0
+    valid = flags.reshape(batch, channels, -1) == 0 if flags.size else flags
+    for index, box in enumerate(boxes):
+        bits += 8 * len(plan.encoded(index))
+        if context.size:
+            table = box.planes(context, plan.predictors, plan.codes[index])
+            bits -= 8 * len(coder.encode(plan.residuals, table, Kind.LATTICE, geometry.dimensions, flags))
+        if valid.size:
+            where = (box.lines()[:, None] + np.arange(box.nx)).reshape(-1)
+            samples += int(np.count_nonzero(valid[:, counted[:, None], where]))
+        else:
+            samples += batch * len(counted) * box.size
+    total = int(np.count_nonzero(valid)) if valid.size else q.size
+    described = np.mean([12 + 6.5 * (4 + len(plan.predictors[c].coefficients)) for c in counted]) * channels
+    return float(bits * typical * total / max(samples, 1) + described + 20.0 * batch * channels * len(_slabs(geometry)))
+
+
+def _windows(geometry: Geometry, samples: int) -> list[_Box]:
+    """A few boxes that hold about so many samples of a plane."""
+    signal = geometry.shape[2:]
+    d = geometry.dimensions
+    if samples >= geometry.plane:
+        return [_Box.of(geometry, (0, 0, 0), signal)]
+    number = ESTIMATE_WINDOWS[d]
+    extent = [1, 1, 1]
+    left = samples / number
+    for rank, axis in enumerate(sorted(range(3 - d, 3), key=lambda a: signal[a])):
+        extent[axis] = max(1, min(signal[axis], round(left ** (1 / (d - rank)))))
+        left /= extent[axis]
+    boxes = []
+    for i in range(number):
+        at = [((2 * i + 1) / (2 * number) + 0.5 * a) % 1.0 for a in range(3)]
+        begin = [int(f * (n - e)) for f, n, e in zip(at, signal, extent, strict=True)]
+        boxes.append(_Box.of(geometry, begin, extent))
+    return boxes

@@ -11,25 +11,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from xwalloc.jit import kernel
 from xwalloc.models.lattice_parameters import COEFFICIENT_LIMIT, Predictor
 from xwalloc.models.lattice_predict import MAX_SHIFT, OWN, PLAIN, REFERENCE, Plain
 
-__all__ = ["Geometry", "choose", "code_length", "references_of"]
+__all__ = ["Geometry", "choose", "code_length", "proxy", "references_of"]
 
 Samples = NDArray[np.signedinteger]
 
-FIT_SAMPLES = 8192
 RUN = 128
-PASSES = 2
+NEAR = 4
+"""Neighbours on either side in whose light the size of a residual is seen."""
+FAR = 16.0
+"""Rows with a value beyond so many times the 98th percentile take no part."""
+FOLDING = 0.93
+"""About what fitted predictions save beyond the code length of their rounded residuals: the side of the rounding."""
+FIRST_PASSES, LAST_PASSES = 3, 2
 MIN_SHIFT = 5
 RIDGE = 1e-9
 NEAREST_BELOW = 16
 """Up to so many channels, references are chosen; beyond, they are the channels just before."""
-OTHERS = 3
+OTHERS = 6
 """Most references."""
+MOST_TAPS = {1: (5, 5, 3, 3, 3, 3), 2: (9, 5, 3, 1, 1, 1), 3: (9, 5, 1, 1, 1, 1)}
+"""Most taps in each reference, most useful reference first."""
 FEWEST_SAMPLES = 96
 BITS_PER_COEFFICIENT = 6.0
 
@@ -89,23 +96,32 @@ def runs(geometry: Geometry, count: int) -> tuple[NDArray[np.int64], int]:
     return ((b * channels * nz + z + before[0]) * ny + y + before[1]) * nx + x, length
 
 
-@njit(nogil=True, cache=True)
-def _gather(values, mask, firsts, length, columns, centres, target, centre, rows, weights):
-    """Samples at the offsets `columns` from each position, minus a centre each, then 1, then the target."""
+@kernel
+def _gather(values, mask, firsts, length, columns, target, centres, rows, valid):
     n = 0
+    last = columns.shape[0]
     for first in firsts:
         for i in range(first, first + length):
-            for k in range(columns.shape[0]):
+            for k in range(last):
                 rows[n, k] = np.float64(values[i + columns[k]] - centres[k])
-            rows[n, columns.shape[0]] = 1.0
-            rows[n, columns.shape[0] + 1] = np.float64(values[i + target] - centre)
-            weights[n] = 1.0
-            if mask.shape[0] > 0 and mask[i + target]:
-                weights[n] = 0.0
+            rows[n, last] = 1.0
+            rows[n, last + 1] = np.float64(values[i + target] - centres[last])
+            valid[n] = 0.0 if mask.shape[0] > 0 and mask[i + target] else 1.0
             n += 1
+    # Rows that an outlier touches would decide alone.
+    largest = np.empty(n)
+    for r in range(n):
+        top = 0.0
+        for k in range(last):
+            top = max(top, abs(rows[r, k]))
+        largest[r] = max(top, abs(rows[r, last + 1]))
+    limit = FAR * np.sort(largest)[n - 1 - n // 50] + 1.0
+    for r in range(n):
+        if largest[r] > limit:
+            valid[r] = 0.0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _gram(rows, weights):
     """Weighted sums of products of columns, four rows at a time; the order of summation is fixed."""
     n, k = rows.shape
@@ -127,7 +143,7 @@ def _gram(rows, weights):
     return gram
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _solve(gram, chosen, lower, solution):
     """Least squares on the chosen columns for the last one; returns the energy that is left."""
     k = chosen.shape[0]
@@ -157,7 +173,7 @@ def _solve(gram, chosen, lower, solution):
     return max(energy, 1e-9)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _members(counts, first, chosen):
     """The column of ones and those of the first so many taps of each group."""
     chosen[0] = first[counts.shape[0]]
@@ -169,7 +185,7 @@ def _members(counts, first, chosen):
     return chosen[:n]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _select(gram, first, steps, bits, price):
     """How many taps of each group to use, greedily.
 
@@ -208,7 +224,7 @@ def _select(gram, first, steps, bits, price):
         energy = best_energy
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _residuals(rows, chosen, coefficients, out):
     last = rows.shape[1] - 1
     for r in range(rows.shape[0]):
@@ -218,7 +234,7 @@ def _residuals(rows, chosen, coefficients, out):
         out[r] = total
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scales(residuals, length, valid, scales):
     """Mean magnitude around each residual in its run, itself excluded, with the mean of all as one more sample."""
     n = residuals.shape[0]
@@ -245,7 +261,7 @@ def _scales(residuals, length, valid, scales):
             scales[r] = max(total - valid[r] * abs(residuals[r]), 0.0) / (number - valid[r])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _reweight(residuals, length, valid, weights):
     """Weights for which squares of the residuals are about code lengths."""
     _scales(residuals, length, valid, weights)
@@ -254,7 +270,18 @@ def _reweight(residuals, length, valid, weights):
         weights[r] = valid[r] / ((scale + 0.3) * (max(abs(residuals[r]), 0.3 * scale) + 0.3))
 
 
-@njit(nogil=True, cache=True)
+@kernel
+def _reweighted(rows, valid, chosen, length, weights, passes, lower, solution, residuals):
+    """Iteratively reweighted least squares on the chosen columns; returns the weighted energy that is left."""
+    energy = 0.0
+    for _ in range(passes):
+        energy = _solve(_gram(rows, weights), chosen, lower, solution)
+        _residuals(rows, chosen, solution, residuals)
+        _reweight(residuals, length, valid, weights)
+    return energy
+
+
+@kernel
 def code_length(residuals, length, valid):
     """Estimated bits of residuals in runs of a length."""
     scales = np.empty(residuals.shape[0])
@@ -268,7 +295,7 @@ def code_length(residuals, length, valid):
     return bits
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _round(lower, solution, step, out):
     """Multiples of `step` near the solution, each following the errors made before (Babai); returns the energy lost."""
     k = solution.shape[0]
@@ -306,7 +333,7 @@ def references_of(
     own = OWN[geometry.dimensions][:3]
     here = channel * geometry.plane
     columns = [here + geometry.flat(o) for o in own] + [c * geometry.plane for c in earlier]
-    rows, weights, _ = _rows(values, mask, firsts, length, columns, here)
+    rows, weights = _rows(values, mask, firsts, length, columns, here, _centres(values, firsts, length, [*columns, here]))
     gram = _gram(rows, weights)
     chosen = [len(columns), *range(len(own))]
     found: list[int] = []
@@ -328,6 +355,12 @@ def references_of(
     return tuple(found)
 
 
+def _centres(values: Samples, firsts: NDArray[np.int64], length: int, columns: Sequence[int]) -> NDArray[np.int64]:
+    """Medians of some of the samples at distances `columns` from the runs."""
+    some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
+    return np.median(values[some[:, None] + np.array(columns)], axis=0).astype(np.int64)
+
+
 def _rows(
     values: Samples,
     mask: NDArray[np.uint8],
@@ -335,15 +368,34 @@ def _rows(
     length: int,
     columns: Sequence[int],
     target: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Regressors at distances `columns` from the runs, 1, and the target; which rows count; the centres taken off."""
-    where = np.array([*columns, target], np.int64)
-    some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
-    centres = np.median(values[some[:, None] + where], axis=0).astype(np.int64)
+    centres: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Regressors at distances `columns` from the runs, 1, and the target; and which rows count."""
     rows = np.empty((len(firsts) * length, len(columns) + 2))
-    weights = np.empty(len(rows))
-    _gather(values, mask, firsts, length, where[:-1], centres[:-1], target, centres[-1], rows, weights)
-    return rows, weights, centres
+    valid = np.empty(len(rows))
+    _gather(values, mask, firsts, length, np.array(columns, np.int64), target, centres, rows, valid)
+    return rows, valid
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many samples decide.
+
+    Parameters
+    ----------
+    fit
+        Samples that coefficients are fitted to.
+    choice
+        Samples that decide which coefficients and which predictor.
+    """
+
+    fit: int = 6144
+    choice: int = 1024
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Effort:
+        """Effort of encoding: small planes are not worth the largest samples."""
+        return cls(min(6144, max(2048, geometry.shape[0] * geometry.plane // 3)))
 
 
 def choose(
@@ -355,6 +407,7 @@ def choose(
     firsts: NDArray[np.int64],
     length: int,
     width: int,
+    choice: int,
 ) -> tuple[Predictor, float]:
     """Predictor of one channel, and the bits per sample that it is expected to take.
 
@@ -364,15 +417,17 @@ def choose(
         The chunk, flat, with sensible values under the mask.
     firsts, length
         What `runs` returned.
+    choice
+        How many samples decide.
     """
     d = geometry.dimensions
     default = Plain.PREVIOUS if not references else Plain.REFERENCE_PREVIOUS
     if not firsts.size:
         return Predictor(default, references), 8.0
-    few = firsts[:: max(1, len(firsts) * length // CHOICE_SAMPLES)]
+    few = firsts[:: max(1, len(firsts) * length // choice)]
     here = channel * geometry.plane
     residuals, valid = np.empty(len(few) * length), np.ones(len(few) * length)
-    best, best_bits, best_residuals = Predictor(Plain.PREVIOUS, references), np.inf, residuals
+    best, best_bits, best_residuals = Predictor(default, references), np.inf, residuals
     for kind, (fewest, own, others) in PLAIN.items():
         if fewest > d or (others and not references):
             continue
@@ -393,7 +448,24 @@ def choose(
     return best, best_bits / max(samples, 1.0)
 
 
-@njit(nogil=True, cache=True)
+def proxy(
+    values: Samples,
+    mask: NDArray[np.uint8],
+    geometry: Geometry,
+    channel: int,
+    firsts: NDArray[np.int64],
+    length: int,
+) -> float:
+    """Bits per sample that a channel would take with the simplest prediction from itself and the channel before it."""
+    here = channel * geometry.plane
+    before = here - geometry.plane if channel else here
+    columns, coefficients = np.array([here - 1, before, before - 1]), np.array([1, 1, -1])
+    residuals, valid = np.empty(len(firsts) * length), np.ones(len(firsts) * length)
+    _plain_residuals(values, mask, firsts, length, here, columns[: 3 if channel else 1], coefficients, residuals, valid)
+    return float(code_length(residuals, length, valid) / max(valid.sum(), 1.0)) + 0.01
+
+
+@kernel
 def _plain_residuals(values, mask, firsts, length, here, columns, coefficients, out, valid):
     n = 0
     for first in firsts:
@@ -428,23 +500,43 @@ def _fit(
         groups.append([r * geometry.plane + geometry.flat(o) for o in REFERENCE[d][: MOST_TAPS[d][rank]]])
     columns = [c for group in groups for c in group]
     first = np.cumsum([0, *map(len, groups)])
-    rows, valid, _ = _rows(values, mask, few, length, columns, here)
+    centres = _centres(values, firsts, length, [*columns, here])
+    rows, valid = _rows(values, mask, few, length, columns, here, centres)
     samples = float(valid.sum())
     whole = geometry.shape[0] * geometry.plane
     worth = 0.5 * whole * min(1.0, max(0.1, plain_bits / samples / 1.5))
-    everything = np.arange(len(columns) + 1)
-    weights = np.empty(len(rows))
+    size = len(columns) + 1
+    lower, solution, weights = np.empty((size, size)), np.empty(size), np.empty(len(rows))
     _reweight(residuals, length, valid, weights)
-    _, residuals = _reweighted(rows, valid, everything, length, weights, 1)
+    _reweighted(rows, valid, np.arange(size), length, weights, 1, lower, solution, residuals)
     counts = _select(_gram(rows, weights), first, _STEPS[d], worth, BITS_PER_COEFFICIENT + 1.0)
-    chosen = _members(counts, first, np.empty(len(everything), np.int64))
+    chosen = _members(counts, first, np.empty(size, np.int64))[1:]
 
-    columns = [columns[i] for i in chosen[1:]]
-    k = len(chosen)
+    columns, centres = [columns[i] for i in chosen], centres[[*chosen, -1]]
+    few_rows, few_valid = np.ascontiguousarray(rows[:, [*chosen, -2, -1]]), valid
+    k = len(columns) + 1
     inner = np.array([k - 1, *range(k - 1)])
-    rows = np.ascontiguousarray(rows[:, [*chosen[1:], -2, -1]])
-    _, residuals = _reweighted(rows, valid, inner, length, weights, FIRST_PASSES)
-    few_rows, few_valid = rows, valid
-    rows, valid, centres = _rows(values, mask, firsts, length, columns, here)
-    _residuals
-    raise NotImplementedError
+    lower, solution = np.empty((k, k)), np.empty(k)
+    _reweighted(few_rows, few_valid, inner, length, weights, FIRST_PASSES, lower, solution, residuals)
+    rows, valid = _rows(values, mask, firsts, length, columns, here, centres)
+    weights, all_residuals = np.empty(len(rows)), np.empty(len(rows))
+    _residuals(rows, inner, solution, all_residuals)
+    _reweight(all_residuals, length, valid, weights)
+    energy = _reweighted(rows, valid, inner, length, weights, LAST_PASSES, lower, solution, all_residuals)
+
+    best_cost, shift = np.inf, -1
+    rounded = np.empty(k)
+    for s in range(MIN_SHIFT, MAX_SHIFT + 1):
+        lost = _round(lower, solution, 2.0**-s, rounded)
+        cost = worth * np.log2(1.0 + lost / energy) + k * s
+        if cost < best_cost and np.all(np.abs(rounded[1:]) < COEFFICIENT_LIMIT):
+            best_cost, shift = cost, s
+    if shift < 0:
+        return Predictor(), np.inf
+    _round(lower, solution, 2.0**-shift, rounded)
+    _residuals(few_rows, inner, rounded * 2.0**-shift, residuals)
+    bits = FOLDING * code_length(residuals, length, few_valid) + (BITS_PER_COEFFICIENT * k + 12) * samples / whole
+    coefficients = [int(c) for c in rounded[1:]]
+    bias = int(rounded[0]) + (int(centres[-1]) << shift)
+    bias -= sum(c * int(centre) for c, centre in zip(coefficients, centres, strict=False))
+    return Predictor(Plain.FITTED, references, tuple(int(c) for c in counts), tuple(coefficients), shift, bias), bits

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from xwalloc.errors import FormatError
+from xwalloc.jit import kernel
 from xwalloc.models.lattice_predict import MAX_REFERENCES, MAX_SHIFT, MAX_TAPS, OWN, PLAIN, REFERENCE, Plain
 
 __all__ = ["Parameters", "Predictor", "read", "write"]
@@ -75,7 +75,7 @@ class Parameters:
     codes: Integers
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _length(value):
     """Bits of an unsigned integer, at least 1."""
     bits = 1
@@ -84,7 +84,7 @@ def _length(value):
     return bits
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _put(out, at, value, bits):
     for i in range(bits - 1, -1, -1):
         if (value >> np.uint64(i)) & np.uint64(1):
@@ -93,7 +93,7 @@ def _put(out, at, value, bits):
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _write(values, out, at):
     """Write a list; returns the position of the next bit."""
     total, count = A_FIRST, 1
@@ -120,7 +120,7 @@ def _write(values, out, at):
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _get(data, at, bits):
     value = np.uint64(0)
     for _ in range(bits):
@@ -129,7 +129,7 @@ def _get(data, at, bits):
     return value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _read(data, at, values):
     """Read a list; returns the position of the next bit, or -1 where the data end too early."""
     end = 8 * data.shape[0]

@@ -19,7 +19,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
+
+from xwalloc.jit import kernel
 
 __all__ = ["MAX_REFERENCES", "MAX_SHIFT", "MAX_TAPS", "OWN", "PLAIN", "REFERENCE", "TILE", "Plain", "run"]
 
@@ -87,7 +88,7 @@ PLAIN: dict[Plain, tuple[int, dict[Offset, int], dict[Offset, int]]] = {
 """The fewest signal axes each makes sense for, and its taps in the channel and in the first reference."""
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def wrap(value, width):
     """A 64-bit integer modulo 2^width, as a signed one."""
     if width == 32:
@@ -95,7 +96,7 @@ def wrap(value, width):
     return value
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, start):
     """Sum of the taps of one sample near the border; see the head of this module."""
     if x > 0:
@@ -120,7 +121,7 @@ def _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, start):
     return total, False
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _plane(
     values, residuals, mask, origin, nz, ny, nx, sz, sy, taps, lags, bias, shift, start, width, decoding, sums
 ):  # fmt: skip
@@ -180,7 +181,7 @@ def _plane(
                     coded[x] = wrap(total_here - residual if below else residual - total_here, width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _magnitude(residuals, mask, origin, nz, ny, nx, sz, sy):
     """Mean magnitude of a plane; a few outliers are clipped, lest they stand for all."""
     has_mask = mask.shape[0] > 0
@@ -200,9 +201,9 @@ def _magnitude(residuals, mask, origin, nz, ny, nx, sz, sy):
     return mean
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def run(
-    values, residuals, mask, slab, channels, order, taps, tap_ranges, lags, lag_ranges, biases, shifts,
+    values, residuals, mask, slab, order, taps, tap_ranges, lags, lag_ranges, biases, shifts,
     starts, magnitudes, width, decoding,
 ):  # fmt: skip
     """Predict all planes of a slab.
@@ -215,8 +216,9 @@ def run(
     values, residuals : (n,) int32 or int64
         The whole chunk, flat.
     mask : (n,) uint8, or empty
-    slab : (8,) int64
-        Offset of the slab in a plane, its extent nz, ny, nx, strides sz and sy, stride of a channel, batch items.
+    slab : (9,) int64
+        Offset of the slab in a plane, its extent nz, ny, nx, strides sz and sy, stride of a channel, number of batch
+        items and stride from one to the next.
     order : (channel,) int64
         Channels in the order of coding.
     taps : (taps, 5) int64
@@ -226,10 +228,10 @@ def run(
     starts : (batch, channel) int64
     """
     sums = np.empty(TILE, np.int64)
-    offset, nz, ny, nx, sz, sy, stride, batch = slab
+    offset, nz, ny, nx, sz, sy, stride, batch, item_stride = slab
     for b in range(batch):
         for c in order:
-            origin = (b * channels + c) * stride + offset
+            origin = b * item_stride + c * stride + offset
             _plane(
                 values, residuals, mask, origin, nz, ny, nx, sz, sy,
                 taps[tap_ranges[c] : tap_ranges[c + 1]], lags[lag_ranges[c] : lag_ranges[c + 1]],

@@ -11,9 +11,8 @@ Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +20,15 @@ from numpy.typing import NDArray
 from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
-from xwalloc.models.spec import Grid, LinearModel
-from xwalloc.transform import spectral, wavelet
+from xwalloc.models.spec import Grid, LinearModel, Parallel
+from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 
 __all__ = ["Scale", "fit", "products", "synthesise", "tiles"]
 
-Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
-
-COVARIANCE_SAMPLES = 1 << 15
+COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
-CROP = {1: 8192, 2: 48, 3: 16}
+CROP = {1: 8192, 2: 40, 3: 16}
 """Side of the windows that estimates look at, by number of signal axes; two windows along every longer axis."""
 
 BASIS_STEP = 0.015
@@ -90,8 +87,8 @@ def _bits(value: float) -> int:
 
 def _means_and_covariance(
     samples: NDArray[np.generic], scale: Scale
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Channel means in units, covariance in units squared (float64) and the largest distance from a mean.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Channel means in units and covariance in units squared.
 
     A regular subset of the pixels is enough; sums are exact, so that nothing depends on the order of reduction.
     """
@@ -102,12 +99,11 @@ def _means_and_covariance(
     units = np.empty(some.shape, np.float64)
     to_units(some, scale.per_sample, np.zeros(channels), units)
     means = np.rint(units.mean(axis=1))
-    low = flat.min(axis=(0, 2)).astype(np.float64) * scale.per_sample
-    high = flat.max(axis=(0, 2)).astype(np.float64) * scale.per_sample
-    reach = float(np.max(np.maximum(high - means, means - low))) + 1.0
     units -= means[:, None]
-    coarse = 2.0 ** max(0, _bits(reach) - COVARIANCE_BITS)
-    return means, spectral.moments(np.rint(units / coarse)).covariance * (coarse * coarse), reach
+    coarse = 2.0 ** max(0, _bits(float(np.abs(units).max(initial=0.0))) - COVARIANCE_BITS)
+    if coarse > 1:
+        np.rint(units / coarse, out=units)
+    return means, spectral.moments(units).covariance * (coarse * coarse)
 
 
 def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
@@ -118,33 +114,18 @@ def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
         if n <= 2 * side:
             per_axis.append([slice(0, n)])
         else:
-            per_axis.append([slice(n // 4 - side // 2, n // 4 + side // 2), slice(3 * n // 4 - side // 2, 3 * n // 4 + side // 2)])
+            per_axis.append(
+                [slice(n // 4 - side // 2, n // 4 + side // 2), slice(3 * n // 4 - side // 2, 3 * n // 4 + side // 2)]
+            )
     return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
 
 
-@kernel
-def _rate_and_error(latents, threshold, quantum):
-    """Sum of magnitudes and squared error (in units squared) of a flat plane at a quantum."""
-    scale = 1.0 / quantum
-    rise = 1.0 - threshold
-    total = 0.0
-    error = 0.0
-    for i in range(latents.shape[0]):
-        value = abs(latents[i])
-        size = np.floor(value * scale + rise)
-        rest = value - size * quantum
-        if size > 0:
-            rest -= 0.04 * quantum
-        total += size
-        error += rest * rest
-    return total, error
+_code_lengths = np.vectorize(q.code_length, otypes=[np.float64])
 
 
-def _code_length(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bits per symbol of a two-sided geometric distribution with this mean magnitude."""
-    mean = np.maximum(mean, 1e-6)
-    t = (np.sqrt(1 + mean * mean) - 1) / mean
-    return np.log2((1 + t) / (1 - t)) - mean * np.log2(t)
+def _boxes(grid: Grid) -> NDArray[np.int64]:
+    """Start and stop of each subband along z, y, x: (subband, 6)."""
+    return np.array([[edge for part in s.slices for edge in (part.start, part.stop)] for s in grid.subbands], np.int64)
 
 
 @kernel
@@ -165,6 +146,7 @@ def _residual_magnitude(deviations, step):
 
 def fit(
     samples: NDArray[np.generic],
+    edges: tuple[float, float],
     scale: Scale,
     grid: Grid,
     parallel: Parallel,
@@ -175,6 +157,8 @@ def fit(
     ----------
     samples : (batch, channel, z, y, x)
         Finite samples, holes filled.
+    edges
+        Range of the samples.
     scale
         Units.
     grid
@@ -189,9 +173,11 @@ def fit(
     """
     batch, channels, *signal = samples.shape
     pixels = batch * math.prod(signal)
-    means, covariance, reach = _means_and_covariance(samples, scale)
-    if not np.isfinite(reach) or reach >= 2.0**40:
+    low, high = (edge * scale.per_sample for edge in edges)
+    if not max(abs(low), abs(high)) < 2.0**40:
         return None
+    means, covariance = _means_and_covariance(samples, scale)
+    reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
     variances, basis = spectral.klt(covariance)
     try:
         quantum, rank = _choose(samples, scale, grid, means, reach, variances, basis, pixels)
@@ -206,10 +192,10 @@ def fit(
         analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
         latents = _project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
         shift = _filter_shift(float(np.abs(latents).max(initial=1.0)) * 2.0 ** (grid.gain))
-        coefficients = grid.forward(latents, shift)
+        coefficients = grid.forward(latents, shift, parallel)
     except BudgetError:
         return None
-    return _quantise(model, coefficients, shift, pixels, channels)
+    return _quantise(model, coefficients, shift, channels, parallel)
 
 
 def _choose(
@@ -237,26 +223,30 @@ def _choose(
         windows.append((small, small.forward(latents, shift)))
     power = basis**2
     dropped = power[rank:].T @ variances[rank:]
+    candidates = np.array(quanta, np.float64)
+    bits = np.zeros((len(quanta), rank))
+    errors = np.zeros((rank, len(quanta)))
+    for small, coefficients in windows:
+        boxes = _boxes(small)
+        sizes = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
+        totals = np.zeros((rank, len(quanta), len(boxes)))
+        for k in range(rank):
+            q.survey_planes(coefficients[0, k], boxes, candidates, totals[k], errors[k])
+        bits += (_code_lengths(totals / sizes) * sizes).sum(axis=2).T
+    bits *= pixels / seen
     best: tuple[float, int, int] | None = None
-    for quantum in quanta:
-        bits = np.zeros(rank)
-        error = np.zeros(rank)
-        for small, coefficients in windows:
-            for subband in small.subbands:
-                planes = coefficients[0][(slice(None), *subband.slices)]
-                for k in range(rank):
-                    total, squares = _rate_and_error(planes[k].reshape(-1), 0.62, float(quantum))
-                    bits[k] += float(_code_length(np.array(total / planes[k].size))) * planes[k].size
-                    error[k] += squares
-        bits *= pixels / seen
-        saved = np.maximum(variances[:rank] - error / seen, 0.0) * pixels / quantum**2
-        side = channels * (np.maximum(_precisions(variances[:rank], quantum, channels) - 0.5 * math.log2(channels), 0) + 2.0)
-        worth = np.flatnonzero(saved > 2 * q.SLOPE * (bits + side))
+    for i, quantum in enumerate(quanta):
+        error = errors[:, i] / seen
+        saved = np.maximum(variances[:rank] - error, 0.0) * pixels / quantum**2
+        side = channels * (
+            np.maximum(_precisions(variances[:rank], quantum, channels) - 0.5 * math.log2(channels), 0) + 2.0
+        )
+        worth = np.flatnonzero(saved > 2 * q.SLOPE * (bits[i] + side))
         kept = int(worth[-1]) + 1 if worth.size else 1
-        cost = float(np.sum(bits[:kept] + side[:kept]))
+        cost = float(np.sum(bits[i, :kept] + side[:kept]))
         if scale.step:
-            spread = power[:kept].T @ (error[:kept] / seen) + power[kept:rank].T @ variances[kept:rank] + dropped
-            cost += pixels * float(_code_length(_residual_magnitude(np.sqrt(spread), scale.step)).sum())
+            spread = power[:kept].T @ error[:kept] + power[kept:rank].T @ variances[kept:rank] + dropped
+            cost += pixels * float(_code_lengths(_residual_magnitude(np.sqrt(spread), scale.step)).sum())
         if best is None or cost < best[0]:
             best = cost, quantum, kept
     assert best is not None
@@ -327,50 +317,29 @@ def _filter_shift(largest: float) -> int:
 
 
 def _quantise(
-    model: LinearModel, coefficients: NDArray[np.float64], shift: int, pixels: int, channels: int
+    model: LinearModel, coefficients: NDArray[np.float64], shift: int, channels: int, parallel: Parallel
 ) -> tuple[LinearModel, NDArray[np.int32]]:
     """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself."""
-    grid, quantum = model.grid, model.quantum
     batch, rank = coefficients.shape[:2]
     symbols = np.empty(coefficients.shape, np.int32)
-    planes = len(grid.subbands)
-    sums = np.zeros((rank, planes, 8), np.int64)
-    sizes = np.array([math.prod(s.shape) * batch for s in grid.subbands])
-    for s, subband in enumerate(grid.subbands):
-        where = (slice(None), slice(None), *subband.slices)
-        some, out = coefficients[where], symbols[where]
-        for k in range(rank):
-            guess = 0
-            total = 0.0
-            for item in range(batch):
-                part, _ = _rate_and_error_strided(some[item, k], 0.62, float(quantum))
-                total += part
-            guess = int(q.thresholds(np.array(total / sizes[s]), quantum))
-            for item in range(batch):
-                q.quantise(some[item, k], guess, quantum, out[item, k], sums[k, s])
+    boxes = _boxes(model.grid)
+    sums = np.zeros((rank, len(boxes), 8), np.int64)
+
+    def quantise(k: int) -> None:
+        q.quantise_planes(coefficients[:, k], boxes, float(model.quantum), symbols[:, k], sums[k])
+
+    parallel(quantise, range(rank))
+    sizes = batch * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     means = sums[:, :, 6] / sizes
-    bits = (_code_length(means) * sizes).sum(axis=1)
+    bits = (_code_lengths(means) * sizes).sum(axis=1)
     side = channels * np.maximum(model.precisions - 0.5 * math.log2(channels) + 2.0, 0)
     worth = np.flatnonzero(sums[:, :, 7].sum(axis=1) / 256 > 2 * q.SLOPE * (bits + side))
     kept = int(worth[-1]) + 1 if worth.size else 1
-    points = q.reconstruction_points(sums[:kept].sum(axis=(0, 1)), quantum)
+    points = q.reconstruction_points(sums[:kept].sum(axis=(0, 1)), model.quantum)
     return model.quantised(kept, means[:kept], points, shift), np.ascontiguousarray(symbols[:, :kept])
 
 
-@kernel
-def _rate_and_error_strided(latents, threshold, quantum):
-    """`_rate_and_error` of a (z, y, x) view."""
-    total = 0.0
-    error = 0.0
-    for z in range(latents.shape[0]):
-        for y in range(latents.shape[1]):
-            part, squares = _rate_and_error(latents[z, y], threshold, quantum)
-            total += part
-            error += squares
-    return total, error
-
-
-def synthesise(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel) -> NDArray[np.float64]:
     """Latents before the basis, integers in units: (batch, rank, n).
 
     Raises
@@ -379,8 +348,14 @@ def synthesise(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.flo
         If a partial sum could reach 2^53.
     """
     latents = np.empty(symbols.shape)
-    q.dequantise(symbols.reshape(-1), float(model.quantum), np.array(model.points, np.float64), latents.reshape(-1))
-    latents = model.grid.inverse(latents, model.filter_shift)
+    points = np.array(model.points, np.float64)
+    flat, out = symbols.reshape(-1, symbols.shape[-1]), latents.reshape(-1, symbols.shape[-1])
+    rows = -(-len(flat) // 64)
+    parallel(
+        lambda part: q.dequantise(flat[part].reshape(-1), float(model.quantum), points, out[part].reshape(-1)),
+        [slice(start, start + rows) for start in range(0, len(flat), rows)],
+    )
+    latents = model.grid.inverse(latents, model.filter_shift, parallel)
     return latents.reshape(*symbols.shape[:2], -1)
 
 

@@ -8,66 +8,149 @@ magnitude and the slope of a uniform quantiser at high rate (d distortion / d bi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.jit import kernel
 
-__all__ = ["POINTS", "dequantise", "quantise", "reconstruction_points", "thresholds"]
+__all__ = [
+    "POINTS",
+    "SLOPE",
+    "code_length",
+    "dequantise",
+    "quantise_planes",
+    "reconstruction_points",
+    "survey_planes",
+]
 
 POINTS = 3
 """Reconstruction points of their own: magnitudes 1, 2, and 3 or more."""
 
-SLOPE = np.log(2) / 12
+SLOPE = math.log(2) / 12
+TYPICAL_THRESHOLD = 0.62
 
 
-def thresholds(mean: NDArray[np.float64], quantum: int) -> NDArray[np.int64]:
-    """Threshold within a cell, in units, for planes of a mean magnitude (in symbols).
+@kernel
+def code_length(mean):
+    """Bits per symbol of a two-sided geometric distribution with this mean magnitude."""
+    mean = max(mean, 1e-6)
+    t = (math.sqrt(1 + mean * mean) - 1) / mean
+    return math.log2((1 + t) / (1 - t)) - mean * math.log2(t)
+
+
+@kernel
+def threshold(mean):
+    """Threshold within a cell, in steps, for a plane of a mean magnitude (in symbols).
 
     For a two-sided geometric distribution of mean magnitude m, one more in magnitude costs -log2(t) bits with
     t = (sqrt(1 + m^2) - 1) / m.
     """
-    mean = np.maximum(mean, 1e-3)
-    bits = -np.log2((np.sqrt(1 + mean * mean) - 1) / mean)
-    return np.rint((0.5 + SLOPE * np.minimum(bits, 9.0)) * quantum).astype(np.int64)
+    mean = max(mean, 1e-3)
+    return 0.5 + SLOPE * min(-math.log2((math.sqrt(1 + mean * mean) - 1) / mean), 9.0)
 
 
 @kernel
-def quantise(latents, threshold, quantum, symbols, sums):
-    """Symbols of one plane (rows of a (z, y, x) view) and what its cells hold.
+def magnitude_sum(latents, box, quantum):
+    """Sum of magnitudes of the symbols of one plane, and squared error in units, at a typical threshold."""
+    z0, z1, y0, y1, x0, x1 = box
+    scale = 1.0 / quantum
+    rise = 1.0 - TYPICAL_THRESHOLD
+    total = 0.0
+    error = 0.0
+    for z in range(z0, z1):
+        for y in range(y0, y1):
+            row = latents[z, y]
+            for x in range(x0, x1):
+                value = abs(row[x])
+                size = np.floor(value * scale + rise)
+                rest = value - size * quantum
+                total += size
+                error += rest * rest
+    return total, error
+
+
+@kernel
+def survey_planes(latents, boxes, quanta, totals, errors):
+    """Sums of magnitudes and squared errors of every plane of one latent at several quanta.
 
     Parameters
     ----------
-    latents, symbols : (z, y, x) float64 of integers, int32
+    latents : (z, y, x) float64
+        Coefficients of one latent, in units.
+    boxes : (subband, 6) int64
+        Start and stop of each subband along z, y, x.
+    quanta : (q,) float64
+        Candidates.
+    totals : (q, subband) float64
+        Gets the sums of magnitudes.
+    errors : (q,) float64
+        Gets the squared errors, added up.
+    """
+    for i in range(quanta.shape[0]):
+        for s in range(boxes.shape[0]):
+            total, error = magnitude_sum(latents, boxes[s], quanta[i])
+            totals[i, s] += total
+            errors[i] += error
+
+
+@kernel
+def quantise_planes(latents, boxes, quantum, symbols, sums):
+    """Symbols of all planes of one latent, and what their cells hold.
+
+    Parameters
+    ----------
+    latents, symbols : (batch, z, y, x) float64 of integers, int32
         Input and output.
-    threshold, quantum : int
-        Units above which the next symbol is taken, and units per step.
-    sums : (8,) int64
-        Gets, added up: counts of magnitudes 1, 2, >= 3; sums of the rest of |latent| above the cell's foot for each of
-        them; the sum of magnitudes; squared latents saved, in steps squared times 256.
+    boxes : (subband, 6) int64
+        Start and stop of each subband along z, y, x.
+    quantum : float
+        Units per step.
+    sums : (subband, 8) int64
+        Gets, added up: counts of magnitudes 1, 2, >= 3; for each of them the sum of what |latent| has beyond
+        magnitude times quantum; the sum of magnitudes; squared latents saved, in steps squared times 256.
     """
     scale = 1.0 / quantum
-    rise = 1.0 - threshold * scale
     largest = 2147483647.0
-    total = 0
-    saved = 0.0
-    for z in range(latents.shape[0]):
-        for y in range(latents.shape[1]):
-            for x in range(latents.shape[2]):
-                value = latents[z, y, x]
-                size = min(np.floor(abs(value) * scale + rise), largest)
-                if size > 0:
-                    symbols[z, y, x] = np.int32(size if value > 0 else -size)
-                    point = min(int(size), 3) - 1
-                    rest = abs(value) - size * quantum
-                    sums[point] += 1
-                    sums[3 + point] += np.int64(rest)
-                    total += int(size)
-                    saved += (abs(value) * abs(value) - rest * rest) * scale * scale
-                else:
-                    symbols[z, y, x] = 0
-    sums[6] += total
-    sums[7] += np.int64(min(saved * 256.0, 4e18))
+    for s in range(boxes.shape[0]):
+        z0, z1, y0, y1, x0, x1 = boxes[s]
+        size = latents.shape[0] * (z1 - z0) * (y1 - y0) * (x1 - x0)
+        guess = 0.0
+        for b in range(latents.shape[0]):
+            guess += magnitude_sum(latents[b], boxes[s], quantum)[0]
+        if guess == 0.0:
+            symbols[:, z0:z1, y0:y1, x0:x1] = 0
+            continue
+        rise = 1.0 - threshold(guess / size)
+        ones = twos = more = 0
+        rest_one = rest_two = rest_more = saved = total = 0.0
+        for b in range(latents.shape[0]):
+            for z in range(z0, z1):
+                for y in range(y0, y1):
+                    row = latents[b, z, y]
+                    out = symbols[b, z, y]
+                    for x in range(x0, x1):
+                        value = abs(row[x])
+                        size = min(max(np.floor(value * scale + rise), 0.0), largest)
+                        out[x] = np.int32(size) if row[x] > 0 else -np.int32(size)
+                        if size > 0:
+                            rest = value - size * quantum
+                            total += size
+                            saved += value * value - rest * rest
+                            if size == 1:
+                                ones += 1
+                                rest_one += rest
+                            elif size == 2:
+                                twos += 1
+                                rest_two += rest
+                            else:
+                                more += 1
+                                rest_more += rest
+        sums[s, 0], sums[s, 1], sums[s, 2] = ones, twos, more
+        sums[s, 3], sums[s, 4], sums[s, 5] = np.int64(rest_one), np.int64(rest_two), np.int64(rest_more)
+        sums[s, 6] = np.int64(total)
+        sums[s, 7] = np.int64(min(saved * scale * scale * 256.0, 4e18))
 
 
 def reconstruction_points(sums: NDArray[np.int64], quantum: int) -> NDArray[np.int64]:

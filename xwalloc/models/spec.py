@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from xwalloc.errors import ConfigError, FormatError
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
 
-__all__ = ["Grid", "LinearModel", "padded"]
+__all__ = ["Grid", "LinearModel", "Parallel", "padded"]
 
 Tree = Literal["dyadic", "packet"]
 Boundary = Literal["reflect", "periodization"]
@@ -34,6 +34,14 @@ TAPS = struct.Struct("<BBbb")
 MAX_PRECISION = 30
 SIDE_CODE = 17
 """Magnitude code of planes of side information, whose magnitudes are about 1."""
+
+Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+"""Runs a function over items, perhaps on several threads; results in order."""
+
+
+def _in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+    return [fn(item) for item in items]
+
 
 VECTOR_CODE = 27
 """Magnitude code of basis vectors: about 32 to begin with."""
@@ -94,17 +102,24 @@ class Grid:
             return self.wavelet
         return w.exact_filters(w.get_wavelet(self.wavelet), side, shift)
 
-    def forward(self, latents: NDArray[np.float64], shift: int) -> NDArray[np.float64]:
-        """Exact wavelet analysis of (..., z, y, x)."""
-        result: NDArray[np.float64] = w.forward_exact(latents, self.plan, self.filters("analysis", shift), self.boundary)
-        return result
+    def forward(self, latents: NDArray[np.float64], shift: int, parallel: Parallel = _in_turn) -> NDArray[np.float64]:
+        """Exact wavelet analysis of (batch, rank, z, y, x)."""
+        return self._transform(w.forward_exact, latents, self.filters("analysis", shift), parallel)
 
-    def inverse(self, coefficients: NDArray[np.float64], shift: int) -> NDArray[np.float64]:
-        """Exact wavelet synthesis of (..., z, y, x)."""
-        result: NDArray[np.float64] = w.inverse_exact(
-            coefficients, self.plan, self.filters("synthesis", shift), self.boundary
-        )
-        return result
+    def inverse(
+        self, coefficients: NDArray[np.float64], shift: int, parallel: Parallel = _in_turn
+    ) -> NDArray[np.float64]:
+        """Exact wavelet synthesis of (batch, rank, z, y, x), in place."""
+        return self._transform(w.inverse_exact, coefficients, self.filters("synthesis", shift), parallel)
+
+    def _transform(
+        self, transform: Callable[..., Any], array: NDArray[np.float64], filters: w.ExactFilters, parallel: Parallel
+    ) -> NDArray[np.float64]:
+        planes = array.reshape(-1, *self.signal)
+        count = min(len(planes), 16)
+        parts = [planes[i * len(planes) // count : (i + 1) * len(planes) // count] for i in range(count)]
+        parallel(lambda part: transform(part, self.plan, filters, self.boundary, out=part), parts)
+        return array
 
     def cropped(self, signal: Sequence[int]) -> Grid:
         """The same over another extent."""
@@ -152,7 +167,11 @@ class Grid:
                 if min(parent["nz"], parent["ny"], parent["nx"]) == 0:
                     own["parent"] = coder.NO_PLANE
             before = template[s - 1]
-            if s and all(before[n] == own[n] for n in ("nz", "ny", "nx")) and subband.level == self.subbands[s - 1].level:
+            if (
+                s
+                and all(before[n] == own[n] for n in ("nz", "ny", "nx"))
+                and subband.level == self.subbands[s - 1].level
+            ):
                 own["sibling"] = before["base"]
         planes = np.tile(template, batch * rank).reshape(batch, rank, count)
         offsets = np.arange(batch * rank).reshape(batch, rank, 1) * (z * y * x)
@@ -258,7 +277,13 @@ class LinearModel:
             head += _pack_taps(grid.filters("synthesis", self.filter_shift))
         means = np.diff(self.means, prepend=0)
         vectors, from_west = _differences(self.vectors, self.precisions)
-        side = [np.diff(self.precisions, prepend=0), from_west, means, vectors, np.diff(self.codes, axis=0, prepend=0).T]
+        side = [
+            np.diff(self.precisions, prepend=0),
+            from_west,
+            means,
+            vectors,
+            np.diff(self.codes, axis=0, prepend=0).T,
+        ]
         code = int(magnitude_code(np.abs(means).mean()))
         buffer = np.concatenate([part.reshape(-1) for part in side]).astype(np.int32)
         planes = _side_planes(self.rank, len(self.means), self.codes.shape[1], code)
@@ -303,7 +328,12 @@ class LinearModel:
         vectors = vectors.reshape(rank, channels)
         codes = np.cumsum(codes.reshape(count, rank).T, axis=0)
         vectors = np.where(from_west[:, None] != 0, np.cumsum(vectors, axis=1), vectors)
-        if precisions.min() < 0 or precisions.max() > MAX_PRECISION or codes.min() < 0 or codes.max() >= len(MAGNITUDES):
+        if (
+            precisions.min() < 0
+            or precisions.max() > MAX_PRECISION
+            or codes.min() < 0
+            or codes.max() >= len(MAGNITUDES)
+        ):
             raise FormatError("The model of the frame has impossible precisions or magnitudes.")
         return cls(
             grid=grid, quantum=quantum, points=(p1, p2, p3), mean_shift=mean_shift, means=np.cumsum(means),
@@ -347,4 +377,3 @@ def _unpack_taps(data: bytes, at: int, shift: int) -> tuple[w.ExactFilters, int]
         lo=tuple(taps[:low]), lo_origin=low_origin, hi=tuple(taps[low:]), hi_origin=high_origin, shift=shift
     )
     return filters, end
-
