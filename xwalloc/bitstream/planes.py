@@ -85,6 +85,13 @@ def _group_mean(row, first, last):
 
 
 @kernel
+def _add(static, weight, row):
+    """Add weighted magnitudes of a whole row."""
+    for x in range(static.shape[0]):
+        static[x] += weight * _magnitude(row[x])
+
+
+@kernel
 def _ratio(own, other):
     """How much larger this plane is than another one, in 1/256."""
     return min(own * ONE // max(other, 1), RATIO_CAP)
@@ -105,6 +112,10 @@ def _scan(
     position = 0
     has_mask = mask.shape[0] > 0
     tracing = expectations.shape[0] > 0
+    longest = 1
+    for plane in planes:
+        longest = max(longest, plane.nx)
+    known = np.empty(longest, np.int64)
     end = words.shape[0]
     for plane in planes:
         own = magnitudes[plane.code]
@@ -113,7 +124,7 @@ def _scan(
         base, sz, sy, nz, ny, nx = plane.base, plane.sz, plane.sy, plane.nz, plane.ny, plane.nx
         w = symbol_weights[1 if plane.previous >= 0 else 0]
         f = flag_weights[1 if plane.previous >= 0 else 0]
-        w_mean, w_w, w_ww, w_diagonal = w[1], w[2], w[3], w[5]
+        w_mean, w_w, w_ww = w[1], w[2], w[3]
         w_previous = w_ring = f_previous = 0
         if plane.previous >= 0:
             ratio = _ratio(own, magnitudes[plane.previous_code])
@@ -137,29 +148,10 @@ def _scan(
                 at = base + z * sz + y * sy
                 row = buffer[at : at + nx]
                 north = buffer[at - sy : at - sy + nx] if y > 0 else row
-                north_north = buffer[at - 2 * sy : at - 2 * sy + nx] if y > 1 else row
-                up = buffer[at - sz : at - sz + nx] if z > 0 else row
-                w_n, w_d = (w[4], w_diagonal) if y > 0 else (0, 0)
-                w_nn = w[6] if y > 1 else 0
-                w_u = w[7] if z > 0 else 0
-                held = standing_in + ((w[4] - w_n) + 2 * (w_diagonal - w_d) + (w[6] - w_nn) + (w[7] - w_u)) * own
-                at = plane.previous + z * sz + y * sy
-                previous = buffer[at : at + nx] if plane.previous >= 0 else row
-                previous_north = buffer[at - sy : at - sy + nx] if plane.previous >= 0 and y > 0 else row
-                previous_south = buffer[at + sy : at + sy + nx] if plane.previous >= 0 and y < ny - 1 else row
-                w_rn = w_ring if y > 0 else 0
-                w_rs = w_ring if y < ny - 1 else 0
-                at = plane.sibling + z * sz + y * sy
-                sibling = buffer[at : at + nx] if plane.sibling >= 0 else row
-                at = (
-                    plane.parent
-                    + min(z >> plane.parent_z, plane.parent_nz - 1) * sz
-                    + min(y >> plane.parent_y, plane.parent_ny - 1) * sy
-                )
-                parent = buffer[at : at + plane.parent_nx] if plane.parent >= 0 else row
-                parent_x, parent_last = plane.parent_x, plane.parent_nx - 1
-                at = base + z * sz + y * sy
                 holes = mask[at : at + nx] if has_mask else mask
+                above = plane.previous + z * sz + y * sy
+                previous = buffer[above : above + nx] if plane.previous >= 0 else row
+                filled = False
                 for first in range(0, nx, step):
                     last = min(first + step, nx)
                     if has_mask:
@@ -171,9 +163,11 @@ def _scan(
                     if sparse:
                         # The flag of a group: is there anything in it?
                         before = _group_mean(row, first - GROUP, first) if first > 0 else own
-                        above = _group_mean(north, first, last) if y > 0 else own
-                        beyond = _group_mean(north, last, min(last + GROUP, nx)) if y > 0 and last < nx else above
-                        expected = f[0] * own + f[1] * mean + f[2] * before + f[3] * above + f[4] * beyond
+                        above_group = _group_mean(north, first, last) if y > 0 else own
+                        beyond = above_group
+                        if y > 0 and last < nx:
+                            beyond = _group_mean(north, last, min(last + GROUP, nx))
+                        expected = f[0] * own + f[1] * mean + f[2] * before + f[3] * above_group + f[4] * beyond
                         if f_previous:
                             expected += f_previous * _group_mean(previous, first, last)
                         expected >>= 8
@@ -183,7 +177,7 @@ def _scan(
                             context = table_of[2, large_class(expected)]
                         if decoding:
                             lane = count & (LANES - 1)
-                            flag, state, position = pop(states[lane], context, symbols, spans, words, position)
+                            flag, _, state, position = pop(states[lane], context, symbols, spans, words, position)
                             if position > end:
                                 return count, position
                             states[lane] = state
@@ -200,56 +194,86 @@ def _scan(
                         if flag == 0:
                             mean -= (3 * mean) >> 3
                             continue
+                    if not filled:
+                        # What does not depend on this row, for all of it at once.
+                        filled = True
+                        static = known[:nx]
+                        w_n, w_d, w_nn, w_u = 0, 0, 0, 0
+                        if y > 0:
+                            w_n, w_d = w[4], w[5]
+                        if y > 1:
+                            w_nn = w[6]
+                        if z > 0:
+                            w_u = w[7]
+                        held = standing_in + ((w[4] - w_n) + 2 * (w[5] - w_d) + (w[6] - w_nn) + (w[7] - w_u)) * own
+                        for x in range(nx):
+                            static[x] = held
+                        if w_n:
+                            for x in range(nx):
+                                static[x] += w_n * _magnitude(north[x])
+                        if w_d:
+                            for x in range(1, nx):
+                                static[x] += w_d * _magnitude(north[x - 1])
+                            for x in range(nx - 1):
+                                static[x] += w_d * _magnitude(north[x + 1])
+                            static[0] += w_d * own
+                            static[nx - 1] += w_d * own
+                        if w_nn:
+                            _add(static, w_nn, buffer[at - 2 * sy : at - 2 * sy + nx])
+                        if w_u:
+                            _add(static, w_u, buffer[at - sz : at - sz + nx])
+                        if w_previous:
+                            _add(static, w_previous, previous)
+                        if w_ring:
+                            for x in range(1, nx):
+                                static[x] += w_ring * _magnitude(previous[x - 1])
+                            for x in range(nx - 1):
+                                static[x] += w_ring * _magnitude(previous[x + 1])
+                            if y > 0:
+                                _add(static, w_ring, buffer[above - sy : above - sy + nx])
+                            if y < ny - 1:
+                                _add(static, w_ring, buffer[above + sy : above + sy + nx])
+                        if w_sibling:
+                            there = plane.sibling + z * sz + y * sy
+                            _add(static, w_sibling, buffer[there : there + nx])
+                        if w_parent:
+                            there = (
+                                plane.parent
+                                + min(z >> plane.parent_z, plane.parent_nz - 1) * sz
+                                + min(y >> plane.parent_y, plane.parent_ny - 1) * sy
+                            )
+                            parent = buffer[there : there + plane.parent_nx]
+                            parent_x, parent_last = plane.parent_x, plane.parent_nx - 1
+                            for x in range(nx):
+                                static[x] += w_parent * _magnitude(parent[min(x >> parent_x, parent_last)])
                     west = _magnitude(row[first - 1]) if first > 0 else own
                     west_west = _magnitude(row[first - 2]) if first > 1 else own
-                    north_west = _magnitude(north[first - 1]) if first > 0 else own
-                    here_north = _magnitude(north[first])
-                    previous_west = _magnitude(previous[first - 1]) if first > 0 else 0
-                    previous_here = _magnitude(previous[first])
                     for x in range(first, last):
-                        north_east = own
-                        previous_east = 0
-                        if x < nx - 1:
-                            north_east = _magnitude(north[x + 1])
-                            previous_east = _magnitude(previous[x + 1])
                         if has_mask and holes[x]:
                             west_west, west = west, 0
+                            continue
+                        expected = (static[x] + w_mean * mean + w_w * west + w_ww * west_west) >> 8
+                        if expected < DIRECT_CLASSES:
+                            context = near_tables[expected]
                         else:
-                            expected = held + w_mean * mean + w_w * west + w_ww * west_west
-                            expected += w_n * here_north + w_d * (north_west + north_east)
-                            expected += w_nn * _magnitude(north_north[x])
-                            if w_u:
-                                expected += w_u * _magnitude(up[x])
-                            if w_previous:
-                                expected += w_previous * previous_here + w_ring * (previous_west + previous_east)
-                                expected += w_rn * _magnitude(previous_north[x]) + w_rs * _magnitude(previous_south[x])
-                            if w_parent:
-                                expected += w_parent * _magnitude(parent[min(x >> parent_x, parent_last)])
-                            if w_sibling:
-                                expected += w_sibling * _magnitude(sibling[x])
-                            expected >>= 8
-                            if expected < DIRECT_CLASSES:
-                                context = near_tables[expected]
-                            else:
-                                context = tables[large_class(expected)]
-                            if decoding:
-                                lane = count & (LANES - 1)
-                                value, state, position = pop(states[lane], context, symbols, spans, words, position)
-                                if position > end or abs(value) > limit:
-                                    return count, end + 1
-                                states[lane] = state
-                                row[x] = value
-                            else:
-                                value = np.int64(row[x])
-                                values[count] = value
-                                contexts[count] = context
-                                if tracing:
-                                    expectations[count] = expected
-                            count += 1
-                            west_west, west = west, _magnitude(value)
-                            mean += (west - mean) >> MEAN_SHIFT
-                        north_west, here_north = here_north, north_east
-                        previous_west, previous_here = previous_here, previous_east
+                            context = tables[large_class(expected)]
+                        if decoding:
+                            lane = count & (LANES - 1)
+                            value, size, state, position = pop(states[lane], context, symbols, spans, words, position)
+                            if position > end or size > limit:
+                                return count, end + 1
+                            states[lane] = state
+                            row[x] = value
+                        else:
+                            value = np.int64(row[x])
+                            size = abs(value)
+                            values[count] = value
+                            contexts[count] = context
+                            if tracing:
+                                expectations[count] = expected
+                        count += 1
+                        west_west, west = west, min(size, CAP) << 8
+                        mean += (west - mean) >> MEAN_SHIFT
     return count, position
 
 

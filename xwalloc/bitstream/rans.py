@@ -33,6 +33,7 @@ SLOT_MASK = (1 << PROB_BITS) - 1
 DIRECT = 15  # largest magnitude with a token of its own
 MAX_RAW_CHUNK = 16
 TOKEN_BITS = 7
+LAST_TOKEN = 125
 FREQUENCY_ONE = 1 << 16
 
 
@@ -155,7 +156,7 @@ def pop_raw(state, bits, words, position):
 
 @kernel
 def pop(state, context, symbols, spans, words, position):
-    """Read one signed integer; returns it with the new state and position."""
+    """Read one signed integer; returns it, its magnitude, and the new state and position."""
     slot = state & SLOT_MASK
     token = np.int64(symbols[(np.int64(context) << PROB_BITS) | slot])
     span = np.int64(spans[(np.int64(context) << TOKEN_BITS) | token])
@@ -163,13 +164,15 @@ def pop(state, context, symbols, spans, words, position):
     state, position = refill(state, words, position)
     if token < 31:
         magnitude = (token + 1) >> 1
-        return (magnitude if token & 1 else -magnitude), state, position
+        sign = (token & 1) - 1
+        return (magnitude ^ sign) - sign, magnitude, state, position
     if token == ESCAPE:
         token, state, position = pop_raw(state, TOKEN_BITS, words, position)
-        if token > 125:
-            return 0, state, words.shape[0] + 1
+        if token > LAST_TOKEN:
+            return 0, 0, state, words.shape[0] + 1
     raw, state, position = pop_raw(state, raw_bits_of(token), words, position)
-    return join(token, raw), state, position
+    value = join(token, raw)
+    return value, abs(value), state, position
 
 
 @kernel
@@ -178,7 +181,7 @@ def decode_kernel(contexts, symbols, spans, words, states, values):
     position = 0
     for i in range(contexts.shape[0]):
         lane = i & (LANES - 1)
-        value, state, position = pop(states[lane], contexts[i], symbols, spans, words, position)
+        value, _, state, position = pop(states[lane], contexts[i], symbols, spans, words, position)
         if position > words.shape[0]:
             return position
         values[i] = value

@@ -11,13 +11,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 from xwalloc.settings import settings, thread_count
 
-__all__ = ["map_parallel", "run", "submit"]
+__all__ = ["blas_in_one_thread", "map_parallel", "run", "submit"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,8 +59,9 @@ pool = Pool()
 
 def reset() -> None:
     """Forget the pool of the parent process, whose threads and locks did not survive the fork."""
-    global pool
+    global pool, _blas_lock, _blas_users, _blas_limit
     pool = Pool()
+    _blas_lock, _blas_users, _blas_limit = threading.Lock(), 0, None
 
 
 if hasattr(os, "register_at_fork"):
@@ -127,3 +132,35 @@ def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
     if failures:
         raise failures[min(failures)]
     return results
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@contextmanager
+def blas_in_one_thread() -> Iterator[None]:
+    """Keep the BLAS of this process to the calling thread while chunks are computed.
+
+    Tiles of a chunk are products of their own, on our threads; a BLAS that adds its own to each of them would have the cores
+    wait for each other. The limit holds for the process and is lifted when the last chunk is done.
+    """
+    global _blas_users, _blas_limit
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_limit = _controller().limit(limits=1, user_api="blas")
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
+                _blas_limit = None

@@ -35,9 +35,9 @@ Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
 ESTIMATE_SAMPLES = 60_000
-ESTIMATE_WINDOWS = {1: 12, 2: 6, 3: 4}
+ESTIMATE_WINDOWS = 4
 ESTIMATE_ALL_CHANNELS = 16
-ESTIMATE_CHANNELS = 8
+ESTIMATE_CHANNELS = 12
 
 
 def _plain_loop(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -354,7 +354,8 @@ def estimate(q: Samples, mask: Mask | None, width: int) -> float:
     if boxes[0].size < geometry.plane:
         firsts, length = fit.runs(geometry, wanted // len(counted))
         whole = sum(fit.proxy(values, flags, geometry, c, firsts, length) for c in counted)
-        lines = np.concatenate([box.lines() for box in boxes])
+        items = np.arange(batch)[:, None] * (channels * geometry.plane)
+        lines = (items + np.concatenate([box.lines() for box in boxes])).reshape(-1)
         typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted)
     plan = _plan(geometry, values, flags, width, _plain_loop, boxes, order, fit.Effort(2048, 768))
     bits, samples = 0.0, 0
@@ -380,7 +381,7 @@ def _windows(geometry: Geometry, samples: int) -> list[_Box]:
     d = geometry.dimensions
     if samples >= geometry.plane:
         return [_Box.of(geometry, (0, 0, 0), signal)]
-    number = ESTIMATE_WINDOWS[d]
+    number = ESTIMATE_WINDOWS
     extent = [1, 1, 1]
     left = samples / number
     for rank, axis in enumerate(sorted(range(3 - d, 3), key=lambda a: signal[a])):

@@ -103,9 +103,9 @@ def _gather(values, mask, firsts, length, columns, target, centres, rows, valid)
     for first in firsts:
         for i in range(first, first + length):
             for k in range(last):
-                rows[n, k] = np.float64(values[i + columns[k]] - centres[k])
+                rows[n, k] = np.float64(values[i + columns[k]]) - np.float64(centres[k])
             rows[n, last] = 1.0
-            rows[n, last + 1] = np.float64(values[i + target] - centres[last])
+            rows[n, last + 1] = np.float64(values[i + target]) - np.float64(centres[last])
             valid[n] = 0.0 if mask.shape[0] > 0 and mask[i + target] else 1.0
             n += 1
     # Rows that an outlier touches would decide alone.
@@ -358,7 +358,7 @@ def references_of(
 def _centres(values: Samples, firsts: NDArray[np.int64], length: int, columns: Sequence[int]) -> NDArray[np.int64]:
     """Medians of some of the samples at distances `columns` from the runs."""
     some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
-    return np.median(values[some[:, None] + np.array(columns)], axis=0).astype(np.int64)
+    return np.sort(values[some[:, None] + np.array(columns)], axis=0)[len(some) // 2].astype(np.int64)
 
 
 def _rows(
@@ -423,11 +423,11 @@ def choose(
     d = geometry.dimensions
     default = Plain.PREVIOUS if not references else Plain.REFERENCE_PREVIOUS
     if not firsts.size:
-        return Predictor(default, references), 8.0
+        return Predictor(default, references[:1]), 8.0
     few = firsts[:: max(1, len(firsts) * length // choice)]
     here = channel * geometry.plane
     residuals, valid = np.empty(len(few) * length), np.ones(len(few) * length)
-    best, best_bits, best_residuals = Predictor(default, references), np.inf, residuals
+    best, best_bits, best_residuals = Predictor(default, references[:1]), np.inf, residuals
     for kind, (fewest, own, others) in PLAIN.items():
         if fewest > d or (others and not references):
             continue
@@ -439,7 +439,7 @@ def choose(
         )
         bits = code_length(residuals, length, valid)
         if bits < best_bits:
-            best, best_bits, best_residuals = Predictor(kind, references), bits, residuals.copy()
+            best, best_bits, best_residuals = Predictor(kind, references[:1]), bits, residuals.copy()
     samples = float(valid.sum())
     if width == 32 and samples >= FEWEST_SAMPLES and best_bits >= 0.02 * samples:
         fitted, bits = _fit(values, mask, geometry, channel, references, firsts, few, length, best_residuals, best_bits)
@@ -539,4 +539,6 @@ def _fit(
     coefficients = [int(c) for c in rounded[1:]]
     bias = int(rounded[0]) + (int(centres[-1]) << shift)
     bias -= sum(c * int(centre) for c, centre in zip(coefficients, centres, strict=False))
-    return Predictor(Plain.FITTED, references, tuple(int(c) for c in counts), tuple(coefficients), shift, bias), bits
+    used = max(2, 1 + int(np.flatnonzero(counts)[-1])) if counts.any() else 2
+    taps = tuple(int(c) for c in counts[:used])
+    return Predictor(Plain.FITTED, references[: used - 1], taps, tuple(coefficients), shift, bias), bits

@@ -4,13 +4,14 @@ Everything is lists of integers, written one after the other as adaptive Rice co
 in the highest bit of the first byte, filled up with zeros). A list is coded by itself: with a sum A = 4 and a count
 n = 1 at its beginning, every integer v >= 0 is written with the smallest k for which n 2^k >= A: v >> k in unary (so
 many ones, then a zero), then the k low bits of v; where v >> k is 20 or more, 20 ones, the number of bits of v less one
-in 6 bits, and v. Then A grows by min(v, 2^32), n by 1, and both are halved (rounding down) when n reaches 16. A signed
+in 6 bits, and v. Then A grows by min(v, 16 2^k, 2^32), n by 1, and both are halved (rounding down) when n reaches 16. A signed
 integer s is written as 2 s for s >= 0 and -2 s - 1 for s < 0, modulo 2^64.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +113,7 @@ def _write(values, out, at):
             bits = _length(value)
             at = _put(out, at, np.uint64(bits - 1), 6)
             at = _put(out, at, value, bits)
-        total += np.int64(min(value, np.uint64(A_MOST)))
+        total += np.int64(min(value, np.uint64(min(16 << k, A_MOST))))
         count += 1
         if count == N_MOST:
             total >>= 1
@@ -157,7 +158,7 @@ def _read(data, at, values):
         if ones < LONGEST_UNARY:
             value |= np.uint64(ones) << np.uint64(k)
         values[i] = value
-        total += np.int64(min(value, np.uint64(A_MOST)))
+        total += np.int64(min(value, np.uint64(min(16 << k, A_MOST))))
         count += 1
         if count == N_MOST:
             total >>= 1
@@ -209,6 +210,13 @@ class _Reader:
         values = self._next(count)
         return (values >> np.uint64(1)).astype(np.int64) ^ -(values & np.uint64(1)).astype(np.int64)
 
+    def sums(self, count: int, limit: int) -> Integers:
+        """Integers from 0 to below `limit`, given as differences from one to the next."""
+        values = np.cumsum(self.signed(count))
+        if count and not 0 <= values.min() <= values.max() < limit:
+            raise FormatError("The predictors of a lattice chunk hold an impossible value.")
+        return values
+
     def end(self) -> None:
         if len(self.data) != (self.at + 7) // 8:
             raise FormatError("The predictors of a lattice chunk do not fill their section.")
@@ -236,11 +244,13 @@ def write(parameters: Parameters) -> bytes:
     writer.unsigned([moved])
     if moved:
         writer.unsigned(order)
-    writer.unsigned([p.kind for p in in_order])
-    writer.unsigned([len(p.references) for p in in_order])
-    writer.unsigned(
-        [position[c] - 1 - position[r] for c, p in zip(order, in_order, strict=True) for r in p.references]
-    )
+    writer.signed(np.diff([p.kind for p in in_order], prepend=0))
+    writer.signed(np.diff([len(p.references) for p in in_order], prepend=0))
+    distances: list[int] = []
+    for channel, p in zip(order, in_order, strict=True):
+        behind = [position[channel], *(position[r] for r in p.references)]
+        distances += [a - 1 - b for a, b in pairwise(behind)]
+    writer.signed(distances)
     writer.unsigned([p.counts[0] for p in fitted])
     writer.unsigned([count for p in fitted for count in p.counts[1:]])
     writer.unsigned([MAX_SHIFT - p.shift for p in fitted])
@@ -269,15 +279,15 @@ def read(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, wi
         order = reader.unsigned(channels, channels)
         if len(np.unique(order)) != channels:
             raise FormatError("The channels of a lattice chunk are not coded once each.")
-    kinds = reader.unsigned(channels, Plain.FITTED + 1)
+    kinds = reader.sums(channels, Plain.FITTED + 1)
     if width == 64 and np.any(kinds == Plain.FITTED):
         raise FormatError("Samples of 64 bits have plain predictors only.")
-    reference_counts = reader.unsigned(channels, MAX_REFERENCES + 1)
-    distances = iter(reader.unsigned(int(reference_counts.sum()), channels).tolist())
+    reference_counts = reader.sums(channels, MAX_REFERENCES + 1)
+    distances = iter(reader.signed(int(reference_counts.sum())).tolist())
     references: list[tuple[int, ...]] = []
     for at, count in enumerate(reference_counts):
-        positions = [at - 1 - next(distances) for _ in range(count)]
-        if any(p < 0 for p in positions):
+        positions = list(accumulate((-1 - next(distances) for _ in range(count)), initial=at))[1:]
+        if any(not 0 <= p < at for p in positions):
             raise FormatError("A channel of a lattice chunk refers to one that is not decoded yet.")
         references.append(tuple(int(order[p]) for p in positions))
     for kind, refers in zip(kinds, references, strict=True):

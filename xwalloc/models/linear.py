@@ -120,7 +120,11 @@ def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
     return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
 
 
-_code_lengths = np.vectorize(q.code_length, otypes=[np.float64])
+def _code_lengths(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`quantise.code_length` of every mean magnitude."""
+    out = np.empty(means.shape)
+    q.code_lengths(np.ascontiguousarray(means).reshape(-1), out.reshape(-1))
+    return out
 
 
 def _boxes(grid: Grid) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ __all__ = [
     "POINTS",
     "SLOPE",
     "code_length",
+    "code_lengths",
     "dequantise",
     "quantise_planes",
     "reconstruction_points",
@@ -38,6 +39,13 @@ def code_length(mean):
     mean = max(mean, 1e-6)
     t = (math.sqrt(1 + mean * mean) - 1) / mean
     return math.log2((1 + t) / (1 - t)) - mean * math.log2(t)
+
+
+@kernel
+def code_lengths(means, out):
+    """`code_length` of every mean."""
+    for i in range(means.shape[0]):
+        out[i] = code_length(means[i])
 
 
 @kernel

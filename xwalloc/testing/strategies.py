@@ -85,8 +85,8 @@ def shapes(draw: st.DrawFn, most_samples: int) -> tuple[int, ...]:
 def targets(array: NDArray[Any], quality: str | None) -> st.SearchStrategy[dict[str, Any]]:
     """Quality targets in proportion to the range of a chunk, from hopelessly tight to coarser than it."""
     finite = array[np.isfinite(array)].astype("f8")
-    extent = float(np.ptp(finite / 4) * 4) if finite.size else 1.0
-    extent = extent if 0 < extent < math.inf else 1.0
+    extent = min(4 * float(np.ptp(finite / 4)), 1e308) if finite.size else 1.0
+    extent = extent or 1.0
     bound = st.floats(-7, 0.7).map(lambda power: max(extent * 10**power, 5e-324))
     options: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         "max_error": st.one_of(bound, bound, st.sampled_from([0.5, 1.0, 3.0])).map(
