@@ -158,6 +158,22 @@ def test_prediction_pays() -> None:
     assert round_trip(q) < plain
 
 
+@pytest.mark.parametrize("width", [32, 64])
+def test_few_levels_are_coded_by_rank(width: int) -> None:
+    shape = (1, 3, 1, 120, 120)
+    q = smooth(shape, 500).astype(np.int64 if width == 64 else np.int32)
+    sparse = q.copy()
+    generator = np.random.default_rng(0)
+    steps = generator.integers(1, 40 if width == 32 else 2**40, 20000)
+    levels = np.cumsum(steps) - steps[:10000].sum()
+    sparse[:, 1] = levels[q[:, 1] // 8 + 10000]
+    assert round_trip(sparse, width) < 1.05 * round_trip(q, width)
+    mask = (generator.random(shape) < 0.1).astype(np.uint8)
+    round_trip(np.where(mask, 77, sparse).astype(sparse.dtype), width, mask)
+    known = lattice.serial.read(lattice.encode(sparse, None, width)[0], 1, 1, 3, 2, width, 105)
+    np.testing.assert_array_equal(known.levels[1], np.unique(sparse[:, 1]))
+
+
 def test_rule_at_the_border() -> None:
     """An independent and slow decoder, written from the description of the format, agrees."""
     q = smooth((1, 3, 1, 14, 40), 500)

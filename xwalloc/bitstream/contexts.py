@@ -53,6 +53,7 @@ class Kind(IntEnum):
     LATENT_PARALLEL = 1
     LATTICE = 2
     RESIDUAL = 3
+    SIDE = 4
 
 
 class Role(IntEnum):

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Lattice mode: lossless coding of integers by prediction in space, time and across channels.
 
 A chunk (batch, channel, z, y, x) is cut into slabs that are predicted and coded independently. Every channel has a
@@ -24,6 +25,7 @@ from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import lattice_fit as fit
 from xwalloc.models import lattice_parameters as serial
 from xwalloc.models.lattice_fit import Geometry
+from xwalloc.models.lattice_levels import Levels, from_ranks, levels_of, to_ranks
 from xwalloc.models.lattice_parameters import Parameters, Predictor
 from xwalloc.models.lattice_predict import OWN, PLAIN, REFERENCE, Plain, run
 
@@ -37,7 +39,7 @@ Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 ESTIMATE_SAMPLES = 60_000
 ESTIMATE_WINDOWS = 4
 ESTIMATE_ALL_CHANNELS = 16
-ESTIMATE_CHANNELS = 12
+ESTIMATE_CHANNELS = 10
 
 
 def _plain_loop(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -77,7 +79,9 @@ class _Box:
     def array(self) -> NDArray[np.int64]:
         return np.array(astuple(self), np.int64)
 
-    def planes(self, order: NDArray[np.int64], predictors: list[Predictor], codes: NDArray[np.int64]) -> NDArray[np.void]:
+    def planes(
+        self, order: NDArray[np.int64], predictors: list[Predictor], codes: NDArray[np.int64]
+    ) -> NDArray[np.void]:
         """Planes of the residuals of channels for the entropy coder; a plane of a channel that is left out is none."""
         previous = np.array([p.references[0] if p.references else -1 for p in predictors])[order]
         previous[~np.isin(previous, order)] = -1
@@ -167,6 +171,7 @@ class _Plan:
     codes: NDArray[np.int64]
     residuals: Samples
     taps: _Taps
+    levels: Levels
 
     def predict(self, index: int, decoding: bool) -> None:
         """Residuals and codes of a box, or its values."""
@@ -177,6 +182,11 @@ class _Plan:
         )  # fmt: skip
         if not decoding:
             self.codes[index] = magnitude_code(magnitudes)
+
+    @property
+    def parameters(self) -> Parameters:
+        """What the section LATTICE holds."""
+        return Parameters(self.order, self.predictors, self.starts, self.codes, self.levels)
 
     def planes(self, index: int) -> NDArray[np.void]:
         """Planes of the residuals of a box."""
@@ -200,18 +210,26 @@ def _filled(values: Samples, mask: Mask, channels: int) -> Samples:
     return filled.reshape(-1)
 
 
-def _prepared(q: Samples, mask: Mask | None, width: int) -> tuple[Samples, Mask]:
-    values = np.ascontiguousarray(q, np.int64 if width == 64 else np.int32).reshape(-1)
+def _prepared(q: Samples, mask: Mask | None, width: int) -> tuple[Samples, Mask, Levels]:
+    """Flat samples with sensible values under the mask, by rank where that pays; the mask; the levels."""
+    dtype: type[np.signedinteger] = np.int64 if width == 64 else np.int32
+    values: Samples = np.ascontiguousarray(q, dtype).reshape(-1)
     flags = _no_mask(mask, q.size)
     if flags.size:
         values = _filled(values, flags, q.shape[0] * q.shape[1])
-    return values, flags
+    planes = (q.shape[0], q.shape[1], -1)
+    levels = levels_of(values.reshape(planes), flags.reshape(planes) == 0 if flags.size else None)
+    if levels:
+        values = values if flags.size else values.copy()
+        to_ranks(values.reshape(planes), levels)
+    return values, flags, levels
 
 
 def _plan(
     geometry: Geometry,
     values: Samples,
     flags: Mask,
+    levels: Levels,
     width: int,
     parallel: Parallel,
     boxes: list[_Box] | None = None,
@@ -237,7 +255,7 @@ def _plan(
         start[:] = values.reshape(batch, channels, -1)[:, :, box.offset]
     plan = _Plan(
         geometry, values, flags, width, order, predictors, boxes, starts, np.zeros_like(starts), np.zeros_like(values),
-        _Taps(geometry, predictors),
+        _Taps(geometry, predictors), levels,
     )  # fmt: skip
     parallel(lambda index: plan.predict(index, False), range(len(boxes)))
     return plan
@@ -273,7 +291,7 @@ def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = _plai
     if plan.residuals.min() == np.iinfo(plan.residuals.dtype).min:
         raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
     streams = parallel(plan.encoded, range(len(plan.boxes)))
-    return serial.write(Parameters(plan.order, plan.predictors, plan.starts, plan.codes)), segments.pack(streams)
+    return serial.write(plan.parameters), segments.pack(streams)
 
 
 def decode(
@@ -304,7 +322,7 @@ def decode(
     buffer = np.zeros(math.prod(geometry.shape), dtype)
     plan = _Plan(
         geometry, buffer, _no_mask(mask, buffer.size), width, known.order, known.predictors, boxes, known.starts,
-        known.codes, buffer, _Taps(geometry, known.predictors),
+        known.codes, buffer, _Taps(geometry, known.predictors), known.levels,
     )  # fmt: skip
 
     def restore(index: int) -> None:
@@ -312,6 +330,8 @@ def decode(
         plan.predict(index, True)
 
     parallel(restore, range(len(boxes)))
+    planes = (batch, channels, -1)
+    from_ranks(buffer.reshape(planes), plan.mask.reshape(planes) == 0 if plan.mask.size else None, known.levels)
     return buffer.reshape(shape)
 
 
@@ -327,17 +347,19 @@ def residual_planes(q: Samples, mask: Mask | None, width: int) -> Iterator[tuple
 
 
 def estimate(q: Samples, mask: Mask | None, width: int) -> float:
-    """Estimated bits of `encode`, from a part of the chunk (all of it where it is small).
+    """Estimated bits of `encode`, from a part of the chunk (all of it where it is small; inf where that fails).
 
     Of many channels some are looked at, each with the one before it for context, from cheap ones to expensive ones: a
     simple predictor on few samples of every channel tells.
     """
     if q.size <= 2 * ESTIMATE_SAMPLES:
-        parameters, symbols = encode(q, mask, width)
-        return 8.0 * (len(parameters) + len(symbols))
-    geometry = Geometry(tuple(q.shape))  # type: ignore[arg-type]
+        try:
+            return 8.0 * sum(map(len, encode(q, mask, width)))
+        except BudgetError:
+            return math.inf
+    geometry = Geometry(q.shape)
     batch, channels = geometry.shape[:2]
-    values, flags = _prepared(q, mask, width)
+    values, flags, levels = _prepared(q, mask, width)
     wanted = max(ESTIMATE_SAMPLES, q.size // 20)
     counted = order = np.arange(channels)
     typical = 1.0
@@ -353,11 +375,11 @@ def estimate(q: Samples, mask: Mask | None, width: int) -> float:
     boxes = _windows(geometry, wanted // (len(counted) * batch))
     if boxes[0].size < geometry.plane:
         firsts, length = fit.runs(geometry, wanted // len(counted))
-        whole = sum(fit.proxy(values, flags, geometry, c, firsts, length) for c in counted)
+        whole = sum(fit.proxy(values, flags, geometry, c, firsts, length) for c in counted.tolist())
         items = np.arange(batch)[:, None] * (channels * geometry.plane)
         lines = (items + np.concatenate([box.lines() for box in boxes])).reshape(-1)
-        typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted)
-    plan = _plan(geometry, values, flags, width, _plain_loop, boxes, order, fit.Effort(2048, 768))
+        typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted.tolist())
+    plan = _plan(geometry, values, flags, levels, width, _plain_loop, boxes, order, fit.Effort(2048, 768))
     bits, samples = 0.0, 0
     valid = flags.reshape(batch, channels, -1) == 0 if flags.size else flags
     for index, box in enumerate(boxes):

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Choice of the predictor of each channel, on a sample of it.
 
 A fitted predictor minimises the code length that the entropy coder will spend, not the squared error: that one knows
@@ -333,7 +334,9 @@ def references_of(
     own = OWN[geometry.dimensions][:3]
     here = channel * geometry.plane
     columns = [here + geometry.flat(o) for o in own] + [c * geometry.plane for c in earlier]
-    rows, weights = _rows(values, mask, firsts, length, columns, here, _centres(values, firsts, length, [*columns, here]))
+    rows, weights = _rows(
+        values, mask, firsts, length, columns, here, _centres(values, firsts, length, [*columns, here])
+    )
     gram = _gram(rows, weights)
     chosen = [len(columns), *range(len(own))]
     found: list[int] = []
@@ -358,7 +361,10 @@ def references_of(
 def _centres(values: Samples, firsts: NDArray[np.int64], length: int, columns: Sequence[int]) -> NDArray[np.int64]:
     """Medians of some of the samples at distances `columns` from the runs."""
     some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
-    return np.sort(values[some[:, None] + np.array(columns)], axis=0)[len(some) // 2].astype(np.int64)
+    medians: NDArray[np.int64] = np.sort(values[some[:, None] + np.array(columns)], axis=0)[len(some) // 2].astype(
+        np.int64
+    )
+    return medians
 
 
 def _rows(
@@ -434,9 +440,7 @@ def choose(
         columns = [here + geometry.flat(o) for o in own]
         columns += [references[0] * geometry.plane + geometry.flat(o) for o in others]
         coefficients = [*own.values(), *others.values()]
-        _plain_residuals(
-            values, mask, few, length, here, np.array(columns), np.array(coefficients), residuals, valid
-        )
+        _plain_residuals(values, mask, few, length, here, np.array(columns), np.array(coefficients), residuals, valid)
         bits = code_length(residuals, length, valid)
         if bits < best_bits:
             best, best_bits, best_residuals = Predictor(kind, references[:1]), bits, residuals.copy()

@@ -1,11 +1,12 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Serial form of what a lattice decoder needs besides symbols: predictors, start values, magnitude codes.
 
 Everything is lists of integers, written one after the other as adaptive Rice codes into one string of bits (first bit
 in the highest bit of the first byte, filled up with zeros). A list is coded by itself: with a sum A = 4 and a count
 n = 1 at its beginning, every integer v >= 0 is written with the smallest k for which n 2^k >= A: v >> k in unary (so
 many ones, then a zero), then the k low bits of v; where v >> k is 20 or more, 20 ones, the number of bits of v less one
-in 6 bits, and v. Then A grows by min(v, 16 2^k, 2^32), n by 1, and both are halved (rounding down) when n reaches 16. A signed
-integer s is written as 2 s for s >= 0 and -2 s - 1 for s < 0, modulo 2^64.
+in 6 bits, and v. Then A grows by min(v, 16 2^k, 2^32), n by 1, and both are halved (rounding down) when n reaches 16.
+A signed integer s is written as 2 s for s >= 0 and -2 s - 1 for s < 0, modulo 2^64.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
+from xwalloc.models.lattice_levels import Levels
 from xwalloc.models.lattice_predict import MAX_REFERENCES, MAX_SHIFT, MAX_TAPS, OWN, PLAIN, REFERENCE, Plain
 
 __all__ = ["Parameters", "Predictor", "read", "write"]
@@ -26,6 +28,7 @@ Integers = NDArray[np.int64]
 
 LONGEST_UNARY = 20
 A_FIRST, A_MOST, N_MOST = 4, 1 << 32, 16
+_NO_LEVELS: Integers = np.empty(0, np.int64)
 COEFFICIENT_LIMIT = 1 << 15
 BIAS_LIMIT = 1 << 52
 
@@ -68,12 +71,15 @@ class Parameters:
         One per channel.
     starts, codes : (slab, batch, channel) int64
         Prediction of the first sample, and magnitude code of the residuals, of each plane.
+    levels
+        Values in use of those channels that are coded by rank.
     """
 
     order: Integers
     predictors: list[Predictor]
     starts: Integers
     codes: Integers
+    levels: Levels
 
 
 @kernel
@@ -97,7 +103,7 @@ def _put(out, at, value, bits):
 @kernel
 def _write(values, out, at):
     """Write a list; returns the position of the next bit."""
-    total, count = A_FIRST, 1
+    total, count = np.int64(A_FIRST), 1
     for value in values:
         k = 0
         while count << k < total:
@@ -134,7 +140,7 @@ def _get(data, at, bits):
 def _read(data, at, values):
     """Read a list; returns the position of the next bit, or -1 where the data end too early."""
     end = 8 * data.shape[0]
-    total, count = A_FIRST, 1
+    total, count = np.int64(A_FIRST), 1
     for i in range(values.shape[0]):
         k = 0
         while count << k < total:
@@ -145,7 +151,7 @@ def _read(data, at, values):
             at += 1
         if ones < LONGEST_UNARY:
             at += 1
-            bits = k
+            bits = np.int64(k)
         else:
             if at + 6 > end:
                 return -1
@@ -190,7 +196,8 @@ class _Reader:
         self.data = np.frombuffer(data, np.uint8)
         self.at = 0
 
-    def _next(self, count: int) -> NDArray[np.uint64]:
+    def raw(self, count: int) -> NDArray[np.uint64]:
+        """Integers below 2^64."""
         if count > 8 * len(self.data) - self.at:
             raise FormatError("The predictors of a lattice chunk are cut.")
         values = np.empty(count, np.uint64)
@@ -201,13 +208,13 @@ class _Reader:
 
     def unsigned(self, count: int, limit: int) -> Integers:
         """Integers below `limit`."""
-        values = self._next(count)
+        values = self.raw(count)
         if count and values.max() >= np.uint64(limit):
             raise FormatError("The predictors of a lattice chunk hold an impossible value.")
         return values.astype(np.int64)
 
     def signed(self, count: int) -> Integers:
-        values = self._next(count)
+        values = self.raw(count)
         return (values >> np.uint64(1)).astype(np.int64) ^ -(values & np.uint64(1)).astype(np.int64)
 
     def sums(self, count: int, limit: int) -> Integers:
@@ -262,6 +269,13 @@ def write(parameters: Parameters) -> bytes:
         based = np.where(bases[order] < 0, 0, parameters.starts[..., bases[order]])
         writer.signed(starts - based)
     writer.signed(np.diff(parameters.codes[..., order], axis=-1, prepend=0))
+    writer.unsigned([bool(parameters.levels)])
+    if parameters.levels:
+        ranked = [parameters.levels.get(c, _NO_LEVELS) for c in range(channels)]
+        writer.unsigned([len(values) for values in ranked])
+        writer.signed([values[0] for values in ranked if len(values)])
+        for values in ranked:
+            writer.unsigned(np.diff(values) - 1)
     return writer.to_bytes()
 
 
@@ -295,14 +309,10 @@ def read(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, wi
             raise FormatError("A predictor of a lattice chunk lacks its reference.")
     fitted = np.flatnonzero(kinds == Plain.FITTED)
     own = reader.unsigned(len(fitted), len(OWN[dimensions]) + 1)
-    of_references = iter(
-        reader.unsigned(int(reference_counts[fitted].sum()), len(REFERENCE[dimensions]) + 1).tolist()
-    )
+    of_references = iter(reader.unsigned(int(reference_counts[fitted].sum()), len(REFERENCE[dimensions]) + 1).tolist())
     shifts = MAX_SHIFT - reader.unsigned(len(fitted), MAX_SHIFT + 1)
     biases = reader.signed(len(fitted))
-    counts = [
-        (int(own[i]), *(next(of_references) for _ in range(reference_counts[at]))) for i, at in enumerate(fitted)
-    ]
+    counts = [(int(own[i]), *(next(of_references) for _ in range(reference_counts[at]))) for i, at in enumerate(fitted)]
     if any(sum(c) > MAX_TAPS for c in counts) or np.any(np.abs(biases + 0.5) > BIAS_LIMIT):
         raise FormatError("A predictor of a lattice chunk is too large.")
     coefficients = reader.signed(sum(map(sum, counts)))
@@ -312,10 +322,15 @@ def read(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, wi
     for at in range(channels):
         predictors[order[at]] = Predictor(Plain(int(kinds[at])), references[at])
     first = 0
-    for i, at in enumerate(fitted):
+    for i, at in enumerate(fitted.tolist()):
         last = first + sum(counts[i])
         predictors[order[at]] = Predictor(
-            Plain.FITTED, references[at], counts[i], tuple(coefficients[first:last].tolist()), int(shifts[i]), int(biases[i])
+            Plain.FITTED,
+            references[at],
+            counts[i],
+            tuple(coefficients[first:last].tolist()),
+            int(shifts[i]),
+            int(biases[i]),
         )
         first = last
     starts = np.empty((slabs, batch, channels), np.int64)
@@ -330,5 +345,15 @@ def read(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, wi
     plane_codes[..., order] = np.cumsum(reader.signed(starts.size).reshape(starts.shape), axis=-1)
     if plane_codes.size and (plane_codes.min() < 0 or plane_codes.max() >= codes):
         raise FormatError("A plane of a lattice chunk has an impossible magnitude.")
+    levels: Levels = {}
+    if reader.unsigned(1, 2)[0]:
+        sizes = reader.unsigned(channels, 1 << 31)
+        ranked = np.flatnonzero(sizes)
+        for channel, low in zip(ranked.tolist(), reader.signed(len(ranked)).tolist(), strict=True):
+            gaps = reader.raw(int(sizes[channel]) - 1)
+            top = low + sum(gaps.tolist()) + len(gaps)
+            if not -(1 << (width - 1)) <= low <= top < 1 << (width - 1):
+                raise FormatError("A level of a lattice chunk is out of range.")
+            levels[channel] = np.cumsum(np.append(np.int64(low), gaps.astype(np.int64) + 1))
     reader.end()
-    return Parameters(order, predictors, starts, plane_codes)
+    return Parameters(order, predictors, starts, plane_codes, levels)

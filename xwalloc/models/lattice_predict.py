@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Integer linear prediction of the samples of a channel from samples that are already decoded.
 
 Positions are (z, y, x) inside a *slab* (segments.py), scanned with x fastest. A *tap* is a coefficient on the sample at

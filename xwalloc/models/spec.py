@@ -287,7 +287,7 @@ class LinearModel:
         code = int(magnitude_code(np.abs(means).mean()))
         buffer = np.concatenate([part.reshape(-1) for part in side]).astype(np.int32)
         planes = _side_planes(self.rank, len(self.means), self.codes.shape[1], code)
-        return head + bytes([code]) + coder.encode(buffer, planes, Kind.LATTICE, 1)
+        return head + bytes([code]) + coder.encode(buffer, planes, Kind.SIDE, 1)
 
     @classmethod
     def from_bytes(cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int) -> LinearModel:
@@ -322,7 +322,7 @@ class LinearModel:
         sizes = [rank, rank, channels, rank * channels, count * rank]
         buffer = np.zeros(sum(sizes), np.int32)
         stream = data[at + 1 :]
-        coder.decode(stream, buffer, _side_planes(rank, channels, count, code), Kind.LATTICE, 1)
+        coder.decode(stream, buffer, _side_planes(rank, channels, count, code), Kind.SIDE, 1)
         steps, from_west, means, vectors, codes = np.split(buffer.astype(np.int64), np.cumsum(sizes)[:-1])
         precisions = np.cumsum(steps)
         vectors = vectors.reshape(rank, channels)

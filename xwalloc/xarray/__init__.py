@@ -85,7 +85,9 @@ def encoding(
     --------
     >>> import numpy as np, xarray as xr
     >>> ds = xr.Dataset({"reflectance": (("band", "y", "x"), np.zeros((8, 64, 64), "f4"))})
-    >>> ds.to_zarr("memory://encoding", encoding=encoding(ds, max_error=0.002)) and None
+    >>> found = encoding(ds, max_error=0.002)  # for ds.to_zarr("scene.zarr", encoding=found)
+    >>> found["reflectance"]["serializer"], found["reflectance"]["chunks"]
+    (Walloc(channel_axis=0, signal_axes=[1, 2], max_error=0.002), (8, 64, 64))
     """
     request = Request(
         max_error=max_error,
