@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEMO := .venv/.demo
 TORCH := torch==2.13.0
 
 .PHONY: demo test lint nightly bench clean
 
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/python examples/demo.py
 
 test: $(STAMP) lint
@@ -20,6 +21,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the demonstration needs neither test tools nor torch
+$(DEMO): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	touch $(DEMO)
 
 # torch is not needed to read or write: the few tests that compare with it are skipped where it cannot be had
 $(STAMP): pyproject.toml constraints.txt

@@ -1,8 +1,8 @@
 """Train the entropy coder's weights and frequency tables on the benchmark scenes.
 
-Writes ``weights-1.json`` and ``tables-1.bin`` of ``xwalloc/bitstream``, which are part of the format: a released version
-never changes them. The coder's own kernel computes the features (with one weight set at a time), so that training sees exactly
-what coding sees.
+Writes ``weights-1.json`` and ``tables-1.bin`` of ``xwalloc/bitstream``, which are part of the format: a released
+version never changes them. The coder's own kernel computes the features (with one weight set at a time), so that
+training sees exactly what coding sees.
 
     python -m benchmarks.train_tables [--without SCENE ...] [--output FOLDER]
 """
@@ -133,7 +133,9 @@ def features(call: Call, rng: np.random.Generator) -> Iterator[tuple[tuple[Any, 
         yield (kind, dimensions, following, True), magnitudes[is_flag], table[is_flag][:, : len(FLAG_FEATURES)]
 
 
-def fit_weights(magnitudes: NDArray[np.float64], table: NDArray[np.float64], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+def fit_weights(
+    magnitudes: NDArray[np.float64], table: NDArray[np.float64], allowed: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Non-negative weights that minimise the code length of a geometric distribution with the expected mean."""
     keep = np.flatnonzero(allowed)
     table = np.minimum(table[:, keep], 1e7)
@@ -231,9 +233,14 @@ def tables(calls: list[Call], weights: dict[str, dict[str, list[int]]]) -> Table
 
 
 def merged(counts: NDArray[np.float64]) -> Tables:
-    """Tables from counts: signs made symmetric, classes smoothed with their neighbours and a two-sided geometric prior."""
-    direct = counts[:, 1:31].reshape(len(counts), 15, 2)
-    direct[:] = direct.mean(axis=2, keepdims=True)
+    """Tables from counts: classes smoothed with their neighbours and a two-sided geometric prior.
+
+    Signs are made symmetric, but for lattice residuals, which count positive towards the prediction's fraction.
+    """
+    for kind in Kind:
+        if kind != Kind.LATTICE:
+            block = counts[first_class(kind, Role.DENSE) :][: len(Role) * CLASSES, 1:31]
+            block[:] = np.repeat((block[:, ::2] + block[:, 1::2]) / 2, 2, axis=1)
     rows = []
     for kind in Kind:
         for role in Role:

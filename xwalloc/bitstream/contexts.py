@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Which frequency table a symbol uses.
 
 The table follows from the *expected magnitude* of the symbol: a weighted mean of the magnitude that the plane states
@@ -65,15 +66,15 @@ class Role(IntEnum):
 
 
 FEATURES = ("self", "mean", "w", "ww", "n", "diagonal", "nn", "u", "previous", "ring", "parent", "sibling")
-"""Order of the weights of a symbol: the plane's own magnitude; the running mean along the scan; west, west-west; north;
-the sum of north-west and north-east; north-north; up (one step back on the slowest axis); the same place in the previous
-plane and the sum of its four neighbours; the parent; the sibling."""
+"""Order of the weights of a symbol: the plane's own magnitude; the running mean along the scan; west, west-west;
+north; the sum of north-west and north-east; north-north; up (one step back on the slowest axis); the same place in the
+previous plane and the sum of its four neighbours; the parent; the sibling."""
 
 FLAG_FEATURES = ("self", "mean", "w", "n", "ne", "previous")
 """Order of the weights of a group flag; neighbours are sums over groups here."""
 
 MAGNITUDES: NDArray[np.int64] = np.array([0] + [int(np.rint(2.0 ** (i / 2))) for i in range(104)], np.int64)
-"""Mean magnitude, in 1/256, that each magnitude code of a plane stands for: half octaves, and 0 for a plane of zeros."""
+"""Mean magnitude, in 1/256, that each magnitude code of a plane stands for: half octaves; 0 for a plane of zeros."""
 
 
 def magnitude_code(mean: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, operator"
 """Coding of integer planes: what contexts.py knows about neighbours, over what rans.py does with tables.
 
 A *plane* is a box (z, y, x) of integers inside a flat buffer, scanned with x fastest: one subband of one latent, one
@@ -104,8 +105,8 @@ def _scan(
 ):  # fmt: skip
     """Visit every symbol of every plane in coding order.
 
-    While encoding, its value and table go to `values` and `contexts` (and what is expected of it to `expectations`, unless
-    that is empty); while decoding, it is read from `words`. Returns the number of symbols and the position in `words`
+    While encoding, its value and table go to `values` and `contexts` (and what is expected of it to `expectations`,
+    unless that is empty); while decoding, it is read from `words`. Returns the number of symbols and the position in `words`
     (beyond its end: the stream is damaged).
     """
     count = 0

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Interleaved range asymmetric numeral system (rANS) coder over integer frequency tables.
 
 A signed integer becomes a *token* and, for large magnitudes, raw bits (the split of JPEG XL's hybrid integers):

@@ -5,6 +5,7 @@ A chunk is cut along one signal axis into slabs. Contexts and predictions never 
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def cuts(shape: Sequence[int], align: int, samples: int = SAMPLES_PER_SEGMENT) -
     axis = next((a for a in range(3) if signal[a] > align), 2)
     count = min(MAX_SEGMENTS, max(1, math.prod(shape) // samples), max(1, signal[axis] // align))
     edges = [(i * signal[axis] // count) // align * align for i in range(count)] + [signal[axis]]
-    return axis, list(zip(edges[:-1], edges[1:], strict=True))
+    return axis, list(itertools.pairwise(edges))
 
 
 def pack(streams: Sequence[bytes]) -> bytes:

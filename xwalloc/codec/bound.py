@@ -1,20 +1,22 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 """The last step from integers to samples, the residual layer, and the proof of the bound.
 
-Everything before this module is exact integer arithmetic in *units*. Here the residual is added and the one float operation of
-the decoder happens: a multiply by the unit and a cast. The encoder calls the decoder's own function and compares, in
-extended precision, what comes out: a sample that misses is not a silent miss but an exception.
+Everything before this module is exact integer arithmetic in *units*. Here the residual is added and the one float
+operation of the decoder happens: a multiply by the unit and a cast. The encoder calls the decoder's own function and
+compares, in extended precision, what comes out: a sample that misses is not a silent miss but an exception.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.jit import kernel
 
-__all__ = ["Finish", "finish", "misses", "residual"]
+__all__ = ["Finish", "misses", "substitute"]
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,75 @@ class Finish:
     unit: float
     step: int
 
-    def arguments(self, dtype: np.dtype, nodata: NDArray[np.generic]) -> tuple[object, ...]:
-        """What the kernels take: powers of two, unit, step, the finite range of `dtype`, and nodata with its substitute."""
-        info = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
-        return (
-            2.0**-self.shift,
-            self.fraction is not None,
-            2.0 ** -(self.fraction or 0),
-            self.unit,
-            float(self.step),
-            float(info.min),
-            float(info.max),
-            dtype.kind in "iu",
-            nodata,
-        )
+    def samples(
+        self,
+        product: NDArray[np.float64],
+        mean: NDArray[np.float64],
+        residuals: NDArray[np.int32],
+        nodata: NDArray[np.generic],
+        out: NDArray[np.generic],
+    ) -> None:
+        """Samples (channel, n) from products of the synthesis, channel means in units, and residuals.
+
+        Parameters
+        ----------
+        product : (channel, n)
+            Integers, 2^shift to a unit.
+        mean : (channel,)
+            Integers, in units.
+        residuals : (channel, n) or (1, 0)
+            Residuals, or nothing where there is no residual layer.
+        nodata : (2,) or (0,)
+            The nodata value and its substitute, in the type of `out`.
+        out : (channel, n)
+            Gets the samples.
+        """
+        info: Any = np.iinfo(out.dtype) if out.dtype.kind in "iu" else np.finfo(out.dtype)
+        _finish(
+            product, mean, residuals, 2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0),
+            self.unit, float(self.step), float(info.min), float(info.max), out.dtype.kind in "iu", nodata, out,
+        )  # fmt: skip
+
+    def residuals(
+        self,
+        samples: NDArray[np.generic],
+        product: NDArray[np.float64],
+        mean: NDArray[np.float64],
+        mask: NDArray[np.uint8],
+        out: NDArray[np.int32],
+    ) -> NDArray[np.int64]:
+        """Residuals (channel, n) that bring every coded sample within the bound, where 31 bits suffice.
+
+        Parameters
+        ----------
+        samples, product, mean
+            As for `samples`.
+        mask : (channel, n) or (1, 0)
+            Not 0 where a sample is not coded.
+        out : (channel, n)
+            Gets the residuals.
+
+        Returns
+        -------
+        (channel,)
+            Sums of their magnitudes.
+        """
+        sums = np.zeros(len(samples), np.int64)
+        _residual(
+            samples, product, mean, mask, 2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0),
+            self.unit, float(self.step), out, sums,
+        )  # fmt: skip
+        return sums
 
 
-def substitute(nodata: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The value that stands for a decoded value equal to nodata: the next larger one, at the top the next smaller."""
+def substitute(nodata: Any) -> Any:
+    """The value that stands for a decoded value equal to nodata: the next larger one, at the top the next smaller.
+
+    Parameters
+    ----------
+    nodata
+        NumPy scalar or array without axes.
+    """
     dtype = nodata.dtype
     if dtype.kind in "iu":
         value = int(nodata[()])
@@ -65,12 +118,7 @@ def substitute(nodata: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 @kernel
-def finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out):
-    """Samples (channel, n) from products of the synthesis, channel means in units, and residuals.
-
-    `residuals` is (channel, n), or (1, 0) where there is no residual layer. `nodata` holds the nodata value and its
-    substitute, or nothing.
-    """
+def _finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out):
     has_residuals = residuals.shape[1] > 0
     for c in range(out.shape[0]):
         offset = mean[c]
@@ -94,14 +142,8 @@ def finish(product, mean, residuals, down, integral, fraction, unit, step, low, 
 
 
 @kernel
-def residual(
-    samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals, sums
-):
-    """Residuals (channel, n) int32 that bring every coded sample within the bound, where 31 bits suffice.
-
-    `sums` (channel) gets the sums of their magnitudes. `mask` is (channel, n), not 0 where a sample is not coded, or (0, 0).
-    """
-    has_mask = mask.shape[0] > 0
+def _residual(samples, product, mean, mask, down, integral, fraction, unit, step, residuals, sums):
+    has_mask = mask.shape[1] > 0
     per_unit = 1.0 / unit
     per_step = 1.0 / step
     for c in range(samples.shape[0]):
@@ -118,10 +160,8 @@ def residual(
             for i in range(row.shape[0]):
                 if mask[c, i]:
                     row[i] = 0
-        total = 0
         for i in range(row.shape[0]):
-            total += abs(np.int64(row[i]))
-        sums[c] += total
+            sums[c] += abs(np.int64(row[i]))
 
 
 @kernel

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """One chunk: array <-> frame.
 
 `ChunkCodec.encode` looks at the chunk, keeps special samples apart, tries the modes that can win, proves the bound on
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -304,7 +306,7 @@ def _no_figure(samples: NDArray[np.generic], decoded: NDArray[np.generic], misse
     return 0.0
 
 
-def _as_stored(chunk: Chunk, decoded: NDArray[np.generic]) -> NDArray[np.generic]:
+def _as_stored(chunk: Chunk, decoded: NDArray[Any]) -> NDArray[Any]:
     """What is decoded after its cast to the stored type, in the type that is worked with."""
     return decoded.astype(np.float16).astype(np.float32) if chunk.original.dtype == np.float16 else decoded
 

@@ -148,8 +148,8 @@ _blas_limit: Any = None
 def blas_in_one_thread() -> Iterator[None]:
     """Keep the BLAS of this process to the calling thread while chunks are computed.
 
-    Tiles of a chunk are products of their own, on our threads; a BLAS that adds its own to each of them would have the cores
-    wait for each other. The limit holds for the process and is lifted when the last chunk is done.
+    Tiles of a chunk are products of their own, on our threads; a BLAS that adds its own to each of them would have the
+    cores wait for each other. The limit holds for the process and is lifted when the last chunk is done.
     """
     global _blas_users, _blas_limit
     with _blas_lock:

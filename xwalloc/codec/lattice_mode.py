@@ -98,7 +98,7 @@ def for_bits() -> Lattice:
 
 
 def ordered_bits(samples: NDArray[np.generic]) -> NDArray[np.signedinteger]:
-    """Integers in the order of the floats (negative zero just below zero): negative ones have their lower bits flipped."""
+    """Integers in the order of the floats (negative zero below zero): negative ones have their lower bits flipped."""
     bits = samples.view(f"i{samples.dtype.itemsize}")
     ordered = np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits)
     return ordered.astype(np.int64 if samples.dtype.itemsize == 8 else np.int32)

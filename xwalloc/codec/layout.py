@@ -1,9 +1,9 @@
 """Axes, byte order and special values: chunk <-> (batch, channel, z, y, x) of plain finite samples, and back.
 
 Special values are NaN, infinities, nodata, and samples that the encoder would rather keep exactly (outliers,
-undeclared fill values, values that would miss the bound). The frequent ones become labels of a *mask* over a palette of bit
-patterns, at a cost of bits per region; the rare ones become *exceptions*, a list of positions and bits. The holes that they
-leave are filled smoothly, so that they never leak into a transform.
+undeclared fill values, values that would miss the bound). The frequent ones become labels of a *mask* over a palette
+of bit patterns, at a cost of bits per region; the rare ones become *exceptions*, a list of positions and bits. The
+holes that they leave are filled smoothly, so that they never leak into a transform.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream import planes as coder
-from xwalloc.bitstream.contexts import Kind, magnitude_code
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import AxisRole
 from xwalloc.errors import FormatError
 
@@ -139,7 +139,7 @@ def _label_planes(shape: Sequence[int], codes: NDArray[np.int64]) -> NDArray[np.
 
 
 def _predict_labels(labels: NDArray[np.uint8], from_channel: bool) -> NDArray[np.uint8]:
-    """Each label's prediction: that of the channel before, or (channel 0, or `from_channel` false) its west neighbour's."""
+    """Each label's prediction: that of the channel before or, in channel 0 or if told so, of its west neighbour."""
     predicted = np.zeros_like(labels)
     predicted[..., 1:] = labels[..., :-1]
     predicted[..., 1:, 0] = labels[..., :-1, 0]
@@ -182,7 +182,7 @@ def unpack_mask(data: bytes, shape: Sequence[int]) -> tuple[NDArray[np.uint8], t
         codes = np.frombuffer(data, "u1", 1 if uniform else count, offset=at + 1).astype(np.int64)
     except (struct.error, ValueError, IndexError) as error:
         raise FormatError(f"The mask of the frame is damaged: {error}.") from None
-    if from_channel > 1 or uniform > 1 or size > PALETTE or codes.max(initial=0) >= len(coder.MAGNITUDES):
+    if from_channel > 1 or uniform > 1 or size > PALETTE or codes.max(initial=0) >= len(MAGNITUDES):
         raise FormatError("The mask of the frame is damaged.")
     corrections = np.zeros(int(np.prod(shape)), np.int32)
     stream = data[at + 1 + codes.size :]

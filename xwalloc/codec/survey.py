@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """A first look at a chunk: which samples are special, what range the others have, whether all of them are integers."""
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     valid, low, high, integral = _scan(flat, nodata, special)
     fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
     if fences != (low, high):
-        _mark_beyond(flat, *fences, special)
+        _mark_beyond(flat, fences[0], fences[1], special)
         kept = flat[~special].astype(np.float64)
         valid, low, high = kept.size, float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))
     integral = bool(integral and max(abs(low), abs(high)) < LARGEST_INTEGER)
@@ -118,7 +119,8 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
 def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, high: float) -> tuple[float, float]:
     """Range outside which samples are outliers or fill values; the whole range where there are none.
 
-    A repeated extreme value far from all others is a fill value. Beyond that, rare samples far from the bulk are outliers.
+    A repeated extreme value far from all others is a fill value. Beyond that, rare samples far from the bulk are
+    outliers.
     """
     stride = max(1, flat.size // SAMPLE)
     some = flat[::stride][~special[::stride]].astype(np.float64)

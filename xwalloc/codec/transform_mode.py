@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Transform mode of a chunk: a linear model and its symbols, and a residual layer where there is a bound."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,6 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import segments
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import Section
-from xwalloc.codec import bound
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import BudgetError, FormatError
@@ -31,7 +32,7 @@ UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
 
 NO_RESIDUALS = np.zeros((1, 0), np.int32)
-NO_MASK = np.zeros((0, 0), np.uint8)
+NO_MASK = np.zeros((1, 0), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Transformed:
     figure: float
 
 
-def _pad(array: NDArray[np.generic], signal: Sequence[int]) -> NDArray[np.generic]:
+def _pad(array: NDArray[Any], signal: Sequence[int]) -> NDArray[Any]:
     """The array continued by its last samples."""
     widths = [(0, 0), (0, 0)] + [(0, to - n) for to, n in zip(signal, array.shape[2:], strict=True)]
     return np.pad(array, widths, mode="edge") if any(w for _, w in widths) else array
@@ -154,7 +155,6 @@ def encode(
         Section.LATENTS: _encode_latents(model, symbols, kind),
     }
     finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)
-    arguments = finish.arguments(samples.dtype, nodata)
     residuals = np.empty(flat.shape, np.int32) if finish.step else None
     missed = np.zeros(flat.shape, np.bool_)
 
@@ -165,9 +165,9 @@ def encode(
         if residuals is not None:
             rest = residuals[item, :, part]
             holes = NO_MASK if blank is None else blank[item, :, part]
-            bound.residual(flat[item, :, part], product, model.mean_units, holes, *arguments, rest, sums)
+            sums = finish.residuals(flat[item, :, part], product, model.mean_units, holes, rest)
         decoded = np.empty(product.shape, samples.dtype)
-        bound.finish(product, model.mean_units, rest, *arguments, decoded)
+        finish.samples(product, model.mean_units, rest, nodata, decoded)
         return examine(flat[item, :, part], decoded, missed[item, :, part]), sums
 
     figures = map_parallel(work, list(linear.tiles(samples.shape)))
@@ -324,7 +324,6 @@ def decode(
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     finish = Finish(model.shift, fraction if integral else None, unit, step)
-    arguments = finish.arguments(dtype, nodata)
     whole = (batch, channels, *signal)
     residuals = None
     if Section.RESIDUAL in sections:
@@ -336,7 +335,7 @@ def decode(
         item, part = tile
         product = linear.products(model, latents, tile)
         rest = NO_RESIDUALS if residuals is None else residuals[item, :, part]
-        bound.finish(product, model.mean_units, rest, *arguments, decoded[item, :, part])
+        finish.samples(product, model.mean_units, rest, nodata, decoded[item, :, part])
 
     map_parallel(work, list(linear.tiles(whole)))
     return decoded.reshape(whole)[tuple(slice(0, n) for n in shape)]

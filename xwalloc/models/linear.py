@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """The self-fitted linear model: channel means, a spectral basis (KLT), a wavelet tree, and what quantises them.
 
 Encoding: samples -> units (integers) -> minus channel means -> projection on the basis -> wavelet -> symbols.
@@ -40,6 +41,9 @@ RATIOS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 TAIL_SHARE, TAIL_WIDTH = 0.06, 2.4
 
 TILE_SAMPLES = 1 << 18
+
+HEADROOM_BITS = 2
+"""By how much coefficients of ordinary signals exceed their latents."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +195,11 @@ def fit(
         coarse = np.rint(np.ldexp(means, -mean_shift)).astype(np.int64)
         model = LinearModel(
             grid=grid, quantum=quantum, points=(0,) * q.POINTS, mean_shift=mean_shift, means=coarse,
-            precisions=precisions, vectors=vectors, codes=np.zeros((rank, len(grid.subbands)), np.int64), filter_shift=0,
+            precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
         )  # fmt: skip
         analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
         latents = _project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
-        shift = _filter_shift(float(np.abs(latents).max(initial=1.0)) * 2.0 ** (grid.gain))
+        shift = _filter_shift(latents)
         coefficients = grid.forward(latents, shift, parallel)
     except BudgetError:
         return None
@@ -223,7 +227,7 @@ def _choose(
         seen += crop[0, 0].size
         latents = _project(crop, scale.per_sample, means, basis[:rank], reach, lambda fn, items: [fn(i) for i in items])
         small = grid.cropped(crop.shape[2:])
-        shift = _filter_shift(float(np.abs(latents).max(initial=1.0)) * 2.0**grid.gain)
+        shift = _filter_shift(latents)
         windows.append((small, small.forward(latents, shift)))
     power = basis**2
     dropped = power[rank:].T @ variances[rank:]
@@ -306,15 +310,16 @@ def _project(
     return latents.reshape(batch, len(analysis), *signal)
 
 
-def _filter_shift(largest: float) -> int:
-    """Fractional bits of wavelet taps for coefficients of this magnitude.
+def _filter_shift(latents: NDArray[np.float64]) -> int:
+    """Fractional bits of wavelet taps for latents of this magnitude.
 
     Raises
     ------
     BudgetError
         If fewer than 8 are left.
     """
-    shift = min(24, 51 - _bits(largest))
+    largest = max(float(latents.max(initial=1.0)), -float(latents.min(initial=-1.0)))
+    shift = min(24, 51 - _bits(largest) - HEADROOM_BITS)
     if shift < 8:
         raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")
     return shift

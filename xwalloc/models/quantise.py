@@ -1,7 +1,8 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, operator"
 """Uniform quantisation of latents: thresholds by rate, reconstruction points by what fell into the cells.
 
-Latents are integers in units, `quantum` units to a step. The threshold between two neighbouring symbols is not the middle
-but where the squared error that the larger symbol saves is worth its bits: with a cost of `bits` for one more in
+Latents are integers in units, `quantum` units to a step. The threshold between two neighbouring symbols is not the
+middle but where the squared error that the larger symbol saves is worth its bits: with a cost of `bits` for one more in
 magnitude and the slope of a uniform quantiser at high rate (d distortion / d bit = -2 ln 2 step^2 / 12), that is
 1/2 + (ln 2 / 12) bits. Integers from end to end, so that encoding is the same on every machine.
 """

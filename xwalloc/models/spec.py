@@ -91,11 +91,6 @@ class Grid:
         """Subbands in coding order, coarse to fine."""
         return self.plan.subbands
 
-    @property
-    def gain(self) -> float:
-        """Bits by which the synthesis may exceed the largest coefficient, at worst, for ordinary signals."""
-        return 2.0
-
     def filters(self, side: Literal["analysis", "synthesis"], shift: int) -> w.ExactFilters:
         """Integer taps with `shift` fractional bits."""
         if isinstance(self.wavelet, w.ExactFilters):

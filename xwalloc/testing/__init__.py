@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from xwalloc.testing.check import assert_kept
-from xwalloc.testing.strategies import Case, cases
+from xwalloc.testing.check import (
+    assert_kept,
+    assert_size,
+    assert_snr,
+    assert_specials_kept,
+    assert_within_bound,
+    special_values,
+)
+from xwalloc.testing.strategies import AxisLayout, Case, Chunk, cases, chunks, configurations, dtypes, layouts
 
-__all__ = ["Case", "assert_kept", "cases"]
+__all__ = [
+    "AxisLayout",
+    "Case",
+    "Chunk",
+    "assert_kept",
+    "assert_size",
+    "assert_snr",
+    "assert_specials_kept",
+    "assert_within_bound",
+    "cases",
+    "chunks",
+    "configurations",
+    "dtypes",
+    "layouts",
+    "special_values",
+]

@@ -58,7 +58,8 @@ def encoding(
     lossless
         Every stored value comes back bit for bit.
     channel_dim
-        Dimension that the linear encoder mixes (band, electrode ...). None: guessed from names and CF attributes.
+        Dimension that the linear encoder mixes (band, electrode ...). None: guessed from names and CF attributes; maps
+        without one are mixed along time.
     signal_dims
         The 1 to 3 dimensions that the wavelet runs over. None: guessed likewise. Others are batch dimensions.
     model

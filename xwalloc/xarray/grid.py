@@ -20,6 +20,7 @@ LARGEST = 16 * 2**20
 TARGET = 8 * 2**20
 SMALLEST = 2**16
 LEAST_SIDE = 32
+LONGEST_SERIES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,8 @@ def choose_grid(
         size[axis] = n
     for axis, n in divisors.items():
         size[axis] = min(size[axis], n)
+    if roles.channel is not None and roles.series and roles.channel not in wanted:
+        size[roles.channel] = fit(size[roles.channel], LONGEST_SERIES, divisors.get(roles.channel), 1)
     free = [axis for axis in range(len(shape)) if axis not in wanted and axis != roles.channel]
     batch = [axis for axis in free if axis not in roles.signal]
     if math.prod(size) * itemsize > LARGEST:

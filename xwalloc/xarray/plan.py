@@ -138,7 +138,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
     grid, needed = choose_aligned(choose, variable, roles.channel, stored.dtype.itemsize) if rechunk else (None, {})
     grid = grid or choose(variable.chunks)
     config.check(grid.chunks, stored.dtype)
-    if roles.channel is not None and grid.chunks[roles.channel] < variable.shape[roles.channel]:
+    if roles.channel is not None and not roles.series and grid.chunks[roles.channel] < variable.shape[roles.channel]:
         logger.warning(
             "Variable %r is cut along its channel dimension %r into chunks of %d, which costs compression.",
             variable.name,

@@ -1,0 +1,164 @@
+"""Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
+
+python -m benchmarks.rate && python -m benchmarks.speed     # make benchmarks/results/*.json
+python docs/update_results.py                               # fill the blocks between the result marks
+python docs/update_results.py --check                       # exit status 1 where a block is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = "xwalloc"
+RIVALS = ("SZ3", "SPERR", "zfp", "quantise+JXL")
+"""The codecs whose best is the yardstick, as in benchmarks/rate.py."""
+KINDS = {
+    "hyperspectral": "hyperspectral, integers",
+    "hyperspectral-float": "hyperspectral, floats",
+    "multispectral": "multispectral",
+    "timeseries": "time series",
+}
+
+Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Markdown table; the first `texts` columns are left-aligned."""
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def by_case(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[tuple[str, float], Row]]:
+    """Measurements by kind, by scene and bound, by codec."""
+    result: dict[str, dict[tuple[str, float], Row]] = {}
+    for item in measurements:
+        case = result.setdefault(item["kind"], {}).setdefault((item["scene"], item["bound"]), {})
+        case[item["codec"]] = item
+    return {kind: result[kind] for kind in KINDS if kind in result}
+
+
+def times(row: Row, names: Iterable[str]) -> float:
+    """Bytes of the best of some peers by the bytes of xwalloc."""
+    return min(row[name]["bytes"] for name in names if name in row) / row[OURS]["bytes"]
+
+
+def peers_of(measurements: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the peers, the yardstick first."""
+    names = dict.fromkeys([*RIVALS, *(item["codec"] for item in measurements)])
+    return [name for name in names if name != OURS and any(item["codec"] == name for item in measurements)]
+
+
+def versions(measurements: Sequence[dict[str, Any]]) -> str:
+    """What was compared."""
+    return ", ".join(dict.fromkeys(item["version"] for item in measurements))
+
+
+def rate_summary(measurements: Sequence[dict[str, Any]]) -> str:
+    """One row per kind of data: how much larger the peers are."""
+    peers = peers_of(measurements)
+    rows = []
+    for kind, cases in by_case(measurements).items():
+        complete = [row for row in cases.values() if OURS in row]
+        if not complete:
+            continue
+        best = [times(row, RIVALS) for row in complete]
+        means = []
+        for name in peers:
+            values = [times(row, [name]) for row in complete if name in row]
+            means.append(f"{geometric_mean(values):.2f}" if values else "")
+        scenes = len({scene for scene, _ in cases})
+        ends = [f"**{geometric_mean(best):.2f}**", f"{min(best):.2f} to {max(best):.2f}"]
+        rows.append([KINDS[kind], f"{scenes} x {len(best) // scenes}", *means, *ends])
+    ours = [item for item in measurements if item["codec"] == OURS]
+    held = sum(item["max_abs_error"] <= item["bound"] for item in ours)
+    return (
+        "How many times the bytes of xwalloc others take at the same error bound (geometric means):\n\n"
+        + table(["data", "scenes x bounds", *peers, f"best of {', '.join(RIVALS)}", "range of that"], rows)
+        + "\n\nEvery decoded array was compared with its original: "
+        f"{held} of {len(ours)} results of xwalloc lie within their bound. Measured with {versions(measurements)}."
+    )
+
+
+def rate_details(measurements: Sequence[dict[str, Any]]) -> str:
+    """Bits per sample of everything, one table per kind."""
+    parts = []
+    for kind, cases in by_case(measurements).items():
+        codecs = [OURS, *peers_of([item for row in cases.values() for item in row.values()])]
+        rows = []
+        for (scene, bound), row in cases.items():
+            bits = [f"{row[name]['bits_per_sample']:.3f}" if name in row else "" for name in codecs]
+            rest = [f"{row[OURS]['max_abs_error']:.4g}", f"{times(row, RIVALS):.2f}"] if OURS in row else ["", ""]
+            rows.append([scene, f"{bound:.4g}", *bits, *rest])
+        head = ["scene", "bound", *codecs, "error of xwalloc", "best of the first four / xwalloc"]
+        parts.append(f"**{KINDS[kind].capitalize()}**, bits per sample\n\n{table(head, rows)}")
+    return "\n\n".join(parts) + f"\n\nVersions: {versions(measurements)}."
+
+
+def speed_table(report: dict[str, Any]) -> str:
+    """Throughput beside zfp and SZ3, with the machine it was measured on."""
+    rows = [
+        [
+            f"{item['mosaic']} {' x '.join(map(str, item['shape']))}",
+            item["codec"],
+            f"{item['bits_per_sample']:.3f}",
+            f"{item['encode_gb_per_s']:.3f}",
+            f"{item['decode_gb_per_s']:.3f}",
+            "" if item["peak_rss_mb"] is None else f"{item['peak_rss_mb']:.0f}",
+        ]
+        for item in report["timings"]
+    ]
+    machine = report["machine"]
+    head = ["float32 mosaic", "codec", "bits/sample", "encode GB/s", "decode GB/s", "peak memory MB"]
+    return (
+        f"Bound of 0.5 % of the range, {machine['cpus']} cores ({machine['machine']}), Python {machine['python']}, "
+        f"median of {len(report['timings'][0]['encode_seconds'])}, threads as each codec uses them by default:\n\n"
+        + table(head, rows, texts=2)
+    )
+
+
+def blocks(rate: Path, speed: Path) -> dict[Path, dict[str, str]]:
+    """Text by file and by name of the mark."""
+    measurements, report = json.loads(rate.read_text()), json.loads(speed.read_text())
+    throughput = speed_table(report)
+    return {
+        ROOT / "README.md": {"results": f"{rate_summary(measurements)}\n\n{throughput}"},
+        ROOT / "docs" / "performance.md": {"rate": rate_details(measurements), "speed": throughput},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    results = ROOT / "benchmarks" / "results"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rate", type=Path, default=results / "rate.json")
+    parser.add_argument("--speed", type=Path, default=results / "speed.json")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a block is out of date")
+    options = parser.parse_args(argv)
+    missing = [path for path in (options.rate, options.speed) if not path.is_file()]
+    if missing:
+        parser.error(f"no {' and no '.join(map(str, missing))}: run python -m benchmarks.rate and .speed first")
+    stale = []
+    for path, texts in blocks(options.rate, options.speed).items():
+        before = after = path.read_text()
+        for name, text in texts.items():
+            begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+            if (after.count(begin), after.count(end)) != (1, 1):
+                parser.error(f"expected one block {begin.strip()} ... {end} in {path}")
+            after = after[: after.index(begin)] + begin + text + "\n" + after[after.index(end) :]
+        if after != before:
+            stale.append(str(path.relative_to(ROOT)))
+            if not options.check:
+                path.write_text(after)
+    print(f"{'Out of date' if options.check else 'Updated'}: {', '.join(stale) or 'nothing'}")  # noqa: T201
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
