@@ -160,8 +160,10 @@ def _residual(samples, product, mean, mask, down, integral, fraction, unit, step
             for i in range(row.shape[0]):
                 if mask[c, i]:
                     row[i] = 0
+        total = np.int64(0)
         for i in range(row.shape[0]):
-            sums[c] += abs(np.int64(row[i]))
+            total += abs(np.int64(row[i]))
+        sums[c] = total
 
 
 @kernel

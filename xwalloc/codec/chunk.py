@@ -93,7 +93,7 @@ class Chunk:
     special
         What is kept bit for bit.
     nodata : (0,) or (2,)
-        Nodata and its substitute, in the type of `samples`.
+        Nodata and its substitute, in the stored type.
     """
 
     samples: NDArray[np.generic]
@@ -101,6 +101,11 @@ class Chunk:
     look: Survey
     special: Special
     nodata: NDArray[np.generic]
+
+    @property
+    def early_nodata(self) -> NDArray[np.generic]:
+        """`nodata` for those who make samples; nothing for float16, whose samples are float32 until `stored`."""
+        return _early(self.nodata)
 
     @property
     def mask(self) -> NDArray[np.uint8] | None:
@@ -196,10 +201,10 @@ class ChunkCodec:
         """Find special samples and fill their holes."""
         samples = canonical.astype(np.float32) if canonical.dtype == np.float16 else canonical
         value = self.config.nodata_as(canonical.dtype)
-        nodata = np.empty(0, samples.dtype)
+        nodata = np.empty(0, canonical.dtype)
         if value is not None:
-            nodata = np.array([value, substitute(np.array(value))], canonical.dtype).astype(samples.dtype)
-        look = survey(samples, nodata[:1], outliers=not self.config.lossless)
+            nodata = np.array([value, substitute(value)], canonical.dtype)
+        look = survey(samples, nodata[:1].astype(samples.dtype), outliers=not self.config.lossless)
         if look.special is None:
             empty = np.empty(0, np.int64)
             return Chunk(samples, canonical, look, Special(None, (), empty, empty.astype(np.uint64)), nodata)
@@ -232,7 +237,7 @@ class ChunkCodec:
         )
         edges = chunk.look.low, chunk.look.high
         coded = transform_mode.encode(
-            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.nodata, examine
+            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, examine
         )
         return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
@@ -308,7 +313,25 @@ def _no_figure(samples: NDArray[np.generic], decoded: NDArray[np.generic], misse
 
 def _as_stored(chunk: Chunk, decoded: NDArray[Any]) -> NDArray[Any]:
     """What is decoded after its cast to the stored type, in the type that is worked with."""
-    return decoded.astype(np.float16).astype(np.float32) if chunk.original.dtype == np.float16 else decoded
+    return _stored(decoded, chunk.nodata).astype(decoded.dtype, copy=False)
+
+
+def _stored(decoded: NDArray[Any], nodata: NDArray[Any]) -> NDArray[Any]:
+    """Decoded samples in the stored type, that of `nodata`.
+
+    Only float16 is another type than the one worked with: the range and nodata are looked after once more.
+    """
+    if decoded.dtype == nodata.dtype:
+        return decoded
+    info = np.finfo(nodata.dtype)
+    samples = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
+    if nodata.size:
+        samples[samples == nodata[0]] = nodata[1]
+    return samples
+
+
+def _early(nodata: NDArray[Any]) -> NDArray[Any]:
+    return np.empty(0, np.float32) if nodata.dtype == np.float16 else nodata
 
 
 def _misses(chunk: Chunk, limit: float) -> Examine:
@@ -367,7 +390,7 @@ def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
     figures = map_parallel(
-        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.nodata), flags[part]), parts
+        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part]), parts
     )
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 
@@ -495,17 +518,17 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
     shape = layout.canonical
     working = np.dtype(np.float32) if native == np.float16 else native
     mask, palette = unpack_mask(sections[Section.MASK], shape) if Section.MASK in sections else (None, ())
-    nodata = np.empty(0, working)
+    nodata = np.empty(0, native)
     if header.nodata is not None:
-        value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)
-        nodata = np.array([value[0], substitute(value[0])], native).astype(working)
+        value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)[0]
+        nodata = np.array([value, substitute(value)], native)
     if header.mode == Mode.LATTICE:
         parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
-        exact_bits = lattice_mode.holds_bits(parameters)
-        decoded = lattice_mode.decode(parameters, symbols, shape, mask, native if exact_bits else working, nodata)
+        dtype = native if lattice_mode.holds_bits(parameters) else working
+        decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, _early(nodata))
     else:
-        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, nodata)
-    samples = decoded.astype(native, copy=False)
+        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, _early(nodata))
+    samples = _stored(decoded, nodata)
     bits = bits_of(samples)
     if mask is not None:
         for label, pattern in enumerate(palette, start=1):

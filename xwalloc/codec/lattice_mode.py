@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream.frame import Section
-from xwalloc.codec.bound import substitute
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
 from xwalloc.models import lattice
@@ -78,7 +77,7 @@ class Lattice:
             np.rint(values, out=values)
         samples = np.clip(values, float(info.min), float(info.max), out=values).astype(dtype)
         if nodata.size:
-            samples[samples == nodata[0]] = substitute(nodata[0])
+            samples[samples == nodata[0]] = nodata[1]
         return samples
 
 
