@@ -44,6 +44,9 @@ __all__ = ["ChunkCodec", "decode_frame"]
 MAX_CHANNELS = 1024
 """Chunks with more channels are coded in lattice mode: the spectral basis costs time with their cube."""
 
+MANY_CHANNELS, CLEAR = 16, 1.25
+"""With that many channels, transform mode wins wherever it takes fewer bits per sample than that: nothing else is tried."""
+
 HOPELESS = 4.5
 """Bits per sample above which lattice mode always wins (experiments: from 1.5 to 2 on)."""
 
@@ -254,12 +257,17 @@ class ChunkCodec:
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
             target = Target(integral=False, step=grid.step, quantum=0.0)
         examine = _misses(chunk, limit)
-        expected = _lattice_bits(chunk, grid)
+        size = chunk.samples.size
+        many = chunk.samples.shape[1] >= MANY_CHANNELS
+        expected = 0.0 if many else _lattice_bits(chunk, grid)
         transformed = None
-        if expected < HOPELESS * chunk.samples.size:
+        if expected < HOPELESS * size:
             transformed = self._transform(chunk, layout, target, examine)
-            if transformed is not None and expected > 8 * transformed.nbytes * 1.02:
-                return transformed
+            if transformed is not None:
+                if many and 8 * transformed.nbytes < CLEAR * size:
+                    return transformed
+                if (expected or _lattice_bits(chunk, grid)) > 8 * transformed.nbytes * 1.02:
+                    return transformed
         coded = _lattice(chunk, grid, examine)
         if coded is None or (transformed is not None and transformed.nbytes <= coded.nbytes):
             return transformed or _lossless(chunk)
@@ -390,7 +398,8 @@ def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
     figures = map_parallel(
-        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part]), parts
+        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part]),
+        parts,
     )
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xwalloc.codec.engine import map_parallel
 from xwalloc.jit import kernel
 
 __all__ = ["Survey", "survey"]
@@ -18,6 +19,7 @@ FENCE = 20.0
 RARE = 0.005
 GAP = 2.0
 LARGEST_INTEGER = 2.0**31
+PART = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     """
     flat = array.reshape(-1)
     special = np.zeros(flat.size, np.bool_)
-    valid, low, high, integral = _scan(flat, nodata, special)
+    parts = [slice(start, start + PART) for start in range(0, max(flat.size, 1), PART)]
+    found = map_parallel(lambda part: _scan(flat[part], nodata, special[part]), parts)
+    valid, integral = sum(part[0] for part in found), all(part[3] for part in found)
+    low, high = min(part[1] for part in found), max(part[2] for part in found)
     fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
     if fences != (low, high):
         _mark_beyond(flat, fences[0], fences[1], special)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
-from xwalloc.models.spec import Grid, LinearModel, Parallel
+from xwalloc.models.spec import Grid, LinearModel, Parallel, in_turn
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 
@@ -29,7 +29,7 @@ __all__ = ["Scale", "fit", "products", "synthesise", "tiles"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
-CROP = {1: 8192, 2: 40, 3: 16}
+CROP = {1: 8192, 2: 48, 3: 16}
 """Side of the windows that estimates look at, by number of signal axes; two windows along every longer axis."""
 
 BASIS_STEP = 0.015
@@ -188,7 +188,7 @@ def fit(
     reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
     variances, basis = spectral.klt(covariance)
     try:
-        quantum, rank = _choose(samples, scale, grid, means, reach, variances, basis, pixels)
+        quantum, rank = _choose(samples, scale, grid, means, reach, variances, basis, pixels, parallel)
         precisions = _precisions(variances[:rank], quantum, channels)
         vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)
         mean_shift = max(0, _bits((scale.step or quantum) / 8) - 1)
@@ -215,32 +215,33 @@ def _choose(
     variances: NDArray[np.float64],
     basis: NDArray[np.float64],
     pixels: int,
+    parallel: Parallel,
 ) -> tuple[int, int]:
     """Quantum and rank, from a few windows of the chunk."""
     channels = samples.shape[1]
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     rank = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * quanta[0]) ** 2)))
-    windows = []
-    seen = 0
-    for window in _windows(samples.shape[2:], grid.dimensions):
-        crop = np.ascontiguousarray(samples[0:1, :, *window])
-        seen += crop[0, 0].size
-        latents = _project(crop, scale.per_sample, means, basis[:rank], reach, lambda fn, items: [fn(i) for i in items])
-        small = grid.cropped(crop.shape[2:])
-        shift = _filter_shift(latents)
-        windows.append((small, small.forward(latents, shift)))
-    power = basis**2
-    dropped = power[rank:].T @ variances[rank:]
     candidates = np.array(quanta, np.float64)
-    bits = np.zeros((len(quanta), rank))
-    errors = np.zeros((rank, len(quanta)))
-    for small, coefficients in windows:
+
+    def look(window: tuple[slice, ...]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """Pixels of a window, bits (quantum, latent) and squared errors (latent, quantum)."""
+        crop = np.ascontiguousarray(samples[0:1, :, *window])
+        latents = _project(crop, scale.per_sample, means, basis[:rank], reach, in_turn)
+        small = grid.cropped(crop.shape[2:])
+        coefficients = small.forward(latents, _filter_shift(latents))
         boxes = _boxes(small)
         sizes = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
         totals = np.zeros((rank, len(quanta), len(boxes)))
-        for k in range(rank):
-            q.survey_planes(coefficients[0, k], boxes, candidates, totals[k], errors[k])
-        bits += (_code_lengths(totals / sizes) * sizes).sum(axis=2).T
+        errors = np.zeros((rank, len(quanta)))
+        q.survey_latents(coefficients[0], boxes, candidates, totals, errors)
+        return crop[0, 0].size, (_code_lengths(totals / sizes) * sizes).sum(axis=2).T, errors
+
+    looks = parallel(look, _windows(samples.shape[2:], grid.dimensions))
+    seen = sum(size for size, _, _ in looks)
+    bits = np.sum([part for _, part, _ in looks], axis=0)
+    errors = np.sum([part for _, _, part in looks], axis=0)
+    power = basis**2
+    dropped = power[rank:].T @ variances[rank:]
     bits *= pixels / seen
     best: tuple[float, int, int] | None = None
     for i, quantum in enumerate(quanta):

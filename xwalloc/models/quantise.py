@@ -24,7 +24,7 @@ __all__ = [
     "dequantise",
     "quantise_planes",
     "reconstruction_points",
-    "survey_planes",
+    "survey_latents",
 ]
 
 POINTS = 3
@@ -81,27 +81,28 @@ def magnitude_sum(latents, box, quantum):
 
 
 @kernel
-def survey_planes(latents, boxes, quanta, totals, errors):
-    """Sums of magnitudes and squared errors of every plane of one latent at several quanta.
+def survey_latents(latents, boxes, quanta, totals, errors):
+    """Sums of magnitudes and squared errors of every plane of every latent at several quanta.
 
     Parameters
     ----------
-    latents : (z, y, x) float64
-        Coefficients of one latent, in units.
+    latents : (latent, z, y, x) float64
+        Coefficients, in units.
     boxes : (subband, 6) int64
         Start and stop of each subband along z, y, x.
     quanta : (q,) float64
         Candidates.
-    totals : (q, subband) float64
+    totals : (latent, q, subband) float64
         Gets the sums of magnitudes.
-    errors : (q,) float64
-        Gets the squared errors, added up.
+    errors : (latent, q) float64
+        Gets the squared errors, added up over the subbands.
     """
-    for i in range(quanta.shape[0]):
-        for s in range(boxes.shape[0]):
-            total, error = magnitude_sum(latents, boxes[s], quanta[i])
-            totals[i, s] += total
-            errors[i] += error
+    for k in range(latents.shape[0]):
+        for i in range(quanta.shape[0]):
+            for s in range(boxes.shape[0]):
+                total, error = magnitude_sum(latents[k], boxes[s], quanta[i])
+                totals[k, i, s] += total
+                errors[k, i] += error
 
 
 @kernel

@@ -17,7 +17,7 @@ from xwalloc.errors import ConfigError, FormatError
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
 
-__all__ = ["Grid", "LinearModel", "Parallel", "padded"]
+__all__ = ["Grid", "LinearModel", "Parallel", "in_turn", "padded"]
 
 Tree = Literal["dyadic", "packet"]
 Boundary = Literal["reflect", "periodization"]
@@ -39,7 +39,8 @@ Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
 """Runs a function over items, perhaps on several threads; results in order."""
 
 
-def _in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+def in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+    """Run one after the other."""
     return [fn(item) for item in items]
 
 
@@ -97,12 +98,12 @@ class Grid:
             return self.wavelet
         return w.exact_filters(w.get_wavelet(self.wavelet), side, shift)
 
-    def forward(self, latents: NDArray[np.float64], shift: int, parallel: Parallel = _in_turn) -> NDArray[np.float64]:
+    def forward(self, latents: NDArray[np.float64], shift: int, parallel: Parallel = in_turn) -> NDArray[np.float64]:
         """Exact wavelet analysis of (batch, rank, z, y, x)."""
         return self._transform(w.forward_exact, latents, self.filters("analysis", shift), parallel)
 
     def inverse(
-        self, coefficients: NDArray[np.float64], shift: int, parallel: Parallel = _in_turn
+        self, coefficients: NDArray[np.float64], shift: int, parallel: Parallel = in_turn
     ) -> NDArray[np.float64]:
         """Exact wavelet synthesis of (batch, rank, z, y, x), in place."""
         return self._transform(w.inverse_exact, coefficients, self.filters("synthesis", shift), parallel)
