@@ -252,6 +252,7 @@ def main() -> int:
     console.print(f"[bold]{scene.attrs['title']}[/]\n{scene.attrs['references']}", soft_wrap=True)
     console.print(f"{cube.shape} {cube.dtype}, counts from {cube.min()} to {cube.max()}\n")
 
+    console.print("Writing. The first time, kernels are compiled: this takes a minute or so ...")
     ds = scene.chunk({"y": 73})  # two tasks for Dask
     start = time.perf_counter()
     ds.to_zarr(store, encoding=xwalloc.encoding(ds, max_error=bound, channel_dim="band"), consolidated=False)
@@ -259,7 +260,7 @@ def main() -> int:
     on_disk = zarr.open_array(store / "radiance", mode="r").nbytes_stored()
     ratio = cube.nbytes / on_disk
     console.print(
-        f"Written through Dask in {written:.1f} s (kernels that have to be compiled once per installation included):\n"
+        f"Written through Dask in {written:.1f} s (compilation included, where it was needed):\n"
         f"{cube.nbytes:,} bytes became {on_disk:,} on disk, {ratio:.2f} times smaller, metadata included.",
         soft_wrap=True,
     )

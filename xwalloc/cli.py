@@ -84,13 +84,13 @@ def rows(item: Any) -> list[tuple[str, str]]:
     bound = quality if quality == "lossless" else f"{quality} {settings[quality]:g}"
     if "nodata" in settings:
         bound += f", nodata {settings['nodata']:g}"
-    frames = item.modes.total()
+    frames = f"{item.modes.total()} frame{'s' * (item.modes.total() != 1)}"
     grid = f"{item.dtype} {item.shape}, chunks {item.chunks}"
     if item.shards:
         grid += f", shards {item.shards}"
     return [
         ("array", f"{grid}, Zarr v{item.zarr_format}"),
-        ("ratio", f"{item.ratio:.2f} ({amount(item.nbytes)} in {amount(item.stored)}, {frames} frames)"),
+        ("ratio", f"{item.ratio:.2f} ({amount(item.nbytes)} in {amount(item.stored)}, {frames})"),
         ("bits per sample", f"{item.bits_per_sample:.3f}"),
         ("bound", bound),
         ("model", counted(item.models)),

@@ -144,8 +144,8 @@ class Chunk(np.ndarray):
     """A decoded chunk that survives being flattened and shaped again in either memory order.
 
     Zarr v2 takes what a codec returns for the memory of an array of the order in its metadata: it does
-    ``chunk.reshape(-1, order="A").reshape(shape, order=order)``, which scrambles a C array where that order is "F". A frame
-    knows no memory order (equal chunks have equal frames), so the array remembers what it was before it was flattened.
+    ``chunk.reshape(-1, order="A").reshape(shape, order=order)``, which scrambles a C array where that order is "F". A
+    frame knows no memory order (equal chunks have equal frames), so the array remembers what it was before.
     """
 
     _whole: np.ndarray | None = None

@@ -332,7 +332,7 @@ def _samples(rng: np.random.Generator, kind: str, shape: tuple[int, ...], dtype:
     elif kind == "constant":
         data = np.full(shape, modest * rng.uniform(-1, 1))
     elif kind == "spiky":
-        data = np.where(rng.random(shape) < 0.01, noise * largest / 16, walk / span * modest)
+        data = np.where(rng.random(shape) < 0.01, noise * (largest / 16), walk / span * modest)
     elif kind == "integers":
         data = np.rint(walk / span * min(modest, 4000.0))
     elif kind == "huge":

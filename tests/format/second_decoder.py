@@ -1,0 +1,1100 @@
+"""A second decoder of frames, written from docs/format.md and nothing else.
+
+It favours being easy to compare with that page over speed: plain Python integers, NumPy for matrices and for the last
+float steps. Section numbers in comments are those of the page. It shares two data files with xwalloc, the frequency
+tables and the context weights, and no code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Header", "Refused", "decode", "parse"]
+
+DATA = Path(__file__).parents[2] / "xwalloc" / "bitstream"
+DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f2", "f4", "f8")
+BATCH, CHANNEL, SIGNAL = 0, 1, 2
+STORED, MASK, EXCEPTIONS, LATTICE, LATTICE_SYMBOLS, MODEL, LATENTS, RESIDUAL = range(1, 9)
+MODE_STORED, MODE_LATTICE, MODE_TRANSFORM = range(3)
+SECTIONS: dict[int, tuple[set[int], set[int]]] = {
+    MODE_STORED: ({STORED}, set()),
+    MODE_LATTICE: ({LATTICE, LATTICE_SYMBOLS}, {MASK, EXCEPTIONS}),
+    MODE_TRANSFORM: ({MODEL, LATENTS}, {MASK, EXCEPTIONS, RESIDUAL}),
+}
+"""Sections that each mode has to have, and those that it may have."""
+
+KIND_LATENT, KIND_LATENT_PARALLEL, KIND_LATTICE, KIND_RESIDUAL, KIND_SIDE = range(5)
+KIND_NAMES = ("latent", "latent_parallel", "lattice", "residual", "side")
+DENSE, SPARSE, FLAG = range(3)
+
+Array = NDArray[Any]
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Canonical = tuple[int, int, int, int, int]
+Offset = tuple[int, int, int]
+
+
+class Refused(ValueError):
+    """The bytes are not a frame of version 1."""
+
+
+def expect(condition: bool, what: str) -> None:
+    """Refuse unless something holds."""
+    if not condition:
+        raise Refused(what)
+
+
+# ---- 2 Frame ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the sections."""
+
+    mode: int
+    dtype: np.dtype[Any]
+    big_endian: bool
+    shape: tuple[int, ...]
+    roles: tuple[int, ...]
+    nodata: int | None
+
+    @property
+    def order(self) -> list[int]:
+        """Stored axes in canonical order (4)."""
+        return sorted(range(len(self.roles)), key=lambda axis: self.roles[axis])
+
+    @property
+    def dimensions(self) -> int:
+        """Number of signal axes."""
+        return self.roles.count(SIGNAL)
+
+    @property
+    def canonical(self) -> Canonical:
+        """(batch, channel, z, y, x)."""
+        by_role = [[n for n, role in zip(self.shape, self.roles, strict=True) if role == r] for r in range(3)]
+        z, y, x = [1] * (3 - len(by_role[SIGNAL])) + by_role[SIGNAL]
+        return math.prod(by_role[BATCH]), math.prod(by_role[CHANNEL]), z, y, x
+
+
+def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
+    """Header and sections of a frame."""
+    expect(len(frame) >= 32, "shorter than a header")
+    magic, version, mode, dtype, order, axes, count, quality, flags, _, nodata, length = struct.unpack_from(
+        "<4s8BdQI", frame
+    )
+    expect(magic == b"XWLC" and version == 1, "not a frame of version 1")
+    expect(length == len(frame), "not as long as it says")
+    end = 32 + 5 * axes + 9 * count
+    expect(end + 4 <= len(frame), "cut inside its tables")
+    expect(struct.unpack_from("<I", frame, end)[0] == google_crc32c.value(frame[:end]), "damaged header")
+    expect(mode <= 2 and dtype <= 8 and order <= 1 and quality <= 3 and flags <= 1 and axes <= 32, "unknown header")
+    expect(not (order and dtype < 2), "bytes have no order")
+    table = [struct.unpack_from("<BI", frame, 32 + 5 * i) for i in range(axes)]
+    roles = tuple(role for role, _ in table)
+    expect(all(role <= 2 for role in roles), "unknown role")
+    expect(roles.count(CHANNEL) <= 1 and 1 <= roles.count(SIGNAL) <= 3, "impossible roles")
+    native = np.dtype(DTYPES[dtype])
+    expect(not flags or nodata < 1 << (8 * native.itemsize), "nodata wider than the dtype")
+    header = Header(mode, native, bool(order), tuple(n for _, n in table), roles, nodata if flags else None)
+    sections: dict[int, bytes] = {}
+    names = []
+    at = end + 4
+    for i in range(count):
+        name, size, crc = struct.unpack_from("<BII", frame, 32 + 5 * axes + 9 * i)
+        expect(at + size <= len(frame), "cut inside a section")
+        sections[name] = frame[at : at + size]
+        expect(google_crc32c.value(sections[name]) == crc, "damaged section")
+        names.append(name)
+        at += size
+    expect(at == len(frame) and names == sorted(set(names)), "sections out of order, or bytes left over")
+    needed, optional = SECTIONS[mode]
+    expect(needed <= set(names) <= needed | optional, "impossible sections")
+    expect(mode == MODE_STORED or math.prod(header.shape) > 0, "no samples, but a mode")
+    return header, sections
+
+
+# ---- 3 Order of work -------------------------------------------------------------------------------------------------
+
+
+def decode(frame: bytes) -> Array:
+    """The array that a frame holds."""
+    header, sections = parse(frame)
+    stored = header.dtype.newbyteorder(">" if header.big_endian else "<")
+    little = header.dtype.newbyteorder("<")
+    if header.mode == MODE_STORED:
+        expect(len(sections[STORED]) == math.prod(header.shape) * little.itemsize, "not as many samples as stated")
+        return np.frombuffer(sections[STORED], little).reshape(header.shape).astype(stored)
+    shape = header.canonical
+    labels: Integers | None = None
+    palette: list[int] = []
+    if MASK in sections:
+        labels, palette = decode_mask(sections[MASK], shape, header.dtype.itemsize)
+    masked = None if labels is None else labels != 0
+    if header.mode == MODE_LATTICE:
+        samples = decode_lattice(sections, header, shape, masked)
+    else:
+        samples = decode_transform(sections, header, shape, masked)
+    bits = np.ascontiguousarray(samples).view(f"u{header.dtype.itemsize}")
+    if labels is not None:
+        for label, pattern in enumerate(palette, start=1):
+            bits[labels == label] = pattern
+    if EXCEPTIONS in sections:
+        flat = bits.reshape(-1)
+        for position, pattern in decode_exceptions(sections[EXCEPTIONS], bits.size, header.dtype.itemsize):
+            flat[position] = pattern
+    order = header.order
+    moved = bits.view(header.dtype).reshape([header.shape[axis] for axis in order])
+    return np.ascontiguousarray(moved.transpose([order.index(axis) for axis in range(len(order))])).astype(stored)
+
+
+# ---- 5 Sections ------------------------------------------------------------------------------------------------------
+
+
+def decode_mask(data: bytes, shape: Canonical, itemsize: int) -> tuple[Integers, list[int]]:
+    """Labels in canonical shape, and the palette (5.2)."""
+    batch, channels, nz, ny, nx = shape
+    expect(len(data) >= 3, "cut mask")
+    from_channel, size = data[0], data[1]
+    expect(from_channel <= 1 and size <= 14 and len(data) > 2 + 8 * size, "impossible mask")
+    palette = list(struct.unpack_from(f"<{size}Q", data, 2))
+    expect(all(bits < 1 << (8 * itemsize) for bits in palette), "palette wider than the dtype")
+    uniform = data[2 + 8 * size]
+    expect(uniform <= 1, "impossible mask")
+    count = batch * channels
+    at = 3 + 8 * size
+    codes = magnitude_codes(data[at : at + (1 if uniform else count)], 1 if uniform else count)
+    stream = data[at + len(codes) :]
+    if uniform:
+        codes = codes * count
+    planes: list[Plane] = []
+    for i in range(count):
+        planes.append(Plane((nz, ny, nx), codes[i], previous=planes[i - 1] if i % channels else None))
+    decode_planes(stream, planes, KIND_LATTICE, 2, (1 << 31) - 1)
+    labels = np.zeros(shape, np.int64)
+    for i, plane in enumerate(planes):
+        b, c = divmod(i, channels)
+        expect(all(0 <= v <= size + 1 for v in plane.values), "a correction outside of the palette")
+        behind = iter(plane.values)
+        own = labels[b, c]
+        for z, y, x in itertools.product(range(nz), range(ny), range(nx)):
+            correction = next(behind)
+            if correction:
+                own[z, y, x] = correction - 1
+            elif from_channel and c:
+                own[z, y, x] = labels[b, c - 1, z, y, x]
+            elif x:
+                own[z, y, x] = own[z, y, x - 1]
+            elif y:
+                own[z, y, x] = own[z, y - 1, 0]
+    return labels, palette
+
+
+def decode_exceptions(data: bytes, samples: int, itemsize: int) -> Iterator[tuple[int, int]]:
+    """Positions and bits (5.3)."""
+    expect(len(data) >= 9, "cut exceptions")
+    count, width = struct.unpack_from("<QB", data)
+    expect(count <= samples and width in (1, 2, 4, 8), "impossible exceptions")
+    expect(len(data) == 9 + count * (width + itemsize), "exceptions of another length")
+    position = -1
+    for i in range(count):
+        at = 9 + i * width
+        position += 1 + int.from_bytes(data[at : at + width], "little")
+        expect(position < samples, "an exception outside of the chunk")
+        at = 9 + count * width + i * itemsize
+        yield position, int.from_bytes(data[at : at + itemsize], "little")
+
+
+def decode_streams(data: bytes, count: int) -> list[bytes]:
+    """Streams of a section (5.5)."""
+    expect(len(data) >= 2 + 4 * count, "cut list of streams")
+    expect(struct.unpack_from("<H", data)[0] == count, "as many streams as slabs are expected")
+    lengths = struct.unpack_from(f"<{count}I", data, 2)
+    edges = list(itertools.accumulate(lengths, initial=2 + 4 * count))
+    expect(edges[-1] == len(data), "streams do not fill their section")
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def magnitude_codes(data: bytes, count: int) -> list[int]:
+    """A list of codes (7.1)."""
+    expect(len(data) == count and all(code <= 104 for code in data), "impossible magnitude codes")
+    return list(data)
+
+
+# ---- 6 Entropy coder -------------------------------------------------------------------------------------------------
+
+ESCAPE, LAST_TOKEN = 127, 125
+FIRST_STATE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Table:
+    """Frequencies and starts of tokens, and the token of each slot (6.2)."""
+
+    frequency: list[int]
+    start: list[int]
+    token: list[int]
+
+
+@lru_cache(maxsize=1)
+def tables() -> list[Table]:
+    """The table of every class."""
+    data = (DATA / "tables-1.bin").read_bytes()
+    classes, count = struct.unpack_from("<HH", data)
+    index = struct.unpack_from(f"<{classes}H", data, 4)
+    at = 4 + 2 * classes
+    found = []
+    for _ in range(count):
+        used = data[at]
+        frequency = [0] * 128
+        for i in range(used):
+            frequency[data[at + 1 + i]] = struct.unpack_from("<H", data, at + 1 + used + 2 * i)[0]
+        at += 1 + 3 * used
+        assert sum(frequency) == 4096
+        assert frequency[ESCAPE]
+        start = list(itertools.accumulate(frequency, initial=0))[:128]
+        found.append(Table(frequency, start, [t for t in range(128) for _ in range(frequency[t])]))
+    assert at == len(data)
+    return [found[i] for i in index]
+
+
+@lru_cache(maxsize=1)
+def all_weights() -> dict[str, dict[str, list[int]]]:
+    """The file of weights (7.3)."""
+    found: dict[str, dict[str, list[int]]] = json.loads((DATA / "weights-1.json").read_text())
+    return found
+
+
+@dataclass
+class Stream:
+    """One rANS stream that is being read (6.3)."""
+
+    states: list[int]
+    words: list[int]
+    position: int = 0
+    count: int = 0
+
+    @classmethod
+    def of(cls, data: bytes) -> Stream:
+        expect(len(data) >= 16 and len(data) % 2 == 0, "a stream of impossible length")
+        states = list(struct.unpack_from("<4I", data))
+        expect(all(state >= FIRST_STATE for state in states), "an impossible state")
+        return cls(states, list(struct.unpack_from(f"<{(len(data) - 16) // 2}H", data, 16)))
+
+    def symbol(self, table: Table) -> int:
+        """The next symbol."""
+        lane = self.count % 4
+        self.count += 1
+        state = self.states[lane]
+        slot = state % 4096
+        token = table.token[slot]
+        self.states[lane] = table.frequency[token] * (state >> 12) + slot - table.start[token]
+        self._refill(lane)
+        if token == ESCAPE:
+            token = self._raw(lane, 7)
+            expect(token <= LAST_TOKEN, "an impossible token")
+        if token < 31:
+            return (token + 1) // 2 if token % 2 else -(token // 2)
+        if token < 79:
+            exponent, below = divmod(token - 31, 4)
+            exponent += 4
+            raw = self._raw(lane, exponent - 2 + 1)
+            magnitude = ((4 + below) << (exponent - 2)) + (raw >> 1)
+        else:
+            exponent = 16 + token - 79
+            raw = self._raw(lane, exponent + 1)
+            magnitude = (1 << exponent) + (raw >> 1)
+        return -magnitude if raw & 1 else magnitude
+
+    def _refill(self, lane: int) -> None:
+        if self.states[lane] < FIRST_STATE:
+            expect(self.position < len(self.words), "a stream ends too early")
+            self.states[lane] = (self.states[lane] << 16) + self.words[self.position]
+            self.position += 1
+
+    def _raw(self, lane: int, bits: int) -> int:
+        result = done = 0
+        while done < bits:
+            width = min(16, bits - done)
+            result += (self.states[lane] % (1 << width)) << done
+            self.states[lane] >>= width
+            self._refill(lane)
+            done += width
+        return result
+
+    def end(self) -> None:
+        """Check that all has been read."""
+        expect(self.position == len(self.words), "words are left over")
+        expect(self.states == [FIRST_STATE] * 4, "a stream does not end where it began")
+
+
+# ---- 7 Planes and contexts -------------------------------------------------------------------------------------------
+
+CAP = 1 << 36
+GROUP = 8
+
+
+def mean_of(code: int) -> int:
+    """M(code) (7.1)."""
+    return (math.isqrt(1 << (code + 1)) + 1) // 2 if code else 0
+
+
+def mag(value: int) -> int:
+    """Magnitude of a symbol in 1/256."""
+    return min(abs(value), CAP) << 8
+
+
+def class_of(expected: int) -> int:
+    """Class of an expected magnitude (7.3)."""
+    if expected < 4:
+        return expected
+    log2 = expected.bit_length() - 1
+    if log2 < 18:
+        return 4 + 4 * (log2 - 2) + (expected >> (log2 - 2)) % 4
+    return min(68 + log2 - 18, 111)
+
+
+@dataclass
+class Plane:
+    """One plane: its extent, code, the others that it looks at, and then its values."""
+
+    extent: tuple[int, int, int]
+    code: int
+    previous: Plane | None = None
+    parent: Plane | None = None
+    parent_shifts: tuple[int, int, int] = (0, 0, 0)
+    sibling: Plane | None = None
+    masked: list[bool] | None = None
+    values: list[int] = field(default_factory=list)
+    mags: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.values = [0] * math.prod(self.extent)
+        self.mags = [0] * len(self.values)
+
+
+def decode_planes(data: bytes, planes: Sequence[Plane], kind: int, dimensions: int, limit: int) -> None:
+    """Fill in the values of planes from one stream."""
+    stream = Stream.of(data)
+    for plane in planes:
+        if plane.code and plane.values:
+            decode_plane(stream, plane, kind, dimensions, limit)
+    stream.end()
+
+
+def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, limit: int) -> None:
+    """Decode the values of one plane."""
+    nz, ny, nx = plane.extent
+    own = mean_of(plane.code)
+    mags, previous, parent, sibling = plane.mags, plane.previous, plane.parent, plane.sibling
+    name = f"{KIND_NAMES[kind]}-{dimensions}d-{'first' if previous is None else 'next'}"
+    w, f = list(all_weights()["symbols"][name]), list(all_weights()["flags"][name])
+
+    def ratio(other: Plane) -> int:
+        return min(own * 256 // max(mean_of(other.code), 1), 16384)
+
+    if previous is not None:
+        w[8], w[9], f[5] = w[8] * ratio(previous) >> 8, w[9] * ratio(previous) >> 8, f[5] * ratio(previous) >> 8
+    if parent is not None:
+        w[10] = w[10] * ratio(parent) >> 8
+    if sibling is not None:
+        w[11] = w[11] * ratio(sibling) >> 8
+
+    mean = own
+
+    def at(z: int, y: int, x: int) -> int:
+        return mags[(z * ny + y) * nx + x] if z >= 0 and y >= 0 and 0 <= x < nx else own
+
+    def ring(z: int, y: int, x: int) -> int:
+        assert previous is not None
+        around = ((y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x))
+        return sum(previous.mags[(z * ny + v) * nx + u] for v, u in around if 0 <= v < ny and 0 <= u < nx)
+
+    def expected_of_sample(z: int, y: int, x: int) -> int:
+        here = (z * ny + y) * nx + x
+        total = w[0] * own + w[1] * mean + w[2] * at(z, y, x - 1) + w[3] * at(z, y, x - 2) + w[4] * at(z, y - 1, x)
+        total += w[5] * (at(z, y - 1, x - 1) + at(z, y - 1, x + 1)) + w[6] * at(z, y - 2, x) + w[7] * at(z - 1, y, x)
+        if previous is not None:
+            total += w[8] * previous.mags[here] + w[9] * ring(z, y, x)
+        if parent is None:
+            total += w[10] * own
+        else:
+            place = [min(v >> s, n - 1) for v, s, n in zip((z, y, x), plane.parent_shifts, parent.extent, strict=True)]
+            total += w[10] * parent.mags[(place[0] * parent.extent[1] + place[1]) * parent.extent[2] + place[2]]
+        total += w[11] * (own if sibling is None else sibling.mags[here])
+        return total >> 8
+
+    def group_of(source: list[int], z: int, y: int, first: int) -> int:
+        line = (z * ny + y) * nx
+        return sum(source[line + first : line + min(first + GROUP, nx)]) // GROUP
+
+    def expected_of_flag(z: int, y: int, first: int) -> int:
+        north = group_of(mags, z, y - 1, first) if y else own
+        east = group_of(mags, z, y - 1, first + GROUP) if y and first + GROUP < nx else north
+        west = group_of(mags, z, y, first - GROUP) if first else own
+        total = f[0] * own + f[1] * mean + f[2] * west + f[3] * north + f[4] * east
+        if previous is not None:
+            total += f[5] * group_of(previous.mags, z, y, first)
+        return total >> 8
+
+    def symbol(role: int, expected: int) -> int:
+        return stream.symbol(tables()[(kind * 3 + role) * 112 + class_of(expected)])
+
+    sparse = own < 32
+    for z, y in itertools.product(range(nz), range(ny)):
+        line = (z * ny + y) * nx
+        for first in range(0, nx, GROUP if sparse else nx):
+            coded = range(first, min(first + GROUP, nx) if sparse else nx)
+            if plane.masked is not None:
+                coded_here = [x for x in coded if not plane.masked[line + x]]
+            else:
+                coded_here = list(coded)
+            if not coded_here:
+                continue
+            if sparse and symbol(FLAG, expected_of_flag(z, y, first)) == 0:
+                mean -= (3 * mean) >> 3
+                continue
+            for x in coded_here:
+                value = symbol(SPARSE if sparse else DENSE, expected_of_sample(z, y, x))
+                expect(abs(value) <= limit, "a symbol is too large")
+                plane.values[line + x] = value
+                mags[line + x] = mag(value)
+                mean += (mags[line + x] - mean) >> 4
+
+
+# ---- 8 Slabs ---------------------------------------------------------------------------------------------------------
+
+
+def slabs_of(shape: Canonical, align: int) -> tuple[int, list[tuple[int, int]]]:
+    """Axis (0 z, 1 y, 2 x) and ranges of the slabs."""
+    signal = shape[2:]
+    axis = next((a for a in range(3) if signal[a] > align), 2)
+    n = signal[axis]
+    count = min(64, max(1, math.prod(shape) // (1 << 20)), max(1, n // align))
+    edges = [((i * n) // count) // align * align for i in range(count)] + [n]
+    return axis, list(itertools.pairwise(edges))
+
+
+def part_of(axis: int, start: int, stop: int) -> tuple[slice, slice, slice]:
+    """A slab as an index of (z, y, x)."""
+    z, y, x = (slice(start, stop) if a == axis else slice(None) for a in range(3))
+    return z, y, x
+
+
+# ---- 9 Lattice mode --------------------------------------------------------------------------------------------------
+
+FITTED = 10
+W, WW, WWW, N, NW, NE, NN = (0, 0, -1), (0, 0, -2), (0, 0, -3), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, -2, 0)
+NNE, NNW, NEE, NWW, E, S, SW, SE = (0, -2, 1), (0, -2, -1), (0, -1, 2), (0, -1, -2), (0, 0, 1), (0, 1, 0), (0, 1, -1), (
+    0, 1, 1,
+)  # fmt: skip
+U, UW, UE, UN, US, UNW, UU = (-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (-1, -1, -1), (-2, 0, 0)
+HERE, EE, DOWN = (0, 0, 0), (0, 0, 2), (1, 0, 0)
+PLAIN: list[tuple[dict[Offset, int], dict[Offset, int]]] = [
+    ({W: 1}, {}),
+    ({W: 2, WW: -1}, {}),
+    ({W: 3, WW: -3, WWW: 1}, {}),
+    ({N: 1}, {}),
+    ({W: 1, N: 1, NW: -1}, {}),
+    ({U: 1}, {}),
+    ({U: 1, W: 1, N: 1, UW: -1, UN: -1, NW: -1, UNW: 1}, {}),
+    ({}, {HERE: 1}),
+    ({W: 1}, {HERE: 1, W: -1}),
+    ({W: 1, N: 1, NW: -1}, {HERE: 1, W: -1, N: -1, NW: 1}),
+]
+OWN: dict[int, list[Offset]] = {
+    1: [(0, 0, -lag) for lag in range(1, 33)],
+    2: [W, N, NW, NE, WW, NN, NNE, NNW, NEE, NWW],
+    3: [U, W, N, NW, NE, UW, UN, UE, US, UNW, WW, NN, UU],
+}
+IN_REFERENCE: dict[int, list[Offset]] = {
+    1: [HERE, W, E, WW, EE],
+    2: [HERE, W, N, NW, NE, E, S, SW, SE],
+    3: [HERE, U, W, N, DOWN, S, E, NW, NE],
+}
+
+
+def signed(value: int, width: int) -> int:
+    """An integer modulo 2^width, as a signed number."""
+    value %= 1 << width
+    return value - (1 << width) if value >> (width - 1) else value
+
+
+class Bits:
+    """The bit string of section LATTICE (9.2)."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> int:
+        """The next bits, highest first."""
+        expect(self.at + count <= 8 * len(self.data), "cut parameters")
+        value = 0
+        for _ in range(count):
+            value = 2 * value + (self.data[self.at // 8] >> (7 - self.at % 8)) % 2
+            self.at += 1
+        return value
+
+    def unsigned(self, count: int, largest: int = (1 << 64) - 1) -> list[int]:
+        """A list of unsigned integers."""
+        expect(count <= 8 * len(self.data) - self.at, "cut parameters")
+        found = []
+        a, n = 4, 1
+        for _ in range(count):
+            k = next(k for k in itertools.count() if n << k >= a)
+            ones = 0
+            while ones < 20 and self.take(1):
+                ones += 1
+            value = (ones << k) + self.take(k) if ones < 20 else self.take(self.take(6) + 1)
+            expect(value <= largest, "a parameter is too large")
+            found.append(value)
+            a += min(value, 16 << k, 1 << 32)
+            n += 1
+            if n == 16:
+                a, n = a // 2, 8
+        return found
+
+    def signed(self, count: int) -> list[int]:
+        """A list of signed integers."""
+        return [-(v + 1) // 2 if v % 2 else v // 2 for v in self.unsigned(count)]
+
+    def sums(self, count: int, largest: int) -> list[int]:
+        """A list that is given as differences."""
+        found = list(itertools.accumulate(self.signed(count)))
+        expect(all(0 <= v <= largest for v in found), "a parameter is out of range")
+        return found
+
+
+@dataclass
+class Predictor:
+    """The predictor of one channel: its references and taps (reference or None, offset, coefficient)."""
+
+    references: list[int]
+    taps: list[tuple[int | None, Offset, int]]
+    shift: int = 0
+    bias: int = 0
+
+
+@dataclass
+class Parameters:
+    """What section LATTICE says; start values and codes by (slab, batch item, channel)."""
+
+    order: list[int]
+    predictors: dict[int, Predictor]
+    starts: dict[tuple[int, int, int], int]
+    codes: dict[tuple[int, int, int], int]
+    levels: dict[int, list[int]]
+
+
+def read_parameters(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, width: int) -> Parameters:
+    """Read the lists of 9.2."""
+    bits = Bits(data)
+    moved = bits.unsigned(1, 1)[0]
+    order = bits.unsigned(channels, channels - 1) if moved else list(range(channels))
+    expect(sorted(order) == list(range(channels)), "every channel is coded once")
+    kinds = bits.sums(channels, FITTED)
+    reference_counts = bits.sums(channels, 8)
+    distances = iter(bits.signed(sum(reference_counts)))
+    references: list[list[int]] = []
+    for at, count in enumerate(reference_counts):
+        places, place = [], at
+        for _ in range(count):
+            place = place - 1 - next(distances)
+            expect(0 <= place < at, "a reference that is not decoded yet")
+            places.append(order[place])
+        references.append(places)
+    fitted = [at for at in range(channels) if kinds[at] == FITTED]
+    expect(not (fitted and width == 64), "no fitted predictors for 64 bits")
+    own = bits.unsigned(len(fitted), len(OWN[dimensions]))
+    in_references = iter(bits.unsigned(sum(reference_counts[at] for at in fitted), len(IN_REFERENCE[dimensions])))
+    shifts = [12 - s for s in bits.unsigned(len(fitted), 12)]
+    biases = bits.signed(len(fitted))
+    expect(all(-(1 << 52) <= b < 1 << 52 for b in biases), "a bias is too large")
+    counts = [[own[i]] + [next(in_references) for _ in references[at]] for i, at in enumerate(fitted)]
+    expect(all(sum(c) <= 128 for c in counts), "too many taps")
+    all_coefficients = bits.signed(sum(map(sum, counts)))
+    expect(all(-(1 << 15) <= c < 1 << 15 for c in all_coefficients), "a coefficient is too large")
+    coefficients = iter(all_coefficients)
+    predictors: dict[int, Predictor] = {}
+    for at, channel in enumerate(order):
+        predictor = predictors[channel] = Predictor(references[at], [])
+        if kinds[at] == FITTED:
+            i = fitted.index(at)
+            predictor.shift, predictor.bias = shifts[i], biases[i]
+            offsets = [OWN[dimensions]] + [IN_REFERENCE[dimensions]] * len(references[at])
+            for source, some, count in zip([None, *references[at]], offsets, counts[i], strict=True):
+                predictor.taps += [(source, offset, next(coefficients)) for offset in some[:count]]
+        else:
+            in_channel, in_reference = PLAIN[kinds[at]]
+            expect(not in_reference or bool(references[at]), "a predictor lacks its reference")
+            predictor.taps += [(None, offset, c) for offset, c in in_channel.items()]
+            predictor.taps += [(references[at][0], offset, c) for offset, c in in_reference.items()]
+    starts: dict[tuple[int, int, int], int] = {}
+    differences = iter(bits.signed(slabs * batch * channels))
+    for slab, b in itertools.product(range(slabs), range(batch)):
+        for at, channel in enumerate(order):
+            base = references[at][0] if references[at] else order[at - 1] if at else None
+            other = 0 if base is None else starts[slab, b, base]
+            starts[slab, b, channel] = signed(other + next(differences), width)
+    codes: dict[tuple[int, int, int], int] = {}
+    differences = iter(bits.signed(slabs * batch * channels))
+    for slab, b in itertools.product(range(slabs), range(batch)):
+        code = 0
+        for channel in order:
+            code += next(differences)
+            expect(0 <= code <= 104, "an impossible magnitude code")
+            codes[slab, b, channel] = code
+    levels: dict[int, list[int]] = {}
+    if bits.unsigned(1, 1)[0]:
+        sizes = bits.unsigned(channels, (1 << 31) - 1)
+        ranked = [channel for channel in range(channels) if sizes[channel]]
+        lowest = bits.signed(len(ranked))
+        for channel, low in zip(ranked, lowest, strict=True):
+            gaps = bits.unsigned(sizes[channel] - 1)
+            levels[channel] = list(itertools.accumulate((gap + 1 for gap in gaps), initial=low))
+            edge = 1 << (width - 1)
+            expect(-edge <= levels[channel][0] and levels[channel][-1] < edge, "a level is out of range")
+    expect((bits.at + 7) // 8 == len(data), "parameters do not fill their section")
+    return Parameters(order, predictors, starts, codes, levels)
+
+
+def predict(
+    values: dict[int, list[int]], channel: int, extent: tuple[int, int, int], predictor: Predictor, start: int,
+    masked: list[bool] | None, width: int,
+) -> None:  # fmt: skip
+    """Turn the residuals of a channel, `values[channel]`, into values (9.3); those of references are there already."""
+    nz, ny, nx = extent
+    own = values[channel]
+    taps = [
+        (own if source is None else values[source], offset, (offset[0] * ny + offset[1]) * nx + offset[2], coefficient)
+        for source, offset, coefficient in predictor.taps
+    ]
+    low = [min((offset[a] for _, offset, _ in predictor.taps), default=0) for a in range(3)]
+    high = [max((offset[a] for _, offset, _ in predictor.taps), default=0) for a in range(3)]
+
+    def is_inside(place: Offset) -> bool:
+        """Whether no tap points outside of the slab."""
+        return all(v + l >= 0 and v + h < n for v, l, h, n in zip(place, low, high, extent, strict=True))
+
+    def near_border(z: int, y: int, x: int) -> int:
+        here = (z * ny + y) * nx + x
+        stand_in = here - 1 if x else (z * ny + y - 1) * nx if y else (z - 1) * ny * nx
+        total = predictor.bias
+        for source, offset, _, coefficient in taps:
+            place = [min(max(v + d, 0), n - 1) for v, d, n in zip((z, y, x), offset, extent, strict=True)]
+            at = (place[0] * ny + place[1]) * nx + place[2]
+            if offset < HERE and at >= here:
+                at = stand_in
+            total += coefficient * source[at]
+        return total
+
+    shift = predictor.shift
+    half = (1 << shift) // 2
+    for z, y, x in itertools.product(range(nz), range(ny), range(nx)):
+        here = (z * ny + y) * nx + x
+        sign = 1
+        if is_inside((z, y, x)):
+            total = predictor.bias
+            for source, _, distance, coefficient in taps:
+                total += coefficient * source[here + distance]
+        elif here:
+            total = near_border(z, y, x)
+        else:
+            total = start << shift
+        if width == 64:
+            total = signed(total, 64)
+        predicted = (total + half) >> shift
+        if predicted << shift > total:
+            sign = -1
+        residual = 0 if masked is not None and masked[here] else own[here]
+        own[here] = signed(predicted + sign * residual, width)
+
+
+def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None) -> Array:
+    """Samples of a chunk in lattice mode."""
+    data = sections[LATTICE]
+    expect(len(data) >= 9, "cut lattice")
+    kind, step = struct.unpack_from("<Bd", data)
+    is_float = header.dtype.kind == "f"
+    expect(kind <= 2 and 0 < step < math.inf and (kind != 2 or is_float), "impossible lattice")
+    expect(kind != 0 or (step == math.floor(step) and step <= 2.0**33), "impossible lattice")
+    width = 64 if kind == 2 and header.dtype.itemsize == 8 else 32
+    batch, channels, nz, ny, _ = shape
+    dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
+    axis, slabs = slabs_of(shape, 1)
+    streams = decode_streams(sections[LATTICE_SYMBOLS], len(slabs))
+    known = read_parameters(data[9:], len(slabs), batch, channels, dimensions, width)
+    indices = np.zeros(shape, np.int64)
+    for slab, ((start, stop), stream) in enumerate(zip(slabs, streams, strict=True)):
+        part = part_of(axis, start, stop)
+        box = indices[0, 0][part].shape
+        extent = (box[0], box[1], box[2])
+        planes: dict[tuple[int, int], Plane] = {}
+        for b, c in itertools.product(range(batch), known.order):
+            references = known.predictors[c].references
+            planes[b, c] = Plane(
+                extent, known.codes[slab, b, c], previous=planes[b, references[0]] if references else None,
+                masked=None if masked is None else masked[b, c][part].reshape(-1).tolist(),
+            )  # fmt: skip
+        decode_planes(stream, list(planes.values()), KIND_LATTICE, dimensions, (1 << (width - 1)) - 1)
+        for b in range(batch):
+            values = {c: planes[b, c].values for c in known.order}
+            for c in known.order:
+                predict(
+                    values, c, extent, known.predictors[c], known.starts[slab, b, c], planes[b, c].masked, width
+                )  # fmt: skip
+                indices[b, c][part] = np.array(values[c], np.int64).reshape(extent)
+    for c, levels in known.levels.items():
+        plane = indices[:, c]
+        wrong = (plane < 0) | (plane >= len(levels))
+        expect(not np.any(wrong if masked is None else wrong & ~masked[:, c]), "a level that does not exist")
+        plane[...] = np.array(levels, np.int64)[np.where(wrong, 0, plane)]
+    if kind == 2:
+        bits = 8 * header.dtype.itemsize
+        ordered = indices.astype(np.uint64) & np.uint64((1 << bits) - 1)
+        flipped = ordered ^ np.uint64((1 << (bits - 1)) - 1)
+        unsigned = np.where(ordered < np.uint64(1 << (bits - 1)), ordered, flipped)
+        return unsigned.astype(f"u{header.dtype.itemsize}").view(header.dtype)
+    samples = indices.astype(np.float64)
+    if kind == 0 and header.dtype == np.uint32:
+        samples += (2**31 - 1) // int(step)
+    samples *= step
+    if kind == 1 and not is_float:
+        samples = np.rint(samples)
+    return cast(samples, header)
+
+
+# ---- 10 Transform mode -----------------------------------------------------------------------------------------------
+
+
+def ceil2(n: int) -> int:
+    """Half of n, rounded up."""
+    return (n + 1) // 2
+
+
+def split_count(n: int) -> int:
+    """How often n can be halved while it is 4 or more."""
+    return 1 + split_count(ceil2(n)) if n >= 4 else 0
+
+
+@dataclass(frozen=True)
+class Subband:
+    """A box of coefficients, its level, and the number of its parent, if any, with shifts (10.2)."""
+
+    begin: tuple[int, ...]
+    extent: tuple[int, ...]
+    level: int
+    parent: int | None
+    shifts: tuple[int, int, int]
+
+
+Filter = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Section MODEL."""
+
+    integral: bool
+    fraction: int
+    unit: float
+    residual_step: int
+    parallel: bool
+    packet: bool
+    reflect: bool
+    levels: int
+    tap_shift: int
+    quantum: int
+    points: tuple[int, int, int]
+    filters: tuple[Filter, Filter]
+    signal: tuple[int, int, int]
+    matrix: Floats
+    shift: int
+    mean: Floats
+    codes: list[list[int]]
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """How often each axis is split."""
+        return tuple(min(self.levels, split_count(n)) for n in self.signal)
+
+
+BIOR44_LOW = (0.7884856164056644, 0.4180922732222122, -0.04068941760955844, -0.06453888262893843)
+BIOR44_HIGH = (-0.8526986790094034, 0.37740285561265374, 0.1106244044184234, -0.02384946501938, -0.03782845550699546)
+
+
+def bior44(shift: int) -> tuple[Filter, Filter]:
+    """The wavelet that needs no taps in the frame (10.4)."""
+    low, high = (
+        {place: round(taps[abs(place)] * 2.0**shift) for place in range(1 - len(taps), len(taps))}
+        for taps in (BIOR44_LOW, BIOR44_HIGH)
+    )
+    return low, high
+
+
+def subbands_of(signal: Sequence[int], levels: int, packet: bool) -> list[Subband]:
+    """Subbands in coding order (10.2)."""
+    splits = [min(levels, split_count(n)) for n in signal]
+    depth = max(splits)
+    if packet:
+        sizes = tuple(n >> s for n, s in zip(signal, splits, strict=True))
+        paths = itertools.product(*(range(1 << s) for s in splits))
+        return [
+            Subband(tuple(p * n for p, n in zip(path, sizes, strict=True)), sizes, depth, None, (0, 0, 0))
+            for path in paths
+        ]
+
+    def low(level: int) -> list[int]:
+        return [-(-n // (1 << min(level, s))) for n, s in zip(signal, splits, strict=True)]
+
+    found = [Subband((0, 0, 0), tuple(low(depth)), depth, None, (0, 0, 0))]
+    number: dict[tuple[int, tuple[int, ...]], int] = {}
+    for level in range(depth, 0, -1):
+        for orientation in itertools.product((0, 1), repeat=3):
+            if orientation == (0, 0, 0) or any(b and s < level for b, s in zip(orientation, splits, strict=True)):
+                continue
+            pairs = list(zip(orientation, low(level), low(level - 1), strict=True))
+            begin = tuple(a if bit else 0 for bit, a, _ in pairs)
+            extent = tuple(n - a if bit else a for bit, a, n in pairs)
+            if 0 in extent:
+                continue
+            number[level, orientation] = len(found)
+            z, y, x = (int(s > level) for s in splits)
+            found.append(Subband(begin, extent, level, number.get((level + 1, orientation)), (z, y, x)))
+    return found
+
+
+def read_model(data: bytes, shape: Canonical) -> Model:
+    """Section MODEL (5.6, 10.1)."""
+    channels = shape[1]
+    expect(len(data) >= 33, "cut model")
+    integral, fraction, unit, residual_step, profile = struct.unpack_from("<BbdIB", data)
+    tree, boundary, levels, tap_shift, quantum, p1, p2, p3, rank, mean_shift = struct.unpack_from(
+        "<BBBBIhhhHB", data, 15
+    )
+    expect(integral <= 1 and profile <= 1 and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
+    expect(tree <= 3 and boundary <= 1 and levels <= 8 and tap_shift <= 30 and quantum >= 1, "impossible model")
+    expect(1 <= rank <= channels and mean_shift <= 40, "impossible model")
+    at = 32
+    filters = bior44(tap_shift)
+    if tree & 2:
+        expect(len(data) >= 36, "cut taps")
+        low, high, low_origin, high_origin = struct.unpack_from("<BBbb", data, at)
+        expect(low >= 1 and high >= 1 and len(data) > 36 + 4 * (low + high), "cut taps")
+        taps = struct.unpack_from(f"<{low + high}i", data, at + 4)
+        filters = (
+            {j - low_origin: tap for j, tap in enumerate(taps[:low])},
+            {j - high_origin: tap for j, tap in enumerate(taps[low:])},
+        )
+        at += 4 + 4 * (low + high)
+    if boundary == 0:
+        expect(all(g == {-t: v for t, v in g.items()} for g in filters), "filters that cannot reflect")
+    means_code = magnitude_codes(data[at : at + 1], 1)[0]
+    packet = bool(tree & 1)
+    z, y, x = shape[2:]
+    if packet or boundary == 1:
+        multiples = [1 << min(levels, split_count(n)) for n in shape[2:]]
+        z, y, x = (-(-n // m) * m for n, m in zip(shape[2:], multiples, strict=True))
+    count = len(subbands_of((z, y, x), levels, packet))
+    layout = [(rank, 17), (rank, 17), (channels, means_code)] + [(channels, 27)] * rank + [(rank, 17)] * count
+    planes = [Plane((1, 1, n), code) for n, code in layout]
+    decode_planes(data[at + 1 :], planes, KIND_SIDE, 1, (1 << 31) - 1)
+    lists = [plane.values for plane in planes]
+    precisions = list(itertools.accumulate(lists[0]))
+    expect(all(0 <= p <= 30 for p in precisions), "impossible precisions")
+    shift = max(precisions)
+    means = np.array([float(v * 2**mean_shift) for v in itertools.accumulate(lists[2])])
+    vectors = [
+        list(itertools.accumulate(vector)) if smooth else vector
+        for smooth, vector in zip(lists[1], lists[3 : 3 + rank], strict=True)
+    ]
+    matrix = np.array(
+        [[float(v << (shift - p)) for v in vector] for p, vector in zip(precisions, vectors, strict=True)]
+    )
+    codes = [list(itertools.accumulate(some)) for some in lists[3 + rank :]]
+    expect(all(0 <= code <= 104 for some in codes for code in some), "impossible magnitude codes")
+    return Model(
+        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
+        packet=packet, reflect=boundary == 0, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
+        filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means,
+        codes=[[codes[s][k] for s in range(count)] for k in range(rank)],
+    )  # fmt: skip
+
+
+def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> Integers:
+    """Symbols (batch, rank, Z, Y, X) (10.3)."""
+    rank = len(model.codes)
+    subbands = subbands_of(model.signal, model.levels, model.packet)
+    axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels)
+    symbols = np.zeros((batch, rank, *model.signal), np.int64)
+    kind = KIND_LATENT_PARALLEL if model.parallel else KIND_LATENT
+    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs)), strict=True):
+        boxes: list[tuple[slice, ...]] = []
+        for subband in subbands:
+            edges = [[b, b + n] for b, n in zip(subband.begin, subband.extent, strict=True)]
+            depth = min(subband.level, model.splits[axis])
+            first, last = edges[axis]
+            edges[axis][0] = min(first + (start >> depth), last)
+            if stop != slabs[-1][1]:
+                edges[axis][1] = min(first + (stop >> depth), last)
+            boxes.append(tuple(slice(a, b) for a, b in edges))
+        planes: dict[tuple[int, int, int], Plane] = {}
+
+        def other(place: tuple[int, int, int], planes: dict[tuple[int, int, int], Plane] = planes) -> Plane | None:
+            """A plane that has content, if there is one."""
+            found = planes.get(place)
+            return found if found is not None and found.code and found.values else None
+
+        for b, k, s in itertools.product(range(batch), range(rank), range(len(subbands))):
+            extent = tuple(part.stop - part.start for part in boxes[s])
+            plane = Plane((extent[0], extent[1], extent[2]), model.codes[k][s], previous=other((b, k - 1, s)))
+            parent = subbands[s].parent
+            if parent is not None:
+                plane.parent, plane.parent_shifts = other((b, k, parent)), subbands[s].shifts
+            before = other((b, k, s - 1))
+            if before is not None and before.extent == plane.extent and subbands[s].level == subbands[s - 1].level:
+                plane.sibling = before
+            planes[b, k, s] = plane
+        decode_planes(stream, list(planes.values()), kind, dimensions, (1 << 31) - 1)
+        for (b, k, s), plane in planes.items():
+            symbols[b, k][boxes[s]] = np.array(plane.values, np.int64).reshape(plane.extent)
+    return symbols
+
+
+@lru_cache(maxsize=64)
+def synthesis_matrix(
+    n: int, low: tuple[tuple[int, int], ...], high: tuple[tuple[int, int], ...], reflect: bool
+) -> Floats:
+    """What n entries (low-pass ones first) contribute to n outputs: (output, entry) (10.4)."""
+    matrix = np.zeros((n, n))
+    for i in range(n):
+        for parity, taps in enumerate((low, high)):
+            for place, tap in taps:
+                m = i - place
+                if m % 2 != parity:
+                    continue
+                m = m % (2 * n - 2) if reflect else m % n
+                m = 2 * n - 2 - m if m >= n else m
+                matrix[i, m // 2 if m % 2 == 0 else ceil2(n) + m // 2] += tap
+    return matrix
+
+
+def l1_norm(filters: tuple[Filter, Filter]) -> int:
+    """Largest sum of magnitudes of the taps that one output adds up."""
+    return max(
+        sum(abs(tap) for q, g in enumerate(filters) for t, tap in g.items() if (parity - t) % 2 == q)
+        for parity in (0, 1)
+    )
+
+
+def inverse_wavelet(latents: Floats, model: Model) -> None:
+    """Synthesise (batch, rank, Z, Y, X) in place (10.4)."""
+    splits = model.splits
+    taps = tuple(tuple(sorted(g.items())) for g in model.filters)
+    for level in range(max(splits), 0, -1):
+        for axis in range(3):
+            if splits[axis] < level:
+                continue
+            box = latents
+            size = model.signal[axis] >> (level - 1)
+            if not model.packet:
+                low = [-(-n // (1 << min(level - 1, s))) for n, s in zip(model.signal, splits, strict=True)]
+                box, size = latents[:, :, : low[0], : low[1], : low[2]], low[axis]
+            expect(float(np.abs(box).max()) * l1_norm(model.filters) < 2.0**53, "beyond exact arithmetic")
+            lines = np.moveaxis(box, 2 + axis, 0)
+            matrix = synthesis_matrix(size, taps[0], taps[1], model.reflect)
+            for start in range(0, len(lines), size):
+                segment = lines[start : start + size]
+                sums = matrix @ segment.reshape(size, -1)
+                lines[start : start + size] = np.rint(sums / 2.0**model.tap_shift).reshape(segment.shape)
+
+
+def continued(array: Array, signal: Sequence[int]) -> Array:
+    """An array whose last entries along the signal axes are repeated up to an extent."""
+    places = np.ix_(*(np.minimum(np.arange(to), n - 1) for to, n in zip(signal, array.shape[2:], strict=True)))
+    return array[:, :, *places]
+
+
+def decode_residuals(
+    data: bytes, batch: int, channels: int, signal: tuple[int, int, int], dimensions: int, masked: Array | None
+) -> Integers:
+    """Residuals (batch, channel, Z, Y, X) (10.6)."""
+    codes = magnitude_codes(data[:channels], channels)
+    axis, slabs = slabs_of((batch, channels, *signal), GROUP)
+    residuals = np.zeros((batch, channels, *signal), np.int64)
+    for (start, stop), stream in zip(slabs, decode_streams(data[channels:], len(slabs)), strict=True):
+        part = part_of(axis, start, stop)
+        box = residuals[0, 0][part].shape
+        planes: list[Plane] = []
+        for b, c in itertools.product(range(batch), range(channels)):
+            previous = planes[-1] if c and codes[c - 1] else None
+            holes = None if masked is None else masked[b, c][part].reshape(-1).tolist()
+            planes.append(Plane((box[0], box[1], box[2]), codes[c], previous=previous, masked=holes))
+        decode_planes(stream, planes, KIND_RESIDUAL, dimensions, (1 << 31) - 1)
+        for i, plane in enumerate(planes):
+            residuals[i // channels, i % channels][part] = np.array(plane.values, np.int64).reshape(plane.extent)
+    return residuals
+
+
+def decode_transform(sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None) -> Array:
+    """Samples of a chunk in transform mode."""
+    batch, channels = shape[:2]
+    model = read_model(sections[MODEL], shape)
+    symbols = decode_latents(sections[LATENTS], model, batch, header.dimensions)
+    points = np.array(model.points)[np.clip(np.abs(symbols), 1, 3) - 1]
+    latents = (symbols * model.quantum + np.sign(symbols) * points).astype(np.float64)
+    inverse_wavelet(latents, model)
+    flat = latents.reshape(batch, len(model.codes), -1)
+    reach = np.abs(flat).max(axis=(0, 2))
+    expect(float((np.abs(model.matrix) @ reach).max()) < 2.0**53, "beyond exact arithmetic")
+    expect(float(np.abs(model.mean).max()) < 2.0**52, "beyond exact arithmetic")
+    product = np.stack([model.matrix @ item for item in flat]).reshape(batch, channels, *model.signal)
+    # 11 Finish
+    values = np.rint(product * 2.0**-model.shift) + model.mean[:, None, None, None]
+    if model.integral:
+        values = np.rint(values * 2.0**-model.fraction)
+    if RESIDUAL in sections:
+        holes = None if masked is None else continued(masked, model.signal)
+        residuals = decode_residuals(
+            sections[RESIDUAL], batch, channels, model.signal, header.dimensions, holes
+        )  # fmt: skip
+        values = values + residuals * float(model.residual_step)
+    if not model.integral:
+        values = values * model.unit
+        if header.dtype.kind != "f":
+            values = np.rint(values)
+    z, y, x = shape[2:]
+    return cast(values[:, :, :z, :y, :x], header)
+
+
+# ---- 11 Finish -------------------------------------------------------------------------------------------------------
+
+
+def cast(values: Floats, header: Header) -> Array:
+    """Range, cast and nodata."""
+    dtype = header.dtype
+    info: Callable[[Any], Any] = np.finfo if dtype.kind == "f" else np.iinfo
+    values = np.clip(values, float(info(dtype).min), float(info(dtype).max))
+    samples: Array = (values.astype(np.float32) if dtype == np.float16 else values).astype(dtype)
+    if header.nodata is not None:
+        nodata = np.array(header.nodata, f"u{dtype.itemsize}").view(dtype)
+        if dtype.kind == "f":
+            substitute = np.nextafter(nodata, np.array(np.inf, dtype))
+            if not np.isfinite(substitute):
+                substitute = np.nextafter(nodata, np.array(-np.inf, dtype))
+        else:
+            value = int(nodata[()])
+            substitute = np.array(value + 1 if value < info(dtype).max else value - 1, dtype)
+        samples[samples == nodata] = substitute
+    return samples

@@ -1,0 +1,335 @@
+"""The format as docs/format.md describes it is the format that xwalloc writes: a second decoder gets the same bits."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xwalloc.codec.chunk import ChunkCodec, decode_frame
+from xwalloc.codec.config import CodecConfig
+
+
+def load(name: str) -> ModuleType:
+    """A module beside this one."""
+    spec = importlib.util.spec_from_file_location(f"format_{name}", Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+second = load("second_decoder")
+example = load("example")
+
+STORED, LATTICE, TRANSFORM = range(3)
+MASK, EXCEPTIONS, RESIDUAL = 2, 3, 8
+DTYPES = ("i1", "u1", "<i2", ">u2", "<i4", ">u4", "<f2", ">f4", "<f8", ">f8")
+Case = tuple[NDArray[Any], dict[str, Any]]
+
+
+def smooth(shape: tuple[int, ...], seed: int = 0, noise: float = 0.0) -> NDArray[np.float64]:
+    """A few waves and a slope, alike along the first axis."""
+    rng = np.random.default_rng(seed)
+    grids = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    total = sum((20 * np.sin(0.11 * (1 + axis) * g + axis) for axis, g in enumerate(grids)), np.zeros(shape))
+    return np.asarray(total + 0.3 * grids[-1] + noise * rng.normal(size=shape) + 60)
+
+
+def holes(array: NDArray[Any]) -> NDArray[Any]:
+    """With blocks and single places of NaN, of infinities, of -9999, and of wild values."""
+    rng = np.random.default_rng(5)
+    array = array.copy()
+    array[..., 3:9, 4:12] = np.nan
+    array[0, :4, :] = -9999
+    flat = array.reshape(-1)
+    for value, count in ((np.nan, 7), (np.inf, 30), (-np.inf, 3), (-9999, 5), (3e30, 2)):
+        flat[rng.integers(0, flat.size, count)] = value
+    return array
+
+
+def same(frame: bytes) -> NDArray[Any]:
+    """Decode with both decoders, which must agree in every bit."""
+    ours = decode_frame(frame)
+    theirs = second.decode(frame)
+    assert theirs.dtype == ours.dtype
+    assert theirs.shape == ours.shape
+    assert theirs.tobytes() == ours.tobytes()
+    return ours
+
+
+def check(array: NDArray[Any], config: dict[str, Any]) -> tuple[int, set[int]]:
+    """Encode, compare, and return mode and sections of the frame."""
+    frame = ChunkCodec(CodecConfig(**config)).encode(array)
+    same(frame)
+    header, sections = second.parse(frame)
+    return header.mode, set(sections)
+
+
+CUBE = {"channel_axis": 0, "signal_axes": (1, 2)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("quality", [{"max_error": 4}, {"max_error": 0.6}, {"lossless": True}, {"step": 3.0}], ids=str)
+def test_dtypes(dtype: str, quality: dict[str, Any]) -> None:
+    array = np.clip(smooth((4, 23, 26), noise=0.4), 0, 120).astype(dtype)
+    mode, _ = check(array, {**CUBE, **quality})
+    assert mode == (TRANSFORM if "step" in quality else LATTICE if "lossless" in quality else mode)
+
+
+GEOMETRIES: dict[str, Case] = {
+    "series": (smooth((3, 300)), {"channel_axis": 0, "signal_axes": (1,)}),
+    "series-without-channels": (smooth((700,)), {"signal_axes": (0,)}),
+    "volume": (smooth((2, 9, 13, 17)), {"channel_axis": 0, "signal_axes": (1, 2, 3)}),
+    "volume-without-channels": (smooth((12, 13, 15)), {"signal_axes": (0, 1, 2)}),
+    "channel-last": (smooth((21, 19, 5)), {"channel_axis": 2, "signal_axes": (0, 1)}),
+    "channel-between": (smooth((21, 5, 19)), {"channel_axis": 1, "signal_axes": (0, 2)}),
+    "batches": (smooth((2, 17, 3, 2, 18)), {"channel_axis": 2, "signal_axes": (1, 4)}),
+    "batches-of-series": (smooth((5, 6, 40)), {"signal_axes": (1,)}),
+    "flat-axis": (smooth((3, 1, 200)), CUBE),
+    "thin": (smooth((3, 200, 2)), CUBE),
+    "one-row-volume": (smooth((2, 1, 1, 150)), {"channel_axis": 0, "signal_axes": (1, 2, 3)}),
+    "odd": (smooth((3, 37, 31)), CUBE),
+    "many-channels": (smooth((40, 9, 11)), CUBE),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("quality", [{"max_error": 2.0}, {"max_error": 1e-4}, {"step": 1.5}], ids=str)
+def test_axes_and_sizes(name: str, quality: dict[str, Any]) -> None:
+    array, axes = GEOMETRIES[name]
+    check(array.astype("f4"), {**axes, **quality})
+    if "max_error" in quality:
+        check(np.rint(array).astype("i4"), {**axes, **quality})
+
+
+TRANSFORMS: dict[str, dict[str, Any]] = {
+    "parallel": {"profile": "parallel"},
+    "packet": {"tree": "packet", "levels": 2},
+    "deep-packet": {"tree": "packet", "levels": 4, "profile": "parallel"},
+    "periodization": {"boundary": "periodization"},
+    "packet-periodization": {"tree": "packet", "levels": 3, "boundary": "periodization"},
+    "haar": {"wavelet": "haar", "boundary": "periodization"},
+    "db3-packet": {"wavelet": "db3", "boundary": "periodization", "tree": "packet", "levels": 2},
+    "bior2.2": {"wavelet": "bior2.2"},
+    "rbio6.8": {"wavelet": "rbio6.8", "levels": 8},
+    "sym5": {"wavelet": "sym5", "boundary": "periodization", "levels": 6},
+    "no-levels": {"levels": 0},
+    "one-level": {"levels": 1},
+    "deepest": {"levels": 8},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("quality", [{"max_error": 3.0}, {"snr": 25.0}, {"step": 2.0}], ids=str)
+def test_transforms(name: str, quality: dict[str, Any]) -> None:
+    array = smooth((3, 41, 38), noise=1.0).astype("f4")
+    mode, _ = check(array, {**CUBE, **quality, **TRANSFORMS[name]})
+    assert mode == TRANSFORM or "step" not in quality
+    series = smooth((2, 333), noise=1.0).astype("f4")
+    check(series, {"channel_axis": 0, "signal_axes": (1,), **quality, **TRANSFORMS[name]})
+    volume = smooth((2, 11, 14, 13), noise=1.0).astype("f4")
+    check(volume, {"channel_axis": 0, "signal_axes": (1, 2, 3), **quality, **TRANSFORMS[name]})
+
+
+def test_residual_layers() -> None:
+    array = smooth((5, 40, 44), noise=0.8)
+    array[2] += 0.3 * np.random.default_rng(1).normal(size=array.shape[1:])
+    mode, sections = check(array.astype("f4"), {**CUBE, "max_error": 2.0})
+    assert mode == TRANSFORM
+    assert RESIDUAL in sections
+    mode, sections = check(np.rint(8 * array).astype("i2"), {**CUBE, "max_error": 16})
+    assert mode == TRANSFORM
+    assert RESIDUAL in sections
+    mode, sections = check(np.rint(8 * array).astype("f4"), {**CUBE, "max_error": 16, "profile": "parallel"})
+    assert mode == TRANSFORM
+    assert RESIDUAL in sections
+
+
+QUALITIES: list[dict[str, Any]] = [{"max_error": 2.0}, {"max_error": 0.01}, {"lossless": True}, {"step": 1.0}]
+
+
+@pytest.mark.parametrize("quality", QUALITIES, ids=str)
+@pytest.mark.parametrize("axes", [CUBE, {"signal_axes": (1, 2)}, {"signal_axes": (0, 1, 2)}], ids=str)
+def test_special_values(quality: dict[str, Any], axes: dict[str, Any]) -> None:
+    array = holes(smooth((4, 25, 30), noise=0.2))
+    for dtype in ("<f4", ">f8"):
+        _, sections = check(array.astype(dtype), {**axes, **quality, "nodata": -9999})
+        assert {MASK, EXCEPTIONS} <= sections
+    integers = np.where(np.isfinite(array) & (np.abs(array) < 1e4), array, -9999).astype("i2")
+    _, sections = check(integers, {**axes, **quality, "nodata": -9999})
+    assert MASK in sections
+
+
+@pytest.mark.parametrize("quality", QUALITIES, ids=str)
+def test_padding_under_a_mask(quality: dict[str, Any]) -> None:
+    array = smooth((3, 21, 27), noise=1.0).astype("f4")
+    array[:, 15:, :] = np.nan
+    array[1, :, 20:] = np.nan
+    check(array, {**CUBE, **quality, "tree": "packet", "levels": 3})
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">f4", "f8", "f2"])
+def test_nothing_becomes_nodata(dtype: str) -> None:
+    array = np.rint(smooth((2, 24, 24))).astype(dtype)
+    for nodata in (60, 61):
+        array[:, 5:9, 5:9] = nodata
+        for quality in QUALITIES[:1] + QUALITIES[2:] + [{"snr": 20.0}]:
+            check(array, {**CUBE, **quality, "nodata": nodata})
+
+
+def test_extremes() -> None:
+    rng = np.random.default_rng(3)
+    for dtype in ("u4", "i4", "i1", "u2"):
+        info = np.iinfo(dtype)
+        ends = np.where(rng.random((2, 20, 20)) < 0.5, info.min, info.max).astype(dtype)
+        for quality in ({"lossless": True}, {"max_error": 3}, {"step": 7.0}, {"step": 0.3}):
+            check(ends, {**CUBE, **quality})
+    wide = np.cumsum(rng.integers(0, 2**20, (2, 30, 30)), axis=2).astype("u4") + np.uint32(2**31 - 5000)
+    for bound in (0, 1, 1000, 1e5):
+        check(wide, {**CUBE, "max_error": bound})
+    halves = np.linspace(-65504, 65504, 900).reshape(1, 30, 30).astype("f2")
+    for quality in ({"lossless": True}, {"max_error": 100}, {"step": 6000.0}, {"snr": 20.0}):
+        check(halves, {**CUBE, **quality})
+    for scale in (1e-310, 1e300):
+        check(smooth((2, 20, 20)) * scale, {**CUBE, "max_error": scale})
+        check(smooth((2, 20, 20)) * scale, {**CUBE, "lossless": True})
+
+
+def test_bits_of_floats() -> None:
+    rng = np.random.default_rng(4)
+    walk = np.cumsum(rng.normal(size=(2, 12, 40)), axis=2)
+    for dtype in ("f2", "f4", "f8"):
+        check(walk.astype(dtype), {**CUBE, "lossless": True})
+        coarse = np.ldexp(np.rint(walk * 4), -2).astype(dtype)
+        coarse[0, 0, :4] = -0.0
+        check(coarse, {**CUBE, "lossless": True})
+
+
+def test_levels_of_channels() -> None:
+    rng = np.random.default_rng(6)
+    known = np.sort(rng.choice(60000, 40, replace=False)).astype("u2")
+    array = known[np.clip(np.rint(smooth((3, 30, 40)) / 4), 0, 39).astype(int)]
+    array[1] = np.rint(smooth((30, 40)) * 3).astype("u2")
+    masked = array.copy()
+    masked[:, 4:11, 5:20] = 65535
+    for one in (array, masked):
+        mode, _ = check(one, {**CUBE, "lossless": True, "nodata": 65535})
+        assert mode == LATTICE
+
+
+def test_fitted_predictors() -> None:
+    rng = np.random.default_rng(7)
+    for shape, axes in (
+        ((5, 900), {"channel_axis": 0, "signal_axes": (1,)}),
+        ((5, 40, 40), CUBE),
+        ((3, 12, 16, 18), {"channel_axis": 0, "signal_axes": (1, 2, 3)}),
+    ):
+        base = smooth(shape[1:]) * 30
+        array = np.stack([base * (1 + 0.2 * c) + 2 * rng.normal(size=base.shape) for c in range(shape[0])])
+        array[-1] = array[0] - array[1] + rng.normal(size=base.shape)
+        check(np.rint(array).astype("i2"), {**axes, "lossless": True})
+        array[:, ..., 3:7] = 1e4
+        check(np.rint(array).astype("i2"), {**axes, "lossless": True, "nodata": 10000})
+
+
+def test_stored_chunks() -> None:
+    rng = np.random.default_rng(8)
+    assert check(np.frombuffer(rng.bytes(64), ">u4").reshape(4, 4), {"signal_axes": (1,), "lossless": True})[0] == STORED
+    assert check(np.zeros((3, 0, 4), ">f4"), {**CUBE, "max_error": 1})[0] == STORED
+    check(np.full((1, 1, 1), 7, "i2"), {**CUBE, "max_error": 1})
+    check(np.full((3, 30, 30), 2.5, "f4"), {**CUBE, "max_error": 1e-3})
+    check(np.full((3, 30, 30), np.nan, "f4"), {**CUBE, "max_error": 1e-3})
+
+
+def test_several_slabs_in_lattice_mode() -> None:
+    array = np.zeros((512, 1, 4096), "u1")
+    array[7, 0, 100:140] = 9
+    array[300, 0, 2000:2100:7] = 3
+    mode, _ = check(array, {"channel_axis": None, "signal_axes": (1, 2), "lossless": True})
+    assert mode == LATTICE
+
+
+def test_several_slabs_in_transform_mode() -> None:
+    y, x = np.mgrid[:1451, :1447] / 1451
+    array = 100 * np.exp(-(((x - 0.4) / 0.3) ** 2) - ((y - 0.6) / 0.2) ** 2)
+    array[600:604, 300:900:9] += 4
+    mode, sections = check(array.astype("f4"), {"signal_axes": (0, 1), "max_error": 1.5})
+    assert mode == TRANSFORM
+    assert RESIDUAL in sections
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("fixtures/v1/*.xwalloc")), ids=lambda p: p.stem)
+def test_fixtures(path: Path) -> None:
+    decoded = second.decode(path.read_bytes())
+    expected = np.load(path.with_suffix(".npy"))
+    assert decoded.dtype == expected.dtype
+    assert decoded.tobytes() == expected.tobytes()
+
+
+def test_damage_is_refused() -> None:
+    frame = example.make()
+    for at in range(0, len(frame), 3):
+        with pytest.raises(second.Refused):
+            second.decode(frame[:at] + bytes([frame[at] ^ 16]) + frame[at + 1 :])
+        with pytest.raises(second.Refused):
+            second.decode(frame[:at])
+
+
+def forged(frame: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """A frame whose sections were changed, with checksums that fit."""
+    data = bytearray(frame)
+    axes, count = data[8], data[9]
+    table = 32 + 5 * axes
+    end = table + 9 * count
+    change(data)
+    at = end + 4
+    for i in range(count):
+        length = int.from_bytes(data[table + 9 * i + 1 : table + 9 * i + 5], "little")
+        crc = google_crc32c.value(bytes(data[at : at + length]))
+        data[table + 9 * i + 5 : table + 9 * i + 9] = crc.to_bytes(4, "little")
+        at += length
+    data[end : end + 4] = google_crc32c.value(bytes(data[:end])).to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["lattice", "transform"])
+def test_both_refuse_the_same_forgeries(name: str) -> None:
+    quality: dict[str, Any] = {"lossless": True} if name == "lattice" else {"step": 1.0}
+    array = holes(smooth((3, 18, 20), noise=0.2)).astype("f4")
+    frame = ChunkCodec(CodecConfig(**CUBE, **quality)).encode(array)
+    first = 36 + 5 * frame[8] + 9 * frame[9]
+    rng = np.random.default_rng(9)
+    agreed = 0
+    for _ in range(120):
+        at, bit = int(rng.integers(first, len(frame))), int(rng.integers(8))
+
+        def change(data: bytearray, at: int = at, bit: int = bit) -> None:
+            data[at] ^= 1 << bit
+
+        bad = forged(frame, change)
+        try:
+            expected = decode_frame(bad)
+        except ValueError:
+            with pytest.raises(second.Refused):
+                second.decode(bad)
+            agreed += 1
+        else:
+            assert second.decode(bad).tobytes() == expected.tobytes()
+    assert agreed
+
+
+def test_the_example_in_the_documentation_is_real() -> None:
+    page = example.PAGE.read_text()
+    assert example.between(page) == example.text(), "run: python tests/format/example.py"
+    same(example.make())
