@@ -28,9 +28,7 @@ TRACED_SYMBOLS = 12
 
 def load_decoder() -> ModuleType:
     """The second decoder, as a module of its own: its classes are replaced while it is traced."""
-    spec = importlib.util.spec_from_file_location(
-        "format_traced_decoder", Path(__file__).parent / "second_decoder.py"
-    )
+    spec = importlib.util.spec_from_file_location("format_traced_decoder", Path(__file__).parent / "second_decoder.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -153,14 +151,15 @@ def text() -> str:
     first = ", ".join(map(str, samples[0, 0]))
     given = ", ".join(map(str, chunk()[0, 0]))
     lines = [
-        "A chunk of int16, 2 channels of 6 x 16 samples, with `max_error=1` and nodata -1: the lattice has step 3. Offsets are decimal, bytes hexadecimal.",
+        "A chunk of int16, 2 channels of 6 x 16 samples, with `max_error=1` and nodata -1: the lattice has step 3.",
+        "Offsets are decimal, bytes hexadecimal.",
         "",
         "```text",
         *dump(frame),
         "```",
         "",
-        "The parameters, list by list, as the bits of the section and as unsigned integers (signed lists are still to be halved,",
-        "differences to be added up):",
+        "The parameters, list by list: the bits of the section, and what they are as unsigned integers. Signed lists are",
+        "still to be halved, differences to be added up.",
         "",
         "```text",
         *parameters,
@@ -180,7 +179,7 @@ def text() -> str:
 
 def between(page: str) -> str:
     """What stands between the two marks."""
-    head, rest = page.split(BEGIN, 1)
+    rest = page.split(BEGIN, 1)[1]
     return rest.split("-->\n", 1)[1].split(END)[0].strip("\n")
 
 

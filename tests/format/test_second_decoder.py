@@ -245,7 +245,9 @@ def test_fitted_predictors() -> None:
 
 def test_stored_chunks() -> None:
     rng = np.random.default_rng(8)
-    assert check(np.frombuffer(rng.bytes(64), ">u4").reshape(4, 4), {"signal_axes": (1,), "lossless": True})[0] == STORED
+    assert (
+        check(np.frombuffer(rng.bytes(64), ">u4").reshape(4, 4), {"signal_axes": (1,), "lossless": True})[0] == STORED
+    )
     assert check(np.zeros((3, 0, 4), ">f4"), {**CUBE, "max_error": 1})[0] == STORED
     check(np.full((1, 1, 1), 7, "i2"), {**CUBE, "max_error": 1})
     check(np.full((3, 30, 30), 2.5, "f4"), {**CUBE, "max_error": 1e-3})

@@ -113,8 +113,9 @@ def substitute(nodata: Any) -> Any:
     if dtype.kind in "iu":
         value = int(nodata[()])
         return np.array(value + 1 if value < np.iinfo(dtype).max else value - 1, dtype)
-    up = np.nextafter(nodata, np.array(np.inf, dtype), dtype=dtype)
-    return up if np.isfinite(up) else np.nextafter(nodata, np.array(-np.inf, dtype), dtype=dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        up = np.nextafter(nodata, np.array(np.inf, dtype), dtype=dtype)
+        return up if np.isfinite(up) else np.nextafter(nodata, np.array(-np.inf, dtype), dtype=dtype)
 
 
 @kernel

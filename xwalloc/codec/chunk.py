@@ -45,7 +45,11 @@ MAX_CHANNELS = 1024
 """Chunks with more channels are coded in lattice mode: the spectral basis costs time with their cube."""
 
 MANY_CHANNELS, CLEAR = 16, 1.25
-"""With that many channels, transform mode wins wherever it takes fewer bits per sample than that: nothing else is tried."""
+"""With that many channels, transform mode wins where it takes fewer bits per sample than that: nothing else is tried."""
+
+LARGEST_BOUND = 2**30
+LARGEST_REAL_BOUND = 2.0**1020
+"""Larger bounds are taken for these: a step stays below 2^32, or finite."""
 
 HOPELESS = 4.5
 """Bits per sample above which lattice mode always wins (experiments: from 1.5 to 2 on)."""
@@ -245,14 +249,15 @@ class ChunkCodec:
         return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
+        largest = max(abs(chunk.look.low), abs(chunk.look.high))
         if chunk.look.integral:
-            grid = lattice_mode.for_integers(limit)
+            grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND))
             target = Target(integral=True, step=grid.step, quantum=0.0)
         else:
             # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
-            largest = np.array(max(abs(chunk.look.low), abs(chunk.look.high)), chunk.original.dtype)
-            inner = limit - float(np.spacing(largest)) * 0.5 if np.isfinite(largest) else 0.0
-            if not inner > limit * 0.125:
+            edge = np.array(largest, chunk.original.dtype)
+            inner = min(limit, largest, LARGEST_REAL_BOUND) - 0.5 * float(edge - np.nextafter(edge, edge.dtype.type(0)))
+            if not inner > 0 or (inner <= limit * 0.125 and limit < largest):
                 return _lossless(chunk)
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
             target = Target(integral=False, step=grid.step, quantum=0.0)
@@ -526,7 +531,7 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
     layout = Layout(header.shape, header.roles)
     shape = layout.canonical
     working = np.dtype(np.float32) if native == np.float16 else native
-    mask, palette = unpack_mask(sections[Section.MASK], shape) if Section.MASK in sections else (None, ())
+    mask, palette = unpack_mask(sections[Section.MASK], shape, native.itemsize) if Section.MASK in sections else (None, ())
     nodata = np.empty(0, native)
     if header.nodata is not None:
         value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)[0]
@@ -537,7 +542,7 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
         decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, _early(nodata))
     else:
         decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, _early(nodata))
-    samples = _stored(decoded, nodata)
+    samples = np.ascontiguousarray(_stored(decoded, nodata))
     bits = bits_of(samples)
     if mask is not None:
         for label, pattern in enumerate(palette, start=1):

@@ -21,6 +21,9 @@ __all__ = ["Lattice", "LatticeKind", "decode", "for_bits", "for_integers", "for_
 HEAD = struct.Struct("<Bd")
 LARGEST_INDEX = 2**31 - 1
 
+UNSIGNED_ORIGIN = 2**31
+"""Indices of uint32 count from the lattice point at or below this value."""
+
 
 class LatticeKind(IntEnum):
     """What the indices of the lattice stand for."""
@@ -49,7 +52,7 @@ class Lattice:
             step, half = int(self.step), int(self.step) // 2
             if samples.dtype == np.uint32:
                 wide = samples.astype(np.int64)
-                return ((wide + half) // step - LARGEST_INDEX // step).astype(np.int32), None
+                return ((wide + half) // step - UNSIGNED_ORIGIN // step).astype(np.int32), None
             if samples.dtype.itemsize == 4:
                 return ((samples.astype(np.int64) + half) // step).astype(np.int32), None
             return (samples.astype(np.int32) + half) // np.int32(step) if step < 2**17 else (
@@ -70,7 +73,7 @@ class Lattice:
             return from_ordered_bits(indices, dtype)
         info = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
         if dtype == np.uint32 and self.kind == LatticeKind.INTEGERS:
-            values = (indices.astype(np.float64) + LARGEST_INDEX // int(self.step)) * self.step
+            values = (indices.astype(np.float64) + UNSIGNED_ORIGIN // int(self.step)) * self.step
         else:
             values = indices * np.float64(self.step)
         if dtype.kind in "iu" and self.kind == LatticeKind.REALS:

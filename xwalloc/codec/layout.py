@@ -165,8 +165,8 @@ def pack_mask(labels: NDArray[np.uint8], palette: Sequence[int]) -> bytes:
     return head + b"\x00" + used + stream
 
 
-def unpack_mask(data: bytes, shape: Sequence[int]) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-    """Inverse of `pack_mask`: labels in canonical shape and palette.
+def unpack_mask(data: bytes, shape: Sequence[int], itemsize: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+    """Inverse of `pack_mask` for samples of `itemsize` bytes: labels in canonical shape and palette.
 
     Raises
     ------
@@ -184,6 +184,8 @@ def unpack_mask(data: bytes, shape: Sequence[int]) -> tuple[NDArray[np.uint8], t
         raise FormatError(f"The mask of the frame is damaged: {error}.") from None
     if from_channel > 1 or uniform > 1 or size > PALETTE or codes.max(initial=0) >= len(MAGNITUDES):
         raise FormatError("The mask of the frame is damaged.")
+    if any(pattern >> (8 * itemsize) for pattern in palette):
+        raise FormatError("The mask of the frame names values that are wider than its samples.")
     corrections = np.zeros(int(np.prod(shape)), np.int32)
     stream = data[at + 1 + codes.size :]
     codes = np.broadcast_to(codes, (count,)).copy()
@@ -271,7 +273,8 @@ def fill_holes(array: NDArray[np.generic], holes: NDArray[np.bool_]) -> NDArray[
     """
     known = ~holes
     values = np.where(known, array, 0).astype(np.float64)
-    filled = _pull(values, known.astype(np.float64))
+    scale = max(float(np.abs(values).max(initial=0.0)), 1.0)  # sums of the largest floats would overflow
+    filled = _pull(values / scale, known.astype(np.float64)) * scale
     if array.dtype.kind in "iu":
         filled = np.rint(filled)
     out = array.copy()

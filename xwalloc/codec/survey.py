@@ -35,7 +35,7 @@ class Survey:
     low, high
         Their range.
     integral
-        Whether all of them are integers below 2^31 in magnitude, none of them a negative zero.
+        Whether all of them are integers; in floats below 2^31 in magnitude, and none of them a negative zero.
     """
 
     special: NDArray[np.bool_] | None
@@ -110,15 +110,17 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     found = map_parallel(lambda part: _scan(flat[part], nodata, special[part]), parts)
     valid, integral = sum(part[0] for part in found), all(part[3] for part in found)
     low, high = min(part[1] for part in found), max(part[2] for part in found)
-    fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
     if fences != (low, high):
         _mark_beyond(flat, fences[0], fences[1], special)
         kept = flat[~special].astype(np.float64)
         valid, low, high = kept.size, float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))
-    integral = bool(integral and max(abs(low), abs(high)) < LARGEST_INTEGER)
+    if array.dtype.kind == "f":
+        integral = integral and max(abs(low), abs(high)) < LARGEST_INTEGER
     if valid == flat.size:
-        return Survey(None, valid, low, high, integral)
-    return Survey(special.reshape(array.shape), valid, low, high, integral)
+        return Survey(None, valid, low, high, bool(integral))
+    return Survey(special.reshape(array.shape), valid, low, high, bool(integral))
 
 
 def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, high: float) -> tuple[float, float]:

@@ -61,10 +61,14 @@ class Target:
         if self.step:
             units = 2 << UNIT_BITS
             unit = self.step / units
-            return Finish(0, None, unit, units), Scale(1.0 / unit, float(units), None)
+            return Finish(0, None, unit, units), Scale(_inverse(unit), float(units), None)
         units = 1 << UNIT_BITS
         unit = self.quantum / units
-        return Finish(0, None, unit, 0), Scale(1.0 / unit, 0.0, units)
+        return Finish(0, None, unit, 0), Scale(_inverse(unit), 0.0, units)
+
+
+def _inverse(unit: float) -> float:
+    return 1.0 / unit if unit > 0 else math.inf
 
 
 Examine = Callable[[NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_]], float]

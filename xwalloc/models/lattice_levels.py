@@ -69,7 +69,8 @@ def to_ranks(planes: NDArray[np.signedinteger], levels: Levels) -> None:
         if high - low < LOOKUP:
             table = np.zeros(high - low + 1, plane.dtype)
             table[values - low] = np.arange(len(values))
-            plane[...] = table[(plane - plane.dtype.type(low)).astype(np.intp)]
+            held = np.clip(plane, low, high)  # samples under the mask may lie anywhere
+            plane[...] = table[(held - plane.dtype.type(low)).astype(np.intp)]
         else:
             plane[...] = np.searchsorted(values, plane)
 
