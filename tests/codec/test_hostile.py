@@ -28,9 +28,9 @@ CUBE = {"channel_axis": 0, "signal_axes": (1, 2)}
 LIMIT = DecodeLimits(max_bytes=1 << 16)
 SECONDS = 3.0
 MEMORY = 16 << 20
-"""What decoding a forged frame may take; the frames here hold chunks of at most 8 kB, and limits are 64 kB."""
+"""What decoding a forged frame may take; the frames here hold chunks of at most 24 kB, and limits are 64 kB."""
 
-MODE_AT, DTYPE_AT, ORDER_AT, NDIM_AT = 5, 6, 7, 8
+MODE_AT, DTYPE_AT, ORDER_AT, NDIM_AT, COUNT_AT = 5, 6, 7, 8, 9
 
 
 def samples(dtype="f4", shape=(2, 12, 13), scale=1.0):
@@ -38,6 +38,17 @@ def samples(dtype="f4", shape=(2, 12, 13), scale=1.0):
     for axis in range(1, len(shape)):
         data = data.cumsum(axis)
     return (data * scale).astype(dtype)
+
+
+def mixture(*, holes=False):
+    """Twelve channels of two sources: what a spectral basis is for."""
+    rng = np.random.default_rng(3)
+    data = np.tensordot(rng.normal(size=(12, 2)), samples("f8", (2, 20, 22), 3.0), 1)
+    array = (data + rng.normal(size=data.shape) / 2).astype("f4")
+    if holes:
+        array[:, 3:9, 2:12] = np.nan
+        array[5, 15, 3:6] = 1e30, np.inf, -np.inf
+    return array
 
 
 def with_holes(dtype="f4"):
@@ -53,9 +64,10 @@ FRAMES = {
     "integers": (samples("i2", scale=9.0), {**CUBE, "max_error": 1.0}),
     "reals": (samples(), {**CUBE, "max_error": 0.05}),
     "bits": (samples(">f4"), {**CUBE, "lossless": True}),
-    "bits64": (samples("f8", (1, 6, 7)), {**CUBE, "lossless": True}),
+    "bits64": ((samples("f2", (1, 16, 17)) / 3).astype("f2").astype("f8"), {**CUBE, "lossless": True}),
     "lattice-holes": (with_holes(), {**CUBE, "max_error": 0.05, "nodata": -9999}),
-    "residual": (samples("f4", (6, 24, 20), 8.0), {**CUBE, "max_error": 3.0}),
+    "residual": (mixture(), {**CUBE, "max_error": 1.5}),
+    "residual-holes": (mixture(holes=True), {**CUBE, "max_error": 1.5, "nodata": -9999}),
     "step": (samples(scale=4.0), {**CUBE, "step": 2.0}),
     "packet": (samples(scale=4.0), {**CUBE, "step": 2.0, "tree": "packet", "boundary": "periodization", "wavelet": "db3"}),
     "step-holes": (with_holes(), {**CUBE, "step": 2.0, "nodata": -9999}),
@@ -70,6 +82,10 @@ EXPECTED = {
     "bits64": (Mode.LATTICE, {Section.LATTICE, Section.LATTICE_SYMBOLS}),
     "lattice-holes": (Mode.LATTICE, {Section.MASK, Section.EXCEPTIONS, Section.LATTICE, Section.LATTICE_SYMBOLS}),
     "residual": (Mode.TRANSFORM, {Section.MODEL, Section.LATENTS, Section.RESIDUAL}),
+    "residual-holes": (
+        Mode.TRANSFORM,
+        {Section.MASK, Section.EXCEPTIONS, Section.MODEL, Section.LATENTS, Section.RESIDUAL},
+    ),
     "step": (Mode.TRANSFORM, {Section.MODEL, Section.LATENTS}),
     "packet": (Mode.TRANSFORM, {Section.MODEL, Section.LATENTS}),
     "step-holes": (Mode.TRANSFORM, {Section.MASK, Section.EXCEPTIONS, Section.MODEL, Section.LATENTS}),
@@ -99,7 +115,7 @@ def seal(head, parts, *, order=None, count=None, length=None):
     """A frame of header and section bytes with every count, length and checksum as an attacker would set it."""
     names = sorted(parts) if order is None else order
     head = bytearray(head)
-    head[FIXED.size - 4 - 17 - 2 - 1] = len(names) if count is None else count
+    head[COUNT_AT] = len(names) if count is None else count
     entries = b"".join(ENTRY.pack(n, len(parts[n]), google_crc32c.value(bytes(parts[n]))) for n in names)
     body = b"".join(bytes(parts[n]) for n in names)
     total = len(head) + len(entries) + CRC.size + len(body)

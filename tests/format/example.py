@@ -148,8 +148,8 @@ def text() -> str:
     """The example as it stands in the page."""
     frame = make()
     parameters, symbols, samples = traced(frame)
-    first = ", ".join(map(str, samples[0, 0]))
-    given = ", ".join(map(str, chunk()[0, 0]))
+    first = " ".join(map(str, samples[0, 0]))
+    given = " ".join(map(str, chunk()[0, 0]))
     lines = [
         "A chunk of int16, 2 channels of 6 x 16 samples, with `max_error=1` and nodata -1: the lattice has step 3.",
         "Offsets are decimal, bytes hexadecimal.",
@@ -158,8 +158,8 @@ def text() -> str:
         *dump(frame),
         "```",
         "",
-        "The parameters, list by list: the bits of the section, and what they are as unsigned integers. Signed lists are",
-        "still to be halved, differences to be added up.",
+        "The parameters, list by list: the bits of the section, and the unsigned integers that they are. Signed lists",
+        "are still to be halved, differences to be added up.",
         "",
         "```text",
         *parameters,
@@ -172,7 +172,12 @@ def text() -> str:
         *symbols,
         "```",
         "",
-        f"The first line of the decoded chunk is {first}; what was encoded is {given}.",
+        "The first line of the chunk as it is decoded, and as it was:",
+        "",
+        "```text",
+        first,
+        given,
+        "```",
     ]
     return "\n".join(lines)
 

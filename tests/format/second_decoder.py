@@ -768,7 +768,7 @@ def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical,
         return unsigned.astype(f"u{header.dtype.itemsize}").view(header.dtype)
     samples = indices.astype(np.float64)
     if kind == 0 and header.dtype == np.uint32:
-        samples += (2**31 - 1) // int(step)
+        samples += 2**31 // int(step)
     samples *= step
     if kind == 1 and not is_float:
         samples = np.rint(samples)

@@ -176,7 +176,10 @@ def test_padding_under_a_mask(quality: dict[str, Any]) -> None:
     array = smooth((3, 21, 27), noise=1.0).astype("f4")
     array[:, 15:, :] = np.nan
     array[1, :, 20:] = np.nan
-    check(array, {**CUBE, **quality, "tree": "packet", "levels": 3})
+    array[2, 3, 5], array[0, 0, 26], array[0, 0, 0] = np.inf, -np.inf, 1e30
+    for tree in ({"tree": "packet", "levels": 3}, {"boundary": "periodization"}):
+        _, sections = check(array, {**CUBE, **quality, **tree})
+        assert {MASK, EXCEPTIONS} <= sections
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">f4", "f8", "f2"])

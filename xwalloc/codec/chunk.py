@@ -45,7 +45,7 @@ MAX_CHANNELS = 1024
 """Chunks with more channels are coded in lattice mode: the spectral basis costs time with their cube."""
 
 MANY_CHANNELS, CLEAR = 16, 1.25
-"""With that many channels, transform mode wins where it takes fewer bits per sample than that: nothing else is tried."""
+"""With that many channels, transform mode wins below that many bits per sample: nothing else is tried."""
 
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020
@@ -337,7 +337,7 @@ def _stored(decoded: NDArray[Any], nodata: NDArray[Any]) -> NDArray[Any]:
     if decoded.dtype == nodata.dtype:
         return decoded
     info = np.finfo(nodata.dtype)
-    samples = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
+    samples: NDArray[Any] = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
     if nodata.size:
         samples[samples == nodata[0]] = nodata[1]
     return samples
@@ -531,7 +531,9 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
     layout = Layout(header.shape, header.roles)
     shape = layout.canonical
     working = np.dtype(np.float32) if native == np.float16 else native
-    mask, palette = unpack_mask(sections[Section.MASK], shape, native.itemsize) if Section.MASK in sections else (None, ())
+    mask, palette = None, ()
+    if Section.MASK in sections:
+        mask, palette = unpack_mask(sections[Section.MASK], shape, native.itemsize)
     nodata = np.empty(0, native)
     if header.nodata is not None:
         value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)[0]

@@ -75,7 +75,8 @@ class Lattice:
         if dtype == np.uint32 and self.kind == LatticeKind.INTEGERS:
             values = (indices.astype(np.float64) + UNSIGNED_ORIGIN // int(self.step)) * self.step
         else:
-            values = indices * np.float64(self.step)
+            with np.errstate(over="ignore"):
+                values = indices * np.float64(self.step)
         if dtype.kind in "iu" and self.kind == LatticeKind.REALS:
             np.rint(values, out=values)
         samples = np.clip(values, float(info.min), float(info.max), out=values).astype(dtype)

@@ -147,7 +147,10 @@ def encode(
     fitted = linear.fit(samples, edges, scale, grid, map_parallel)
     if fitted is None:
         return None
-    model, symbols = fitted
+    fitted_model, symbols = fitted
+    model_bytes = fitted_model.to_bytes()
+    # From here on with the model that the decoder will read.
+    model = LinearModel.from_bytes(model_bytes, (original[2], original[3], original[4]), grid.dimensions, channels)
     try:
         latents = linear.synthesise(model, symbols, map_parallel)
         _check_products(model, latents)
@@ -155,7 +158,7 @@ def encode(
         return None
     kind = Kind.LATENT_PARALLEL if profile == "parallel" else Kind.LATENT
     sections = {
-        Section.MODEL: _head(finish, profile) + model.to_bytes(),
+        Section.MODEL: _head(finish, profile) + model_bytes,
         Section.LATENTS: _encode_latents(model, symbols, kind),
     }
     finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)

@@ -193,6 +193,8 @@ def fit(
         vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)
         mean_shift = max(0, _bits((scale.step or quantum) / 8) - 1)
         coarse = np.rint(np.ldexp(means, -mean_shift)).astype(np.int64)
+        if np.abs(np.diff(coarse, prepend=0)).max() >= 2**31:
+            return None
         model = LinearModel(
             grid=grid, quantum=quantum, points=(0,) * q.POINTS, mean_shift=mean_shift, means=coarse,
             precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
