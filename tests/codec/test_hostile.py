@@ -64,7 +64,7 @@ FRAMES = {
     "integers": (samples("i2", scale=9.0), {**CUBE, "max_error": 1.0}),
     "reals": (samples(), {**CUBE, "max_error": 0.05}),
     "bits": (samples(">f4"), {**CUBE, "lossless": True}),
-    "bits64": ((samples("f2", (1, 16, 17)) / 3).astype("f2").astype("f8"), {**CUBE, "lossless": True}),
+    "bits64": (1000 + samples("f8", (1, 16, 17), 1e-3), {**CUBE, "lossless": True}),
     "lattice-holes": (with_holes(), {**CUBE, "max_error": 0.05, "nodata": -9999}),
     "residual": (mixture(), {**CUBE, "max_error": 1.5}),
     "residual-holes": (mixture(holes=True), {**CUBE, "max_error": 1.5, "nodata": -9999}),
@@ -257,7 +257,7 @@ def test_every_header_byte_forged(name):
 def test_every_section_cut_and_resealed(name):
     head, parts = split(frame_of(name))
     for section, payload in parts.items():
-        for n in range(0, len(payload), 1 + len(payload) // 120):
+        for n in range(0, len(payload), 1 + len(payload) // 60):
             assert outcome(seal(head, {**parts, section: payload[:n]})) is None or section == Section.EXCEPTIONS
         for tail in (b"\0", b"\0\0", b"\xff" * 64, payload):
             outcome(seal(head, {**parts, section: payload + tail}))
@@ -265,21 +265,21 @@ def test_every_section_cut_and_resealed(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_first_byte_of_a_section_forged(name):
-    """Parameters stand first: every value of each of them."""
+    """Parameters stand first."""
     head, parts = split(frame_of(name))
     for section, payload in parts.items():
         for i in range(min(len(payload), 24)):
-            for value in range(0, 256, 1 if i < 3 else 17):
+            for value in {0, 1, 2, 3, 4, 31, 127, 128, 255, payload[i] ^ 1, payload[i] ^ 8} - {payload[i]}:
                 forged = bytearray(payload)
                 forged[i] = value
                 outcome(seal(head, {**parts, section: forged}))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("stored", "empty")])
-def test_every_bit_of_every_section_forged(name):
+def test_bits_all_over_every_section_forged(name):
     head, parts = split(frame_of(name))
     for section, payload in parts.items():
-        stride = 1 + len(payload) // 150
+        stride = 1 + len(payload) // 80
         for i in range(0, len(payload), stride):
             forged = bytearray(payload)
             forged[i] ^= 1 << (i * 5 + i // 8) % 8

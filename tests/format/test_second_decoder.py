@@ -76,7 +76,7 @@ def check(array: NDArray[Any], config: dict[str, Any]) -> tuple[int, set[int]]:
     return header.mode, set(sections)
 
 
-CUBE = {"channel_axis": 0, "signal_axes": (1, 2)}
+CUBE: dict[str, Any] = {"channel_axis": 0, "signal_axes": (1, 2)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

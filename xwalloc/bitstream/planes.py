@@ -106,8 +106,8 @@ def _scan(
     """Visit every symbol of every plane in coding order.
 
     While encoding, its value and table go to `values` and `contexts` (and what is expected of it to `expectations`,
-    unless that is empty); while decoding, it is read from `words`. Returns the number of symbols and the position in `words`
-    (beyond its end: the stream is damaged).
+    unless that is empty); while decoding, it is read from `words`. Returns the number of symbols and the position in
+    `words` (beyond its end: the stream is damaged).
     """
     count = 0
     position = 0
