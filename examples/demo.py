@@ -281,7 +281,7 @@ def main() -> int:
         f"Seconds: medians of {REPEATS} on this machine, with the threads that each codec uses by default.\n"
         f"zstd: Blosc at level 9 with bit shuffling; quantised: bins of {2 * int(bound) + 1} counts.\n"
         "zfp and SZ3: float32, at the bound plus 0.499, rounded to counts. zfp stays well inside its tolerance.\n"
-        "xwalloc: one chunk that carries its own model. Its entropy tables were fitted to scenes that include this one.\n",
+        "xwalloc: the cube as one chunk. Its entropy tables were fitted to scenes that include this one.\n",
         soft_wrap=True,
     )
     draw(scene, decoded, bound, ratio, OUTPUT / "demo.png")

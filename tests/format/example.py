@@ -37,7 +37,7 @@ def load_decoder() -> ModuleType:
     return module
 
 
-second = load_decoder()
+second: Any = load_decoder()
 
 
 def chunk() -> NDArray[np.int16]:
@@ -111,8 +111,14 @@ def traced(frame: bytes) -> tuple[list[str], list[str], NDArray[Any]]:
     """What is read from the parameters, the first symbols, and the samples."""
     parameters: list[str] = []
     symbols: list[str] = []
+    seen: list[tuple[int, int]] = []
 
-    class Bits(second.Bits):  # type: ignore[misc, name-defined]
+    def class_of(expected: int) -> int:
+        found: int = original[2](expected)
+        seen.append((expected, found))
+        return found
+
+    class Bits(second.Bits):  # type: ignore[misc]
         def unsigned(self, count: int, largest: int = (1 << 64) - 1) -> list[int]:
             before = self.at
             found: list[int] = super().unsigned(count, largest)
@@ -121,7 +127,7 @@ def traced(frame: bytes) -> tuple[list[str], list[str], NDArray[Any]]:
             parameters.append(f"{name:15s} {bits or '-':44s} {' '.join(map(str, found))}".rstrip())
             return found
 
-    class Stream(second.Stream):  # type: ignore[misc, name-defined]
+    class Stream(second.Stream):  # type: ignore[misc]
         def symbol(self, table: Any) -> int:
             count, states, position = self.count, list(self.states), self.position
             value: int = super().symbol(table)
@@ -130,17 +136,18 @@ def traced(frame: bytes) -> tuple[list[str], list[str], NDArray[Any]]:
                 slot = states[lane] % 4096
                 token = table.token[slot]
                 symbols.append(
-                    f"{count:5d} {lane:5d} {states[lane]:#11x} {slot:5d} {token:6d} {table.start[token]:6d} "
+                    f"{count:5d} {seen[-1][0]:8d} {seen[-1][1]:5d} {lane:5d} {states[lane]:#11x} {slot:5d} "
+                    f"{token:6d} {table.start[token]:6d} "
                     f"{table.frequency[token]:10d} {value:7d} {self.position - position:6d} {self.states[lane]:#11x}"
                 )
             return value
 
-    original = second.Bits, second.Stream
-    second.Bits, second.Stream = Bits, Stream
+    original = second.Bits, second.Stream, second.class_of
+    second.Bits, second.Stream, second.class_of = Bits, Stream, class_of
     try:
         samples = second.decode(frame)
     finally:
-        second.Bits, second.Stream = original
+        second.Bits, second.Stream, second.class_of = original
     return parameters, symbols, samples
 
 
@@ -165,10 +172,11 @@ def text() -> str:
         *parameters,
         "```",
         "",
-        f"The first {len(symbols)} symbols of the stream, flags included; `words` is how many words each reads:",
+        f"The first {len(symbols)} symbols of the stream (samples all of them: no plane here is sparse), with the expected",
+        "magnitude and its class, the state before and after, and how many words each reads:",
         "",
         "```text",
-        "count state       value  slot  token  start  frequency  symbol  words  next state",
+        "count expected class state       value  slot  token  start  frequency  symbol  words  next state",
         *symbols,
         "```",
         "",
