@@ -128,7 +128,7 @@ def test_which_variables_are_taken(scene):
     assert names(ints, max_error=1) == ["radiance", "t"]
     assert names(ints, max_error=1, channel_dim="band") == ["counts", "radiance"]
     assert names(ints, snr=40) == ["radiance", "t"]
-    assert names(ints, lossless=True) == ["radiance", "t"]
+    assert names(ints, lossless=True) == ["counts", "radiance", "t"]
     assert names(ints, max_error={"mask": 1, "counts": 2}) == ["counts", "mask"]
     assert names(ints, max_error={"counts": 2}, snr={"t": 30}) == ["counts", "t"]
     assert names(ints.counts, max_error=1) == ["counts"]

@@ -114,7 +114,8 @@ def from_counts(counts: NDArray[np.float64]) -> NDArray[np.uint16]:
         scaled *= (total - np.rint(escaped)) / max(scaled.sum(), 1e-9)
         whole = np.where(keep, np.maximum(1, np.rint(scaled)), 0).astype(np.int64)
         whole[ESCAPE] = int(np.rint(escaped))
-        whole[np.argmax(whole)] += total - whole.sum()
+        for _ in range(abs(excess := int(whole.sum()) - total)):
+            whole[np.argmax(whole)] -= np.sign(excess)
         out[:] = whole
     return frequencies
 

@@ -19,7 +19,7 @@ from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode,
 from xwalloc.codec import bound, lattice_mode, transform_mode
 from xwalloc.codec.bound import substitute
 from xwalloc.codec.config import CodecConfig
-from xwalloc.codec.engine import blas_in_one_thread, map_parallel
+from xwalloc.codec.engine import blas_in_one_thread, map_parallel, noting_first_use
 from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import (
     Layout,
@@ -157,7 +157,7 @@ class ChunkCodec:
         header = self._header(given)
         layout = Layout(header.shape, header.roles)
         if given.size:
-            with blas_in_one_thread():
+            with noting_first_use(), blas_in_one_thread():
                 chunk = self._look(layout.arrange(given))
                 candidate = self._best(chunk, layout)
             if candidate is not None:
@@ -500,7 +500,7 @@ def decode_frame(
             f"Expected an output array of shape {header.shape} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
         )
     try:
-        with blas_in_one_thread():
+        with noting_first_use(), blas_in_one_thread():
             array = _decode(parsed)
     except MemoryError as error:
         raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error

@@ -15,6 +15,7 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.transform import wavelet as w
+from xwalloc.transform.filters import check_boundary
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
 
 __all__ = ["Grid", "LinearModel", "Parallel", "in_turn", "padded"]
@@ -313,6 +314,7 @@ class LinearModel:
                 levels=levels, tree=TREES[tree & 1], boundary=BOUNDARIES[boundary], wavelet=wavelet,
             )  # fmt: skip
             count = len(grid.subbands)
+            check_boundary(grid.filters("synthesis", filter_shift), grid.boundary)
         except ConfigError as error:
             raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
         sizes = [rank, rank, channels, rank * channels, count * rank]

@@ -220,7 +220,8 @@ def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str
         return f"it holds flags ({flags[0]})"
     if request.channel_dim is not None and request.channel_dim not in variable.dims:
         return f"it has no dimension {request.channel_dim!r}"
-    if request.channel_dim is None and variable.dtype.kind != "f" and not named:
+    exact = request.lossless or request.max_error == 0
+    if request.channel_dim is None and variable.dtype.kind != "f" and not named and not exact:
         return f"it holds integers ({variable.dtype})"
     if set(variable.dims) <= {resolve_channel(variable, request.channel_dim, request.signal_dims)}:
         return "it has no signal dimension"
@@ -277,6 +278,13 @@ def in_packed_units(variable: xr.DataArray, stored: xr.Variable, quality: dict[s
     bound = quality["max_error"] / abs(scale)
     if stored.dtype.kind in "iu" and variable.dtype.kind == "f":
         bound -= 0.5
+        if bound <= 0:
+            logger.warning(
+                "Variable %r is packed in steps of %g before xwalloc sees it: the packed integers are kept exactly, but "
+                "values that are not multiples of that step move by up to half of it, which max_error %g does not "
+                "cover. Drop scale_factor and dtype from its encoding to have the bound hold for what is in memory.",
+                variable.name, abs(scale), quality["max_error"],
+            )  # fmt: skip
     return {"max_error": bound} if bound > 0 else {"lossless": True}
 
 
