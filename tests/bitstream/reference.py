@@ -1,4 +1,4 @@
-"""The entropy coder once more, slowly, in plain Python integers, from the docstrings of rans.py, planes.py and contexts.py."""
+"""The entropy coder once more, slowly, in plain Python, from the docstrings of rans.py, planes.py and contexts.py."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ def decode(data, contexts, frequencies):
         lane = i % LANES
         slot = states[lane] & ((1 << PROB_BITS) - 1)
         token = max(t for t in range(TOKENS) if starts[context][t] <= slot and frequencies[context][t])
-        states[lane] = int(frequencies[context][token]) * (states[lane] >> PROB_BITS) + slot - int(starts[context][token])
+        states[lane] = (
+            int(frequencies[context][token]) * (states[lane] >> PROB_BITS) + slot - int(starts[context][token])
+        )
         settle(lane)
         if token == ESCAPE:
             token = raw(lane, 7)
@@ -107,7 +109,7 @@ def class_of(expected):
 
 @dataclass
 class Scan:
-    """Every symbol of some planes in coding order: its value, its role (0 dense, 1 grouped, 2 flag), what is expected of it."""
+    """Every symbol in coding order: its value, its role (0 dense, 1 grouped, 2 flag), what is expected of it."""
 
     values: list[int] = field(default_factory=list)
     roles: list[int] = field(default_factory=list)
@@ -182,7 +184,9 @@ def scan_plane(out, buffer, p, own, magnitudes, symbol_weights, flag_weights, ma
                         expected += (w[8] * ratio("previous") >> 8) * size(p["previous"], z, y, x)
                         expected += (w[9] * ratio("previous") >> 8) * sum(inside)
                     if has["parent"]:
-                        at = [min(i >> p[f"parent_{a}"], p[f"parent_n{a}"] - 1) for i, a in ((z, "z"), (y, "y"), (x, "x"))]
+                        at = [
+                            min(i >> p[f"parent_{a}"], p[f"parent_n{a}"] - 1) for i, a in ((z, "z"), (y, "y"), (x, "x"))
+                        ]
                         expected += (w[10] * ratio("parent") >> 8) * size(p["parent"], *at)
                     else:
                         expected += w[10] * own

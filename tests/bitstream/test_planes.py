@@ -1,4 +1,4 @@
-"""The scan over planes against a slow one that looks every neighbour up: same symbols, same tables, same expectations."""
+"""The scan over planes against a slow one that looks every neighbour up: same symbols, tables and bytes."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,10 @@ def check(reference, buffer, planes, kind, dimensions, mask=None):
     tables = shipped()
     slow = reference.scan(buffer, planes, MAGNITUDES, *weights(kind, dimensions), mask)
     index = tables.index[first_class(kind, Role.DENSE) :]
-    expected = [int(index[role * CLASSES + reference.class_of(e)]) for role, e in zip(slow.roles, slow.expectations, strict=True)]
+    expected = [
+        int(index[role * CLASSES + reference.class_of(e)])
+        for role, e in zip(slow.roles, slow.expectations, strict=True)
+    ]
     arguments = (buffer, planes, kind, dimensions) if mask is None else (buffer, planes, kind, dimensions, mask)
     values, contexts = classify(*arguments)
     assert values.tolist() == slow.values
@@ -139,7 +142,13 @@ def test_streams_for_other_planes_are_refused():
     stream = encode(buffer, planes, Kind.LATENT, 2)
     other = planes.copy()
     other["nx"] -= 1
-    for data, where in ((stream, other), (stream[:-2], planes), (stream + b"\0\0", planes), (stream[:15], planes), (b"", planes)):
+    for data, where in (
+        (stream, other),
+        (stream[:-2], planes),
+        (stream + b"\0\0", planes),
+        (stream[:15], planes),
+        (b"", planes),
+    ):
         with pytest.raises(FormatError):
             decode(data, np.zeros_like(buffer), where, Kind.LATENT, 2)
 

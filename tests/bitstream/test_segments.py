@@ -1,5 +1,7 @@
 """Slabs that threads share, and the streams of a section."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_slabs_cover_the_axis_in_order(shape, align, samples):
     assert 1 <= len(slabs) <= MAX_SEGMENTS
     assert slabs[0][0] == 0
     assert slabs[-1][1] == shape[2 + axis]
-    for (start, stop), (following, _) in zip(slabs, slabs[1:], strict=False):
+    for (start, stop), (following, _) in pairwise(slabs):
         assert stop == following
         assert start < stop
         assert stop % align == 0

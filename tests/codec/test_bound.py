@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xwalloc.codec.bound import Finish, finish, misses, residual, substitute
+from xwalloc.codec.bound import Finish, misses, substitute
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -72,14 +72,11 @@ def test_the_substitute_of_nodata_is_its_neighbour(dtype):
 
 def run(samples, product, mean, settled, nodata=()):
     """Residuals for a product of the synthesis, and what is decoded from them."""
-    nodata = np.array(nodata, samples.dtype)
-    arguments = settled.arguments(samples.dtype, nodata)
     rest = np.zeros(samples.shape, np.int32)
-    sums = np.zeros(len(samples), np.int64)
-    residual(samples, product, mean, np.zeros((0, 0), np.uint8), *arguments, rest, sums)
+    sums = settled.residuals(samples, product, mean, np.zeros((1, 0), np.uint8), rest)
     assert sums.tolist() == np.abs(rest.astype(np.int64)).sum(axis=1).tolist()
     out = np.empty_like(samples)
-    finish(product, mean, rest, *arguments, out)
+    settled.samples(product, mean, rest, np.array(nodata, samples.dtype), out)
     return rest, out
 
 
@@ -113,9 +110,8 @@ def test_residuals_bring_reals_within_the_bound(dtype):
 def test_masked_samples_have_no_residuals():
     samples = np.array([[10.0, 500.0, 10.0]], "f4")
     rest = np.full((1, 3), 9, np.int32)
-    sums = np.zeros(1, np.int64)
-    arguments = Finish(0, 0, 1.0, 3).arguments(samples.dtype, np.empty(0, "f4"))
-    residual(samples, np.zeros((1, 3)), np.zeros(1), np.array([[0, 1, 0]], np.uint8), *arguments, rest, sums)
+    mask = np.array([[0, 1, 0]], np.uint8)
+    sums = Finish(0, 0, 1.0, 3).residuals(samples, np.zeros((1, 3)), np.zeros(1), mask, rest)
     assert rest.tolist() == [[3, 0, 3]]
     assert sums.tolist() == [6]
 
@@ -126,8 +122,7 @@ def test_what_is_decoded_stays_in_the_range_of_the_type(dtype):
     product = np.array([[-(2.0**52), 2.0**52, 0.0]])
     for settled in (Finish(0, None, 1e300, 0), Finish(0, -20, 1.0, 0), Finish(0, None, 2.0**20, 0)):
         out = np.empty((1, 3), dtype)
-        none = np.zeros((1, 0), np.int32)
-        finish(product, np.zeros(1), none, *settled.arguments(np.dtype(dtype), np.empty(0, dtype)), out)
+        settled.samples(product, np.zeros(1), np.zeros((1, 0), np.int32), np.empty(0, dtype), out)
         assert np.isfinite(out.astype("f8")).all()
         assert info.min <= out[0, 0] <= out[0, 2] <= out[0, 1] <= info.max
 

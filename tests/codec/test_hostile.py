@@ -20,7 +20,7 @@ from xwalloc.bitstream.frame import AXIS, CRC, ENTRY, FIXED, DecodeLimits, Mode,
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.lattice_mode import LatticeKind
-from xwalloc.errors import FormatError, LimitError, TruncatedError, UnsupportedFormatError, XwallocError
+from xwalloc.errors import FormatError, LimitError, TruncatedError, UnsupportedFormatError
 from xwalloc.numcodecs import Walloc
 
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -64,12 +64,15 @@ FRAMES = {
     "integers": (samples("i2", scale=9.0), {**CUBE, "max_error": 1.0}),
     "reals": (samples(), {**CUBE, "max_error": 0.05}),
     "bits": (samples(">f4"), {**CUBE, "lossless": True}),
-    "bits64": (1000 + samples("f8", (1, 16, 17), 1e-3), {**CUBE, "lossless": True}),
+    "bits64": (1000 + samples("f8", (1, 14, 15), 1e-3), {**CUBE, "lossless": True}),
     "lattice-holes": (with_holes(), {**CUBE, "max_error": 0.05, "nodata": -9999}),
     "residual": (mixture(), {**CUBE, "max_error": 1.5}),
     "residual-holes": (mixture(holes=True), {**CUBE, "max_error": 1.5, "nodata": -9999}),
     "step": (samples(scale=4.0), {**CUBE, "step": 2.0}),
-    "packet": (samples(scale=4.0), {**CUBE, "step": 2.0, "tree": "packet", "boundary": "periodization", "wavelet": "db3"}),
+    "packet": (
+        samples(scale=4.0),
+        {**CUBE, "step": 2.0, "tree": "packet", "boundary": "periodization", "wavelet": "db3"},
+    ),
     "step-holes": (with_holes(), {**CUBE, "step": 2.0, "nodata": -9999}),
     "series": (samples("i4", (3, 90), 9.0), {"channel_axis": 0, "signal_axes": (1,), "step": 5.0}),
 }
@@ -91,7 +94,12 @@ EXPECTED = {
     "step-holes": (Mode.TRANSFORM, {Section.MASK, Section.EXCEPTIONS, Section.MODEL, Section.LATENTS}),
     "series": (Mode.TRANSFORM, {Section.MODEL, Section.LATENTS}),
 }
-KINDS = {"integers": LatticeKind.INTEGERS, "reals": LatticeKind.REALS, "bits": LatticeKind.BITS, "bits64": LatticeKind.BITS}
+KINDS = {
+    "integers": LatticeKind.INTEGERS,
+    "reals": LatticeKind.REALS,
+    "bits": LatticeKind.BITS,
+    "bits64": LatticeKind.BITS,
+}
 NAMES = list(FRAMES)
 
 
@@ -128,11 +136,11 @@ def outcome(frame, limits=LIMIT):
     """Decode a forged frame: an array of the stated shape or an exception of ours, soon and in little memory."""
     tracemalloc.start()
     begin = time.perf_counter()
+    array = None
     try:
         array = decode_frame(frame, limits=limits)
-    except XwallocError as error:
-        assert isinstance(error, FormatError), f"{type(error).__name__} is no FormatError: {error}"
-        array = None
+    except FormatError:
+        pass
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -93,7 +93,7 @@ def test_masks_come_back(shape, colours):
     palette = tuple(int(x) for x in np.random.default_rng(colours).integers(0, 2**63, colours))
     for seed in range(8):
         labels = regions(shape, colours, seed)
-        back, names = unpack_mask(pack_mask(labels, palette), shape)
+        back, names = unpack_mask(pack_mask(labels, palette), shape, 8)
         np.testing.assert_array_equal(back, labels)
         assert names == palette
         assert back.dtype == np.uint8
@@ -111,13 +111,13 @@ def test_damaged_masks_are_refused_or_lie_within_the_palette():
     data = pack_mask(regions(shape, 3, 1), (1, 2, 3))
     for n in range(len(data)):
         with pytest.raises(FormatError):
-            unpack_mask(data[:n], shape)
+            unpack_mask(data[:n], shape, 1)
     rng = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(data)
         damaged[rng.integers(len(data))] = int(rng.integers(256))
         try:
-            labels, palette = unpack_mask(bytes(damaged), shape)
+            labels, palette = unpack_mask(bytes(damaged), shape, 1)
         except FormatError:
             continue
         assert labels.shape == shape

@@ -212,7 +212,9 @@ def test_snr_is_not_wasted(dtype, snr, kind):
         other = ChunkCodec(CodecConfig(**CUBE, step=float(np.sqrt(12 * allowed)) * factor)).encode(array)
         reached = signal_to_noise(array, decode_frame(other))
         if reached >= snr - 0.5:
-            assert len(frame) <= len(other), f"{got:.1f} dB instead of {snr} dB, with {len(other)} bytes at {reached:.1f}"
+            assert len(frame) <= len(other), (
+                f"{got:.1f} dB instead of {snr} dB, with {len(other)} bytes at {reached:.1f}"
+            )
 
 
 @pytest.mark.parametrize("quality", [{"snr": 20.0}, {"step": 3.0}])
@@ -243,7 +245,9 @@ def test_numcodecs_and_out(pair):
     for out in (
         np.full(chunk.array.shape, 1, chunk.array.dtype),
         np.full(chunk.array.shape, 1, chunk.array.dtype, order="F"),
-        np.full([2 * n for n in chunk.array.shape], 1, chunk.array.dtype)[tuple(slice(None, None, 2) for _ in expected.shape)],
+        np.full([2 * n for n in chunk.array.shape], 1, chunk.array.dtype)[
+            tuple(slice(None, None, 2) for _ in expected.shape)
+        ],
     ):
         assert codec.decode(frame, out=out) is out
         assert memory(out) == memory(expected)
@@ -282,7 +286,9 @@ for dtype in ("<f4", ">f8", "<i2"):
 
 def test_same_bytes_in_fresh_processes():
     runs = {
-        subprocess.run([sys.executable, "-c", FRESH, str(n)], check=True, capture_output=True, text=True, timeout=300).stdout
+        subprocess.run(
+            [sys.executable, "-c", FRESH, str(n)], check=True, capture_output=True, text=True, timeout=300
+        ).stdout
         for n in (1, 2)
     }
     assert len(runs) == 1
@@ -406,7 +412,7 @@ def test_large_nodata_of_float32_means_what_it_does_as_float64():
     array = smooth((2, 20, 20), "f4")
     array[:, :5] = np.finfo("f4").min
     frame, _ = roundtrip(array, CodecConfig(**CUBE, nodata=-3.4028234663852886e38, max_error=0.5))
-    assert inspect(frame).mode == "lattice" or inspect(frame).mode == "transform"
+    assert inspect(frame).mode != "stored"
 
 
 # what must not cost the mode
@@ -417,16 +423,16 @@ def mode_and_size(array, **options):
     return inspect(frame).mode, len(frame)
 
 
-@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i4"])
+TROUBLE = [(d, t) for d in ("<f4", ">f8") for t in ("outlier", "fill", "nan", "padding", "extreme")]
+TROUBLE += [("<i4", "outlier"), ("<i4", "fill"), ("<i4", "extreme")]
+
+
+@pytest.mark.parametrize(("dtype", "trouble"), TROUBLE)
 @pytest.mark.parametrize("bound", [2.0, 40.0])
-@pytest.mark.parametrize("trouble", ["outlier", "fill", "nan", "padding", "extreme"])
 def test_trouble_does_not_cost_the_mode(dtype, bound, trouble):
     array = smooth((6, 96, 96), "f8", scale=2.0).astype(dtype)
     mode, size = mode_and_size(array, max_error=bound)
-    whole = np.dtype(dtype).kind in "iu"
-    if whole and trouble in ("nan", "padding"):
-        pytest.skip("integers have no NaN")
-    largest = np.iinfo(dtype).max if whole else float(np.finfo(dtype).max)
+    largest = np.iinfo(dtype).max if np.dtype(dtype).kind in "iu" else float(np.finfo(dtype).max)
     bad = array.copy()
     if trouble == "outlier":
         bad[2, 30, 40] = 1e9
@@ -492,9 +498,9 @@ def test_the_check_catches_what_it_must():
     b[0] = 1.5
     assert_within_bound(a, b, 0.5)
     wide = np.array([2.0**60, -1.7e308])
-    assert_within_bound(wide, wide + [2.0**8, 0], 256.0)
+    moved = np.array([2.0**60 + 2.0**8, -1.7e308])
+    assert_within_bound(wide, moved, 256.0)
     with pytest.raises(AssertionError):
-        assert_within_bound(wide, wide + [2.0**8, 0], np.nextafter(256.0, 0))
+        assert_within_bound(wide, moved, np.nextafter(256.0, 0))
     with pytest.raises(AssertionError):
         assert_within_bound(wide, -wide, 1.7e308)
-

@@ -172,7 +172,7 @@ def text() -> str:
         *parameters,
         "```",
         "",
-        f"The first {len(symbols)} symbols of the stream (samples all of them: no plane here is sparse), with the expected",
+        f"The first {len(symbols)} symbols of the stream (samples all: no plane is sparse here), with the expected",
         "magnitude and its class, the state before and after, and how many words each reads:",
         "",
         "```text",

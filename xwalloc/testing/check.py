@@ -65,7 +65,7 @@ def special_values(array: NDArray[Any], nodata: float | int | None = None) -> ND
     ndarray of bool
         Same shape.
     """
-    special = ~np.isfinite(array)
+    special: NDArray[np.bool_] = ~np.isfinite(array)
     if nodata is not None:
         special |= array == np.array(nodata, array.dtype)
     return special
@@ -123,8 +123,8 @@ def assert_within_bound(
         return
     valid = ~special_values(original, nodata)
     a, b = original[valid], decoded[valid]
-    # Rounding is monotonic: a rounded difference below the bound belongs to an exact one below it. Others are looked at in
-    # rational arithmetic.
+    # Rounding is monotonic: a rounded difference below the bound belongs to an exact one below it. Others are looked at
+    # in rational arithmetic.
     with np.errstate(over="ignore"):
         suspects = ~(np.abs(a.astype(np.longdouble) - b.astype(np.longdouble)) < np.longdouble(max_error))
     for x, y in zip(a[suspects].tolist(), b[suspects].tolist(), strict=True):
@@ -180,7 +180,10 @@ def assert_snr(array: NDArray[Any], decoded: NDArray[Any], snr: float, nodata: f
     if got == math.inf:
         return
     largest = float(np.abs(values.astype(np.longdouble)).max())
-    unit = 1.0 if array.dtype.kind != "f" else float(np.spacing(np.abs(values)).astype(np.longdouble).max())
+    unit = 1.0
+    if array.dtype.kind == "f":
+        top = np.abs(values).max()
+        unit = float(top) - float(np.nextafter(top, np.zeros_like(top)))
     variance = float((values.astype(np.longdouble) / largest).var())
     floor = 10 * math.log10(variance / max((unit / largest) ** 2 / 12, 1e-300))
     assert got >= min(snr, floor) - SNR_TOLERANCE, f"snr is {got:.2f} dB, the target {snr:.2f} dB"
