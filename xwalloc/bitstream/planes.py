@@ -80,9 +80,13 @@ def _magnitude(value):
 def _group_mean(row, first, last):
     """Mean magnitude of a group, in 1/256, as if it were whole."""
     total = 0
-    for x in range(first, last):
-        total += _magnitude(row[x])
-    return total // GROUP
+    if last - first == GROUP:
+        for k in range(GROUP):
+            total += min(abs(np.int64(row[first + k])), CAP)
+    else:
+        for x in range(first, last):
+            total += min(abs(np.int64(row[x])), CAP)
+    return total * (ONE // GROUP)
 
 
 @kernel
@@ -117,6 +121,8 @@ def _scan(
     for plane in planes:
         longest = max(longest, plane.nx)
     known = np.empty(longest, np.int64)
+    # Means of the groups of this row and of the one to the north.
+    here, there_north = np.zeros(longest // GROUP + 2, np.int64), np.zeros(longest // GROUP + 2, np.int64)
     end = words.shape[0]
     for plane in planes:
         own = magnitudes[plane.code]
@@ -153,21 +159,23 @@ def _scan(
                 above = plane.previous + z * sz + y * sy
                 previous = buffer[above : above + nx] if plane.previous >= 0 else row
                 filled = False
+                here, there_north = there_north, here
+                group = -1
                 for first in range(0, nx, step):
                     last = min(first + step, nx)
+                    group += 1
                     if has_mask:
                         valid = 0
                         for x in range(first, last):
                             valid += holes[x] == 0
                         if valid == 0:
+                            here[group] = 0
                             continue
                     if sparse:
                         # The flag of a group: is there anything in it?
-                        before = _group_mean(row, first - GROUP, first) if first > 0 else own
-                        above_group = _group_mean(north, first, last) if y > 0 else own
-                        beyond = above_group
-                        if y > 0 and last < nx:
-                            beyond = _group_mean(north, last, min(last + GROUP, nx))
+                        before = here[group - 1] if first > 0 else own
+                        above_group = there_north[group] if y > 0 else own
+                        beyond = there_north[group + 1] if y > 0 and last < nx else above_group
                         expected = f[0] * own + f[1] * mean + f[2] * before + f[3] * above_group + f[4] * beyond
                         if f_previous:
                             expected += f_previous * _group_mean(previous, first, last)
@@ -183,16 +191,15 @@ def _scan(
                                 return count, position
                             states[lane] = state
                         else:
-                            flag = 0
-                            for x in range(first, last):
-                                if row[x] != 0:
-                                    flag = 1
+                            here[group] = _group_mean(row, first, last)
+                            flag = 1 if here[group] else 0
                             values[count] = flag
                             contexts[count] = context
                             if tracing:
                                 expectations[count] = expected
                         count += 1
                         if flag == 0:
+                            here[group] = 0
                             mean -= (3 * mean) >> 3
                             continue
                     if not filled:
@@ -255,7 +262,7 @@ def _scan(
                             continue
                         expected = (static[x] + w_mean * mean + w_w * west + w_ww * west_west) >> 8
                         if expected < DIRECT_CLASSES:
-                            context = near_tables[expected]
+                            context = near_tables[np.uint64(expected)]
                         else:
                             context = tables[large_class(expected)]
                         if decoding:
@@ -275,6 +282,8 @@ def _scan(
                         count += 1
                         west_west, west = west, min(size, CAP) << 8
                         mean += (west - mean) >> MEAN_SHIFT
+                    if decoding and sparse:
+                        here[group] = _group_mean(row, first, last)
     return count, position
 
 

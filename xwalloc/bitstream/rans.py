@@ -159,8 +159,8 @@ def pop_raw(state, bits, words, position):
 def pop(state, context, symbols, spans, words, position):
     """Read one signed integer; returns it, its magnitude, and the new state and position."""
     slot = state & SLOT_MASK
-    token = np.int64(symbols[(np.int64(context) << PROB_BITS) | slot])
-    span = np.int64(spans[(np.int64(context) << TOKEN_BITS) | token])
+    token = np.int64(symbols[np.uint64((np.int64(context) << PROB_BITS) | slot)])
+    span = np.int64(spans[np.uint64((np.int64(context) << TOKEN_BITS) | token)])
     state = (span >> 16) * (state >> PROB_BITS) + slot - (span & 0xFFFF)
     state, position = refill(state, words, position)
     if token < 31:

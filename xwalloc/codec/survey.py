@@ -20,6 +20,7 @@ RARE = 0.005
 GAP = 2.0
 LARGEST_INTEGER = 2.0**31
 PART = 1 << 20
+BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ def _scan(flat, nodata, special):
             high = max(high, value)
             strange += not abs(value) < np.inf
         if strange == 0:
-            fractional = 0
-            for i in range(flat.shape[0]):
-                value = np.float64(flat[i])
-                fractional += value != np.rint(value) or (value == 0.0 and np.signbit(value))
+            for start in range(0, flat.shape[0], BLOCK):
+                fractional = 0
+                for i in range(start, min(start + BLOCK, flat.shape[0])):
+                    value = np.float64(flat[i])
+                    fractional += (value != np.rint(value)) | ((value == 0.0) & np.signbit(value))
                 if fractional:
-                    break
-            return flat.shape[0], low, high, fractional == 0
+                    return flat.shape[0], low, high, False
+            return flat.shape[0], low, high, True
     valid = 0
     low = np.inf
     high = -np.inf

@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.transform.filters import Rows
 from xwalloc.jit import kernel
+from xwalloc.transform.filters import Rows
 from xwalloc.transform.tree import Step
 
 __all__ = ["NumpyRunner", "largest_magnitude", "run_steps"]

@@ -280,9 +280,9 @@ def in_packed_units(variable: xr.DataArray, stored: xr.Variable, quality: dict[s
         bound -= 0.5
         if bound <= 0:
             logger.warning(
-                "Variable %r is packed in steps of %g before xwalloc sees it: the packed integers are kept exactly, but "
-                "values that are not multiples of that step move by up to half of it, which max_error %g does not "
-                "cover. Drop scale_factor and dtype from its encoding to have the bound hold for what is in memory.",
+                "Variable %r is packed in steps of %g before xwalloc sees it: the packed integers are kept exactly, "
+                "but values that are not multiples of that step move by up to half of it, which max_error %g does "
+                "not cover. Drop scale_factor and dtype from its encoding to have the bound hold for what is in memory.",
                 variable.name, abs(scale), quality["max_error"],
             )  # fmt: skip
     return {"max_error": bound} if bound > 0 else {"lossless": True}
