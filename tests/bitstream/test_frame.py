@@ -28,6 +28,8 @@ from xwalloc.bitstream.frame import (
 from xwalloc.errors import ChecksumError, FormatError, LimitError, TruncatedError, UnsupportedFormatError
 
 LIMITS = DecodeLimits(max_bytes=1 << 40)
+AXES, TABLE, END = 36, 51, 69
+"""Where axes, section table and checksum of `sample` begin."""
 
 
 def sample():
@@ -39,6 +41,7 @@ def sample():
         quality=Quality.MAX_ERROR,
         value=0.5,
         nodata=0xC61C3C00,
+        tables=0xABCDEF01,
     )
     return Frame(header=header, sections={Section.LATTICE_SYMBOLS: b"symbols", Section.LATTICE: b"abc"})
 
@@ -58,6 +61,7 @@ def frames(draw):
             quality=draw(st.sampled_from(Quality)),
             value=draw(st.floats(allow_nan=False)),
             nodata=draw(st.none() | st.integers(0, 2 ** (8 * dtype.itemsize) - 1)),
+            tables=draw(st.integers(0, 2**32 - 1)),
         ),
         sections=draw(st.dictionaries(st.sampled_from(Section), st.binary(max_size=30))),
     )
@@ -78,12 +82,12 @@ def test_layout_of_the_bytes():
     data = sample().to_bytes()
     assert data[:4] == MAGIC
     assert data[4] == FORMAT_VERSION
-    assert struct.unpack_from("<dQI", data, 12) == (0.5, 0xC61C3C00, len(data))
-    assert struct.unpack_from("<BIBIBI", data, 32) == (1, 3, 2, 4, 2, 5)
-    assert struct.unpack_from("<BII", data, 47) == (4, 3, google_crc32c.value(b"abc"))
-    assert struct.unpack_from("<BII", data, 56) == (5, 7, google_crc32c.value(b"symbols"))
-    assert struct.unpack_from("<I", data, 65)[0] == google_crc32c.value(data[:65])
-    assert data[69:] == b"abcsymbols"
+    assert struct.unpack_from("<dQII", data, 12) == (0.5, 0xC61C3C00, 0xABCDEF01, len(data))
+    assert struct.unpack_from("<BIBIBI", data, AXES) == (1, 3, 2, 4, 2, 5)
+    assert struct.unpack_from("<BII", data, TABLE) == (4, 3, google_crc32c.value(b"abc"))
+    assert struct.unpack_from("<BII", data, TABLE + 9) == (5, 7, google_crc32c.value(b"symbols"))
+    assert struct.unpack_from("<I", data, END)[0] == google_crc32c.value(data[:END])
+    assert data[END + 4 :] == b"abcsymbols"
 
 
 def test_sizes_in_a_header_are_exact():
@@ -122,8 +126,7 @@ def patched(at, value):
     """The sample with another header byte and a right checksum."""
     data = bytearray(sample().to_bytes())
     data[at] = value
-    end = 65
-    data[end : end + CRC.size] = CRC.pack(google_crc32c.value(bytes(data[:end])))
+    data[END : END + CRC.size] = CRC.pack(google_crc32c.value(bytes(data[:END])))
     return bytes(data)
 
 
@@ -143,13 +146,13 @@ def patched(at, value):
         (10, 4, FormatError),
         (11, 2, FormatError),
         (24, 1, FormatError),  # nodata wider than the samples
-        (28, 0, TruncatedError),
-        (32, 3, FormatError),
-        (32, 2, None),
-        (37, 1, FormatError),  # a second channel axis
-        (47, 5, FormatError),  # a section twice
-        (47, 9, FormatError),
-        (48, 4, FormatError),  # sections that do not fill the frame
+        (32, 0, TruncatedError),
+        (AXES, 3, FormatError),
+        (AXES, 2, None),
+        (AXES + 5, 1, FormatError),  # a second channel axis
+        (TABLE, 5, FormatError),  # a section twice
+        (TABLE, 9, FormatError),
+        (TABLE + 1, 4, FormatError),  # sections that do not fill the frame
     ],
 )
 def test_impossible_headers(at, value, error):
@@ -168,4 +171,4 @@ def test_one_byte_samples_have_no_byte_order():
 
 
 def test_sizes_of_the_structures_are_part_of_the_format():
-    assert (FIXED.size, AXIS.size, ENTRY.size, CRC.size) == (32, 5, 9, 4)
+    assert (FIXED.size, AXIS.size, ENTRY.size, CRC.size) == (36, 5, 9, 4)

@@ -65,11 +65,12 @@ def fields(frame: bytes) -> Iterator[tuple[int, str]]:
     yield 1, "flags: there is a nodata value"
     yield 8, f"bound {struct.unpack_from('<d', frame, 12)[0]}"
     yield 8, "nodata: the bits of -1 as int16"
+    yield 4, "id of the tables"
     yield 4, f"length of the frame: {len(frame)}"
     for i in range(frame[8]):
-        role, length = struct.unpack_from("<BI", frame, 32 + 5 * i)
+        role, length = struct.unpack_from("<BI", frame, 36 + 5 * i)
         yield 5, f"axis {i}: {('batch', 'channel', 'signal')[role]}, {length} entries"
-    table = 32 + 5 * frame[8]
+    table = 36 + 5 * frame[8]
     lengths = []
     for i in range(frame[9]):
         name, length, _ = struct.unpack_from("<BII", frame, table + 9 * i)

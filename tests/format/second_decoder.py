@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 __all__ = ["Header", "Refused", "decode", "parse"]
 
 DATA = Path(__file__).parents[2] / "xwalloc" / "bitstream"
+TABLES_ID = google_crc32c.value((DATA / "tables-1.bin").read_bytes() + (DATA / "weights-1.json").read_bytes())
 DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f2", "f4", "f8")
 BATCH, CHANNEL, SIGNAL = 0, 1, 2
 STORED, MASK, EXCEPTIONS, LATTICE, LATTICE_SYMBOLS, MODEL, LATENTS, RESIDUAL = range(1, 9)
@@ -90,18 +91,18 @@ class Header:
 
 def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
     """Header and sections of a frame."""
-    expect(len(frame) >= 32, "shorter than a header")
-    magic, version, mode, dtype, order, axes, count, quality, flags, _, nodata, length = struct.unpack_from(
-        "<4s8BdQI", frame
+    expect(len(frame) >= 36, "shorter than a header")
+    magic, version, mode, dtype, order, axes, count, quality, flags, _, nodata, tables, length = struct.unpack_from(
+        "<4s8BdQII", frame
     )
     expect(magic == b"XWLC" and version == 1, "not a frame of version 1")
     expect(length == len(frame), "not as long as it says")
-    end = 32 + 5 * axes + 9 * count
+    end = 36 + 5 * axes + 9 * count
     expect(end + 4 <= len(frame), "cut inside its tables")
     expect(struct.unpack_from("<I", frame, end)[0] == google_crc32c.value(frame[:end]), "damaged header")
     expect(mode <= 2 and dtype <= 8 and order <= 1 and quality <= 3 and flags <= 1 and axes <= 32, "unknown header")
     expect(not (order and dtype < 2), "bytes have no order")
-    table = [struct.unpack_from("<BI", frame, 32 + 5 * i) for i in range(axes)]
+    table = [struct.unpack_from("<BI", frame, 36 + 5 * i) for i in range(axes)]
     roles = tuple(role for role, _ in table)
     expect(all(role <= 2 for role in roles), "unknown role")
     expect(roles.count(CHANNEL) <= 1 and 1 <= roles.count(SIGNAL) <= 3, "impossible roles")
@@ -112,13 +113,14 @@ def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
     names = []
     at = end + 4
     for i in range(count):
-        name, size, crc = struct.unpack_from("<BII", frame, 32 + 5 * axes + 9 * i)
+        name, size, crc = struct.unpack_from("<BII", frame, 36 + 5 * axes + 9 * i)
         expect(at + size <= len(frame), "cut inside a section")
         sections[name] = frame[at : at + size]
         expect(google_crc32c.value(sections[name]) == crc, "damaged section")
         names.append(name)
         at += size
     expect(at == len(frame) and names == sorted(set(names)), "sections out of order, or bytes left over")
+    expect(mode == MODE_STORED or tables == TABLES_ID, "coded with other tables")
     needed, optional = SECTIONS[mode]
     expect(needed <= set(names) <= needed | optional, "impossible sections")
     expect(mode == MODE_STORED or math.prod(header.shape) > 0, "no samples, but a mode")

@@ -295,7 +295,7 @@ def forged(frame: bytes, change: Callable[[bytearray], None]) -> bytes:
     """A frame whose sections were changed, with checksums that fit."""
     data = bytearray(frame)
     axes, count = data[8], data[9]
-    table = 32 + 5 * axes
+    table = 36 + 5 * axes
     end = table + 9 * count
     change(data)
     at = end + 4
@@ -313,7 +313,7 @@ def test_both_refuse_the_same_forgeries(name: str) -> None:
     quality: dict[str, Any] = {"lossless": True} if name == "lattice" else {"step": 1.0}
     array = holes(smooth((3, 18, 20), noise=0.2)).astype("f4")
     frame = ChunkCodec(CodecConfig(**CUBE, **quality)).encode(array)
-    first = 36 + 5 * frame[8] + 9 * frame[9]
+    first = 40 + 5 * frame[8] + 9 * frame[9]
     rng = np.random.default_rng(9)
     agreed = 0
     for _ in range(120):

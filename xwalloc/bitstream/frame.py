@@ -29,9 +29,9 @@ DTYPES = tuple(np.dtype(name) for name in ("i1", "u1", "i2", "u2", "i4", "u4", "
 """Accepted sample types in native byte order; the position is the code in the header."""
 
 MAX_NDIM = 32
-FIXED = struct.Struct(
-    "<4sBBBBBBBBdQI"
-)  # magic, version, mode, dtype, order, ndim, sections, quality, flags, value, nodata, length
+FIXED = struct.Struct("<4sBBBBBBBBdQII")
+"""Magic, version, mode, dtype, order, axes, sections, quality, flags, value, nodata, tables, length."""
+
 AXIS = struct.Struct("<BI")
 ENTRY = struct.Struct("<BII")
 CRC = struct.Struct("<I")
@@ -107,6 +107,8 @@ class Header:
         Quality target and its `value` (bound, dB or step; 0 for lossless).
     nodata
         Bits of the nodata value as an unsigned integer of the width of `dtype`; None where there is none.
+    tables
+        Id of the entropy coder's tables and weights (`tables.shipped_id`); 0 for a stored chunk.
     """
 
     mode: Mode
@@ -116,6 +118,7 @@ class Header:
     quality: Quality
     value: float
     nodata: int | None = None
+    tables: int = 0
 
     @property
     def size(self) -> int:
@@ -166,6 +169,7 @@ class Frame:
                 0 if h.nodata is None else FLAG_NODATA,
                 h.value,
                 h.nodata or 0,
+                h.tables,
                 head_size + sum(len(self.sections[name]) for name in names),
             )
             + axes
@@ -213,7 +217,9 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
     """
     if len(data) < FIXED.size:
         raise TruncatedError(f"Expected a frame of at least {FIXED.size} bytes. Got {len(data)}.")
-    magic, version, mode, dtype, order, ndim, count, quality, flags, value, nodata, length = FIXED.unpack_from(data)
+    magic, version, mode, dtype, order, ndim, count, quality, flags, value, nodata, tables, length = FIXED.unpack_from(
+        data
+    )
     if magic != MAGIC:
         raise FormatError(f"Expected a frame of xwalloc, which begins with {MAGIC!r}. Got {magic!r}.")
     if version != FORMAT_VERSION:
@@ -239,6 +245,7 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
             quality=Quality(quality),
             value=value,
             nodata=nodata if flags & FLAG_NODATA else None,
+            tables=tables,
         )
         table = [
             (Section(name), size, crc) for name, size, crc in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])

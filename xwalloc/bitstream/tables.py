@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import FormatError
 
-__all__ = ["ESCAPE", "PROB_BITS", "TOKENS", "Tables", "shipped"]
+__all__ = ["ESCAPE", "PROB_BITS", "SHIPPED", "TOKENS", "Tables", "from_counts", "shipped", "shipped_id"]
 
+SHIPPED = ("tables-1.bin", "weights-1.json")
 PROB_BITS = 12
 TOKENS = 128
 ESCAPE = 127
@@ -121,6 +123,13 @@ def from_counts(counts: NDArray[np.float64]) -> NDArray[np.uint16]:
 
 
 @lru_cache(maxsize=1)
+def shipped_id() -> int:
+    """CRC-32C of the shipped tables followed by the shipped weights (contexts.py): the id that frames state."""
+    folder = resources.files("xwalloc.bitstream")
+    return int(google_crc32c.value(b"".join(folder.joinpath(name).read_bytes() for name in SHIPPED)))
+
+
+@lru_cache(maxsize=1)
 def shipped() -> Tables:
     """The tables that ship with xwalloc; a released version never changes them (docs/format.md)."""
-    return Tables.from_bytes(resources.files("xwalloc.bitstream").joinpath("tables-1.bin").read_bytes())
+    return Tables.from_bytes(resources.files("xwalloc.bitstream").joinpath(SHIPPED[0]).read_bytes())

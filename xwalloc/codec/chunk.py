@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
+from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec import bound, lattice_mode, transform_mode
 from xwalloc.codec.bound import substitute
 from xwalloc.codec.config import CodecConfig
@@ -34,7 +35,7 @@ from xwalloc.codec.layout import (
 )
 from xwalloc.codec.survey import Survey, survey
 from xwalloc.codec.transform_mode import Examine, Target
-from xwalloc.errors import BudgetError, FormatError, LimitError
+from xwalloc.errors import BudgetError, ConfigError, FormatError, LimitError, UnsupportedFormatError
 from xwalloc.models import lattice
 from xwalloc.models.spec import Grid, padded
 from xwalloc.settings import settings
@@ -50,6 +51,9 @@ MANY_CHANNELS, CLEAR = 16, 1.25
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020
 """Larger bounds are taken for these: a step stays below 2^32, or finite."""
+
+MAX_CHUNK_BYTES = 2**32 - 2**20
+"""A frame states its length in 32 bits."""
 
 HOPELESS = 4.5
 """Bits per sample above which lattice mode always wins (experiments: from 1.5 to 2 on)."""
@@ -154,6 +158,11 @@ class ChunkCodec:
         """
         given = np.asarray(array)
         self.config.check(given.shape, given.dtype)
+        if given.nbytes > MAX_CHUNK_BYTES:
+            raise ConfigError(
+                f"Expected chunks of at most {MAX_CHUNK_BYTES} bytes. Got {given.nbytes}. Choose smaller chunks: 4 to 16 MiB "
+                "suit most uses."
+            )
         header = self._header(given)
         layout = Layout(header.shape, header.roles)
         if given.size:
@@ -425,15 +434,7 @@ def _lossless(chunk: Chunk) -> Candidate | None:
 
 
 def _with_mode(header: Header, mode: Mode) -> Header:
-    return Header(
-        mode=mode,
-        dtype=header.dtype,
-        shape=header.shape,
-        roles=header.roles,
-        quality=header.quality,
-        value=header.value,
-        nodata=header.nodata,
-    )
+    return replace(header, mode=mode, tables=0 if mode == Mode.STORED else shipped_id())
 
 
 def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
@@ -528,6 +529,11 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
         if len(raw) != header.nbytes:
             raise FormatError(f"Expected {header.nbytes} stored bytes. The frame holds {len(raw)}.")
         return np.frombuffer(raw, native.newbyteorder("<")).reshape(header.shape).astype(header.dtype)
+    if header.tables != shipped_id():
+        raise UnsupportedFormatError(
+            f"The frame was coded with tables {header.tables:08x}; this xwalloc has {shipped_id():08x}. "
+            "Install the version of xwalloc that wrote it."
+        )
     layout = Layout(header.shape, header.roles)
     shape = layout.canonical
     working = np.dtype(np.float32) if native == np.float16 else native

@@ -142,7 +142,7 @@ def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, h
             extreme = some[side]
             rest = some[some != extreme]
             repeated = some.size - rest.size
-            if rest.size < 16 or repeated < 4:
+            if rest.size < 16 or repeated < 4 or rest[0] == rest[-1]:
                 continue
             gap = rest[0] - extreme if side == 0 else extreme - rest[-1]
             if gap > GAP * (rest[-1] - rest[0]):

@@ -282,7 +282,7 @@ def in_packed_units(variable: xr.DataArray, stored: xr.Variable, quality: dict[s
             logger.warning(
                 "Variable %r is packed in steps of %g before xwalloc sees it: the packed integers are kept exactly, "
                 "but values that are not multiples of that step move by up to half of it, which max_error %g does "
-                "not cover. Drop scale_factor and dtype from its encoding to have the bound hold for what is in memory.",
+                "not cover. Drop scale_factor and dtype from its encoding, and the bound holds for what is in memory.",
                 variable.name, abs(scale), quality["max_error"],
             )  # fmt: skip
     return {"max_error": bound} if bound > 0 else {"lossless": True}
