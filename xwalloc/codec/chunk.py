@@ -160,8 +160,8 @@ class ChunkCodec:
         self.config.check(given.shape, given.dtype)
         if given.nbytes > MAX_CHUNK_BYTES:
             raise ConfigError(
-                f"Expected chunks of at most {MAX_CHUNK_BYTES} bytes. Got {given.nbytes}. Choose smaller chunks: 4 to 16 MiB "
-                "suit most uses."
+                f"Expected chunks of at most {MAX_CHUNK_BYTES} bytes. Got {given.nbytes}. Choose smaller chunks: "
+                "4 to 16 MiB suit most uses."
             )
         header = self._header(given)
         layout = Layout(header.shape, header.roles)
@@ -537,7 +537,8 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
     layout = Layout(header.shape, header.roles)
     shape = layout.canonical
     working = np.dtype(np.float32) if native == np.float16 else native
-    mask, palette = None, ()
+    mask: NDArray[np.uint8] | None = None
+    palette: tuple[int, ...] = ()
     if Section.MASK in sections:
         mask, palette = unpack_mask(sections[Section.MASK], shape, native.itemsize)
     nodata = np.empty(0, native)
