@@ -13,6 +13,12 @@ demo: $(DEMO)
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2
 
+# the scenes lie in ../shared/data or XWALLOC_BENCH_DATA; without them Indian Pines, from tensorly, is measured
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.rate
+	$(BIN)/python -m benchmarks.speed
+
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly
 

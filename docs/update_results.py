@@ -1,6 +1,6 @@
 """Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
 
-python -m benchmarks.rate && python -m benchmarks.speed     # make benchmarks/results/*.json
+python -m benchmarks.held_out && python -m benchmarks.speed # make benchmarks/results/*.json
 python docs/update_results.py                               # fill the blocks between the result marks
 python docs/update_results.py --check                       # exit status 1 where a block is out of date
 """
