@@ -74,14 +74,14 @@ class Candidate:
         What the frame will hold.
     missed : canonical shape, bool, or None
         Samples that its decoder would return beyond the bound; None where there are none.
-    squares
-        Sum of squared errors, where that was asked for.
+    figure
+        Sum of what the examination returned: number of samples beyond the bound, or squared errors.
     """
 
     mode: Mode
     sections: Mapping[Section, bytes]
     missed: NDArray[np.bool_] | None
-    squares: float = 0.0
+    figure: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -313,7 +313,7 @@ def _search(make: Callable[[float], Candidate | None], count: int, step: float, 
         candidate = make(step) if 0 < step < math.inf else None
         if candidate is None:
             break
-        error = candidate.squares / count
+        error = candidate.figure / count
         if error <= allowed * shade:
             low, best = step, candidate
             if error >= allowed / shade:
@@ -442,7 +442,7 @@ def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
     special = chunk.special
     sections = dict(candidate.sections)
     positions, bits = special.positions, special.bits
-    if candidate.missed is not None and header.quality == Quality.MAX_ERROR:
+    if candidate.missed is not None and header.quality == Quality.MAX_ERROR and candidate.figure:
         missed = np.flatnonzero(candidate.missed)
         if chunk.look.special is not None:
             missed = missed[~chunk.look.special.reshape(-1)[missed]]

@@ -212,9 +212,9 @@ def fit(
             precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
         )  # fmt: skip
         analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
-        latents = _project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
-        shift = _filter_shift(latents)
-        coefficients = grid.forward(latents, shift, parallel)
+        latents, largest = _project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
+        shift = _filter_shift(largest)
+        coefficients = grid.forward(latents, shift, largest, parallel)
     except BudgetError:
         return None
     return _quantise(model, coefficients, shift, channels, parallel)
@@ -240,9 +240,9 @@ def _choose(
     def look(window: tuple[slice, ...]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
         """Pixels of a window, bits (quantum, latent) and squared errors (latent, quantum)."""
         crop = np.ascontiguousarray(samples[0:1, :, *window])
-        latents = _project(crop, scale.per_sample, means, basis[:rank], reach, in_turn)
+        latents, largest = _project(crop, scale.per_sample, means, basis[:rank], reach, in_turn)
         small = grid.cropped(crop.shape[2:])
-        coefficients = small.forward(latents, _filter_shift(latents))
+        coefficients = small.forward(latents, _filter_shift(largest), largest)
         boxes = _boxes(small)
         sizes = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
         totals = np.zeros((rank, len(quanta), len(boxes)))
@@ -296,8 +296,8 @@ def _project(
     analysis: NDArray[np.float64],
     reach: float,
     parallel: Parallel,
-) -> NDArray[np.float64]:
-    """Latents before the wavelet, integers in units: (batch, rank, z, y, x).
+) -> tuple[NDArray[np.float64], float]:
+    """Latents before the wavelet, integers in units: (batch, rank, z, y, x); and their largest magnitude.
 
     Raises
     ------
@@ -313,19 +313,20 @@ def _project(
     matrix = np.rint(np.ldexp(analysis, shift))
     latents = np.empty((batch, len(analysis), flat.shape[2]))
 
-    def project(tile: tuple[int, slice]) -> None:
+    def project(tile: tuple[int, slice]) -> float:
         item, part = tile
         units = np.empty((channels, part.stop - part.start))
         to_units(flat[item, :, part], per_sample, means, units)
         product = matrix @ units
         product *= 2.0**-shift
         np.rint(product, out=latents[item, :, part])
+        return max(float(product.max()), -float(product.min()))
 
-    parallel(project, list(tiles(samples.shape)))
-    return latents.reshape(batch, len(analysis), *signal)
+    largest = max(parallel(project, list(tiles(samples.shape))))
+    return latents.reshape(batch, len(analysis), *signal), math.ceil(largest) + 1.0
 
 
-def _filter_shift(latents: NDArray[np.float64]) -> int:
+def _filter_shift(largest: float) -> int:
     """Fractional bits of wavelet taps for latents of this magnitude.
 
     Raises
@@ -333,7 +334,6 @@ def _filter_shift(latents: NDArray[np.float64]) -> int:
     BudgetError
         If fewer than 8 are left.
     """
-    largest = max(float(latents.max(initial=1.0)), -float(latents.min(initial=-1.0)))
     shift = min(24, 51 - _bits(largest) - HEADROOM_BITS)
     if shift < 8:
         raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")

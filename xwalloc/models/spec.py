@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -99,9 +99,12 @@ class Grid:
             return self.wavelet
         return w.exact_filters(w.get_wavelet(self.wavelet), side, shift)
 
-    def forward(self, latents: NDArray[np.float64], shift: int, parallel: Parallel = in_turn) -> NDArray[np.float64]:
-        """Exact wavelet analysis of (batch, rank, z, y, x)."""
-        return self._transform(w.forward_exact, latents, self.filters("analysis", shift), parallel)
+    def forward(
+        self, latents: NDArray[np.float64], shift: int, largest: float, parallel: Parallel = in_turn
+    ) -> NDArray[np.float64]:
+        """Exact wavelet analysis of (batch, rank, z, y, x), none beyond `largest` in magnitude, in place."""
+        transform = partial(w.forward_exact, bound=largest)
+        return self._transform(transform, latents, self.filters("analysis", shift), parallel)
 
     def inverse(
         self, coefficients: NDArray[np.float64], shift: int, parallel: Parallel = in_turn
