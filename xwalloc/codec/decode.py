@@ -1,0 +1,143 @@
+"""Frame -> array: what every reader of a store runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
+from xwalloc.bitstream.tables import shipped_id
+from xwalloc.codec import lattice_mode, transform_mode
+from xwalloc.codec.bound import substitute
+from xwalloc.codec.engine import blas_in_one_thread, noting_first_use
+from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
+from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
+from xwalloc.settings import settings
+
+__all__ = ["decode_frame", "early_nodata", "stored"]
+
+
+def decode_frame(
+    frame: bytes,
+    *,
+    out: NDArray[np.generic] | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: np.dtype | None = None,
+    limits: DecodeLimits | None = None,
+) -> NDArray[np.generic]:
+    """Decode a frame.
+
+    Parameters
+    ----------
+    frame
+        Bytes of a frame; untrusted.
+    out
+        Array to fill instead of a new one.
+    shape, dtype
+        What the caller expects; a frame that holds something else is refused before anything is allocated.
+    limits
+        Largest array to allocate; by default the setting ``decode.max_bytes``.
+
+    Returns
+    -------
+    ndarray
+        Of exactly the shape and dtype, byte order included, that was encoded.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are not a whole and valid frame, or not of the chunk that was expected.
+    """
+    limits = limits or DecodeLimits(max_bytes=settings.get("decode.max_bytes"))
+    parsed = Frame.parse(bytes(frame), limits)
+    header = parsed.header
+    if shape is not None and tuple(shape) != header.shape:
+        raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
+    if dtype is not None and np.dtype(dtype) != header.dtype:
+        raise FormatError(f"Expected a chunk of dtype {np.dtype(dtype)}. The frame holds one of {header.dtype}.")
+    if out is not None and (out.shape != header.shape or out.dtype != header.dtype):
+        raise FormatError(
+            f"Expected an output array of shape {header.shape} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
+        )
+    try:
+        with noting_first_use(), blas_in_one_thread():
+            array = _decode(parsed)
+    except MemoryError as error:
+        raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error
+    if out is not None:
+        out[...] = array
+        return out
+    return array
+
+
+def _decode(frame: Frame) -> NDArray[np.generic]:
+    header, sections = frame.header, dict(frame.sections)
+    native = header.dtype.newbyteorder("=")
+    wanted = {
+        Mode.STORED: {Section.STORED},
+        Mode.LATTICE: {Section.LATTICE, Section.LATTICE_SYMBOLS},
+        Mode.TRANSFORM: {Section.MODEL, Section.LATENTS},
+    }[header.mode]
+    optional = set() if header.mode == Mode.STORED else {Section.MASK, Section.EXCEPTIONS}
+    if header.mode == Mode.TRANSFORM:
+        optional.add(Section.RESIDUAL)
+    if not wanted <= set(sections) <= wanted | optional or (header.size == 0 and header.mode != Mode.STORED):
+        raise FormatError(f"The frame has impossible sections: {[section.name for section in sections]}.")
+    if header.mode == Mode.STORED:
+        raw = sections[Section.STORED]
+        if len(raw) != header.nbytes:
+            raise FormatError(f"Expected {header.nbytes} stored bytes. The frame holds {len(raw)}.")
+        return np.frombuffer(raw, native.newbyteorder("<")).reshape(header.shape).astype(header.dtype)
+    if header.tables != shipped_id():
+        raise UnsupportedFormatError(
+            f"The frame was coded with tables {header.tables:08x}; this xwalloc has {shipped_id():08x}. "
+            "Install the version of xwalloc that wrote it."
+        )
+    layout = Layout(header.shape, header.roles)
+    shape = layout.canonical
+    working = np.dtype(np.float32) if native == np.float16 else native
+    mask: NDArray[np.uint8] | None = None
+    palette: tuple[int, ...] = ()
+    if Section.MASK in sections:
+        mask, palette = unpack_mask(sections[Section.MASK], shape, native.itemsize)
+    nodata = np.empty(0, native)
+    if header.nodata is not None:
+        value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)[0]
+        nodata = np.array([value, substitute(value)], native)
+    if header.mode == Mode.LATTICE:
+        parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
+        dtype = native if lattice_mode.holds_bits(parameters) else working
+        decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, early_nodata(nodata))
+    else:
+        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, early_nodata(nodata))
+    samples = np.ascontiguousarray(stored(decoded, nodata))
+    bits = bits_of(samples)
+    if mask is not None:
+        for label, pattern in enumerate(palette, start=1):
+            bits[mask == label] = pattern
+    if Section.EXCEPTIONS in sections:
+        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], samples.size, native.itemsize)
+        bits.reshape(-1)[positions] = values.astype(bits.dtype)
+    return np.ascontiguousarray(layout.restore(samples)).astype(header.dtype, copy=False)
+
+
+def stored(decoded: NDArray[Any], nodata: NDArray[Any]) -> NDArray[Any]:
+    """Decoded samples in the stored type, that of `nodata`.
+
+    Only float16 is another type than the one worked with: the range and nodata are looked after once more.
+    """
+    if decoded.dtype == nodata.dtype:
+        return decoded
+    info = np.finfo(nodata.dtype)
+    samples: NDArray[Any] = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
+    if nodata.size:
+        samples[samples == nodata[0]] = nodata[1]
+    return samples
+
+
+def early_nodata(nodata: NDArray[Any]) -> NDArray[Any]:
+    """`nodata` for those who make samples; nothing for float16, whose samples are float32 until `stored`."""
+    return np.empty(0, np.float32) if nodata.dtype == np.float16 else nodata
