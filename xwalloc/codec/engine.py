@@ -161,7 +161,7 @@ def noting_first_use() -> Iterator[None]:
         yield
         return
     _first_use = False
-    logger.info("Loading the kernels of xwalloc; the first time on a machine they are compiled, for up to 30 s.")
+    logger.info("Loading the kernels of xwalloc; the first time on a machine they are compiled, for up to a minute.")
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
