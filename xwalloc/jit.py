@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from numba import njit
 
-__all__ = ["kernel"]
+__all__ = ["allocating_kernel", "kernel"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -15,10 +15,23 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def kernel(function: Function) -> Function:
     """Compile lazily, without the GIL, without value-changing optimisations, cached on disk where that is possible.
 
-    numba refuses to decorate at all where neither the package nor the user's cache folder can be written (read-only
+    Such a kernel can't make arrays. In return it doesn't count references: numba otherwise does so, atomically, for
+    every slice and every array that is passed on, which costs a multiple of the work of an inner loop and has threads
+    fight for the counters of the arrays that they share.
+    """
+    return _compiled(function, _nrt=False)
+
+
+def allocating_kernel(function: Function) -> Function:
+    """`kernel` for functions that make arrays; what is called often belongs into kernels that they call."""
+    return _compiled(function)
+
+
+def _compiled(function: Function, **options: bool) -> Function:
+    """numba refuses to decorate at all where neither the package nor the user's cache folder can be written (read-only
     images, services without a home); such a process compiles for itself.
     """
     try:
-        return cast(Function, njit(nogil=True, cache=True)(function))
+        return cast(Function, njit(nogil=True, cache=True, **options)(function))
     except RuntimeError:
-        return cast(Function, njit(nogil=True)(function))
+        return cast(Function, njit(nogil=True, **options)(function))

@@ -34,7 +34,7 @@ from xwalloc.bitstream.contexts import (
 from xwalloc.bitstream.rans import LANES, pop
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.errors import FormatError
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 
 __all__ = ["GROUP", "NO_PLANE", "PLANE_DTYPE", "decode", "encode", "planes_of"]
 
@@ -102,7 +102,7 @@ def _ratio(own, other):
     return min(own * ONE // max(other, 1), RATIO_CAP)
 
 
-@kernel
+@allocating_kernel
 def _scan(
     buffer, planes, mask, symbol_weights, flag_weights, magnitudes, table_of, near_table_of, decoding, limit,
     values, contexts, expectations, symbols, spans, words, states,
@@ -114,7 +114,7 @@ def _scan(
     `words` (beyond its end: the stream is damaged).
     """
     count = 0
-    position = 0
+    position = np.uint64(0)
     has_mask = mask.shape[0] > 0
     tracing = expectations.shape[0] > 0
     longest = 1
@@ -123,7 +123,7 @@ def _scan(
     known = np.empty(longest, np.int64)
     # Means of the groups of this row and of the one to the north.
     here, there_north = np.zeros(longest // GROUP + 2, np.int64), np.zeros(longest // GROUP + 2, np.int64)
-    end = words.shape[0]
+    end = np.uint64(words.shape[0])
     for plane in planes:
         own = magnitudes[plane.code]
         if own == 0:
@@ -185,8 +185,10 @@ def _scan(
                         else:
                             context = table_of[2, large_class(expected)]
                         if decoding:
-                            lane = count & (LANES - 1)
-                            flag, _, state, position = pop(states[lane], context, symbols, spans, words, position)
+                            lane = np.uint64(count) & np.uint64(LANES - 1)
+                            flag, state, position = pop(
+                                np.uint64(states[lane]), context, symbols, spans, words, position
+                            )
                             if position > end:
                                 return count, position
                             states[lane] = state
@@ -266,10 +268,13 @@ def _scan(
                         else:
                             context = tables[large_class(expected)]
                         if decoding:
-                            lane = count & (LANES - 1)
-                            value, size, state, position = pop(states[lane], context, symbols, spans, words, position)
+                            lane = np.uint64(count) & np.uint64(LANES - 1)
+                            value, state, position = pop(
+                                np.uint64(states[lane]), context, symbols, spans, words, position
+                            )
+                            size = abs(value)
                             if position > end or size > limit:
-                                return count, end + 1
+                                return count, end + np.uint64(1)
                             states[lane] = state
                             row[x] = value
                         else:

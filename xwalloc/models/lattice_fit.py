@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 from xwalloc.models.lattice_parameters import COEFFICIENT_LIMIT, Predictor
 from xwalloc.models.lattice_predict import MAX_SHIFT, OWN, PLAIN, REFERENCE, Plain
 
@@ -97,7 +97,7 @@ def runs(geometry: Geometry, count: int) -> tuple[NDArray[np.int64], int]:
     return ((b * channels * nz + z + before[0]) * ny + y + before[1]) * nx + x, length
 
 
-@kernel
+@allocating_kernel
 def _gather(values, mask, firsts, length, columns, target, centres, rows, valid):
     n = 0
     last = columns.shape[0]
@@ -122,7 +122,7 @@ def _gather(values, mask, firsts, length, columns, target, centres, rows, valid)
             valid[r] = 0.0
 
 
-@kernel
+@allocating_kernel
 def _gram(rows, weights):
     """Weighted sums of products of columns, four rows at a time; the order of summation is fixed."""
     n, k = rows.shape
@@ -186,7 +186,7 @@ def _members(counts, first, chosen):
     return chosen[:n]
 
 
-@kernel
+@allocating_kernel
 def _select(gram, first, steps, bits, price):
     """How many taps of each group to use, greedily.
 
@@ -282,7 +282,7 @@ def _reweighted(rows, valid, chosen, length, weights, passes, lower, solution, r
     return energy
 
 
-@kernel
+@allocating_kernel
 def code_length(residuals, length, valid):
     """Estimated bits of residuals in runs of a length."""
     scales = np.empty(residuals.shape[0])

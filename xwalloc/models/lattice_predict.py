@@ -21,7 +21,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 
 __all__ = ["MAX_REFERENCES", "MAX_SHIFT", "MAX_TAPS", "OWN", "PLAIN", "REFERENCE", "TILE", "Plain", "run"]
 
@@ -202,7 +202,7 @@ def _magnitude(residuals, mask, origin, nz, ny, nx, sz, sy):
     return mean
 
 
-@kernel
+@allocating_kernel
 def run(
     values, residuals, mask, slab, order, taps, tap_ranges, lags, lag_ranges, biases, shifts,
     starts, magnitudes, width, decoding,

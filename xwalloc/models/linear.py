@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 from xwalloc.models import quantise as q
 from xwalloc.models.spec import Grid, LinearModel, Parallel, in_turn
 from xwalloc.transform import spectral
@@ -148,7 +148,7 @@ def _boxes(grid: Grid) -> NDArray[np.int64]:
     return np.array([[edge for part in s.slices for edge in (part.start, part.stop)] for s in grid.subbands], np.int64)
 
 
-@kernel
+@allocating_kernel
 def _residual_magnitude(deviations, step):
     """Mean magnitude of the residuals of errors with these deviations, in units.
 

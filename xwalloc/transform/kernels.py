@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 from xwalloc.transform.filters import Rows
 from xwalloc.transform.tree import Step
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-@kernel
+@allocating_kernel
 def largest_magnitude(values: Floats) -> float:
     """Largest absolute value of a 1-D array; NaN where there is one; 0 for an empty array."""
     lanes = np.zeros(8)
@@ -83,7 +83,7 @@ def _combine(source: Floats, offsets: Integers, shift: int, taps: Floats, out: F
                 out[j] += c0 * s0[j] + c1 * s1[j] + c2 * s2[j] + c3 * s3[j]
 
 
-@kernel
+@allocating_kernel
 def _filter_rows(
     data: Floats, base: int, stride: int, n: int, width: int, taps: Floats, firsts: Integers,
     scale: float, rounded: bool, synthesis: bool, work: Floats, row_of: Integers, margin: int, sums: Floats,
@@ -109,7 +109,7 @@ def _filter_rows(
                 target[j] = sums[j]
 
 
-@kernel
+@allocating_kernel
 def _filter_line(
     data: Floats, base: int, n: int, taps: Floats, firsts: Integers, before: int, after: int,
     scale: float, rounded: bool, synthesis: bool, reflect: bool, work: Floats, sums: Floats,
@@ -160,7 +160,7 @@ def _filter_line(
             line[evens + k : evens + k + width1] = sum1[:width1]
 
 
-@kernel
+@allocating_kernel
 def run_steps(
     source: Floats, data: Floats, steps: Integers, taps: Floats, firsts: Integers,
     scale: float, rounded: bool, synthesis: bool, reflect: bool,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError, ConfigError
-from xwalloc.jit import kernel
+from xwalloc.jit import allocating_kernel, kernel
 
 __all__ = ["eigh", "solve_spd"]
 
@@ -156,7 +156,7 @@ def _add_rows(out: Floats, factors: Floats, rows: Floats) -> None:
             out[j] += f0 * r0[j]
 
 
-@kernel
+@allocating_kernel
 def _tridiagonal(a: Floats) -> tuple[Floats, Floats, Floats]:
     """Diagonal d, subdiagonal e (e[i] couples i and i + 1) and basis Q' with Q' a Q tridiagonal; `a` is overwritten."""
     n = a.shape[0]
@@ -254,7 +254,7 @@ def _implicit_ql(d: Floats, e: Floats, rotations: Floats) -> int:
     return count
 
 
-@kernel
+@allocating_kernel
 def _rotate(basis: Floats, rotations: Floats) -> None:
     """Apply rotations of adjacent rows, in order."""
     n = basis.shape[0]
@@ -287,7 +287,7 @@ def _cholesky(a: Floats, least: float) -> bool:
     return True
 
 
-@kernel
+@allocating_kernel
 def _substitute(factor: Floats, b: Floats) -> None:
     """Solve L L' x = b in place."""
     n = factor.shape[0]
