@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from numba import njit
 
@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def kernel(function: Function) -> Function:
-    """Compile lazily, without the GIL, without value-changing optimisations, cached on disk where that is possible.
+    """Compile lazily, without the GIL and without value-changing optimisations.
 
     Such a kernel can't make arrays. In return it doesn't count references: numba otherwise does so, atomically, for
     every slice and every array that is passed on, which costs a multiple of the work of an inner loop and has threads
@@ -27,11 +27,14 @@ def allocating_kernel(function: Function) -> Function:
     return _compiled(function)
 
 
-def _compiled(function: Function, **options: bool) -> Function:
-    """numba refuses to decorate at all where neither the package nor the user's cache folder can be written (read-only
+def _compiled(function: Function, **options: Any) -> Function:
+    """A dispatcher, cached on disk where that is possible.
+
+    numba refuses to decorate at all where neither the package nor the user's cache folder can be written (read-only
     images, services without a home); such a process compiles for itself.
     """
+    options |= {"nogil": True, "error_model": "numpy"}
     try:
-        return cast(Function, njit(nogil=True, cache=True, **options)(function))
+        return cast(Function, njit(cache=True, **options)(function))
     except RuntimeError:
-        return cast(Function, njit(nogil=True, **options)(function))
+        return cast(Function, njit(**options)(function))

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 """Interleaved range asymmetric numeral system (rANS) coder over integer frequency tables.
 
 A signed integer becomes a *token* and, for large magnitudes, raw bits (the split of JPEG XL's hybrid integers):
@@ -38,8 +38,7 @@ LAST_TOKEN = 125
 FREQUENCY_ONE = 1 << 16
 
 
-# Kernels count in unsigned 64-bit integers: numba then needs neither sign checks nor wrap-around of indices, which makes
-# them several times as fast.
+# Kernels count in unsigned 64-bit integers: numba then needs neither checks of signs nor wrap-around of indices.
 U = np.uint64
 _0, _1, _2, _3, _16, _32 = U(0), U(1), U(2), U(3), U(16), U(32)
 _LOWER, _SLOTS, _PROB, _TOKEN, _WORD = U(LOWER), U(SLOT_MASK), U(PROB_BITS), U(TOKEN_BITS), U(0xFFFF)
