@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from numba import njit
 
-__all__ = ["allocating_kernel", "kernel"]
+__all__ = ["allocating_kernel", "inline_kernel", "kernel"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -20,6 +20,11 @@ def kernel(function: Function) -> Function:
     fight for the counters of the arrays that they share.
     """
     return _compiled(function, _nrt=False)
+
+
+def inline_kernel(function: Function) -> Function:
+    """`kernel` for what inner loops call for every sample: LLVM has no say in whether it is inlined."""
+    return _compiled(function, _nrt=False, forceinline=True)
 
 
 def allocating_kernel(function: Function) -> Function:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, Tables
 from xwalloc.errors import FormatError
-from xwalloc.jit import kernel
+from xwalloc.jit import inline_kernel, kernel
 
 __all__ = ["LANES", "decode", "encode", "pack_stream", "unpack_stream"]
 
@@ -75,7 +75,7 @@ def raw_bits_of(token):
     return token - U(79) + U(17)
 
 
-@kernel
+@inline_kernel
 def small(token):
     """The signed integer of a token below 31."""
     magnitude = np.int64((token + _1) >> _1)
@@ -178,7 +178,7 @@ def pop_large(token, state, words, position):
     return join(token, raw), state, position
 
 
-@kernel
+@inline_kernel
 def pop(state, context, symbols, spans, words, position):
     """Read one signed integer; returns it with the new state and position.
 

@@ -174,7 +174,7 @@ def _solve(gram, chosen, lower, solution):
     return max(energy, 1e-9)
 
 
-@kernel
+@allocating_kernel
 def _members(counts, first, chosen):
     """The column of ones and those of the first so many taps of each group."""
     chosen[0] = first[counts.shape[0]]
