@@ -24,7 +24,8 @@ __all__ = [
     "dequantise",
     "quantise_planes",
     "reconstruction_points",
-    "survey_latents",
+    "try_quantum",
+    "worthwhile",
 ]
 
 POINTS = 3
@@ -81,28 +82,47 @@ def magnitude_sum(latents, box, quantum):
 
 
 @kernel
-def survey_latents(latents, boxes, quanta, totals, errors):
-    """Sums of magnitudes and squared errors of every plane of every latent at several quanta.
+def try_quantum(latents, boxes, quantum, quantised, totals, saved):
+    """Quantise every plane of every latent at a typical threshold, without reconstruction points.
 
     Parameters
     ----------
-    latents : (latent, z, y, x) float64
-        Coefficients, in units.
+    latents, quantised : (latent, z, y, x) float64
+        Coefficients, in units; gets what they are quantised to.
     boxes : (subband, 6) int64
         Start and stop of each subband along z, y, x.
-    quanta : (q,) float64
-        Candidates.
-    totals : (latent, q, subband) float64
+    quantum : float
+        Units per step.
+    totals : (latent, subband) float64
         Gets the sums of magnitudes.
-    errors : (latent, q) float64
-        Gets the squared errors, added up over the subbands.
+    saved : (latent,) float64
+        Gets the squared errors that the latent saves.
     """
+    scale = 1.0 / quantum
+    rise = 1.0 - TYPICAL_THRESHOLD
     for k in range(latents.shape[0]):
-        for i in range(quanta.shape[0]):
-            for s in range(boxes.shape[0]):
-                total, error = magnitude_sum(latents[k], boxes[s], quanta[i])
-                totals[k, i, s] += total
-                errors[k, i] += error
+        gain = 0.0
+        for s in range(boxes.shape[0]):
+            z0, z1, y0, y1, x0, x1 = boxes[s]
+            total = 0.0
+            for z in range(z0, z1):
+                for y in range(y0, y1):
+                    row, out = latents[k, z, y], quantised[k, z, y]
+                    for x in range(x0, x1):
+                        value = abs(row[x])
+                        size = np.floor(value * scale + rise)
+                        near = size * quantum
+                        total += size
+                        gain += near * (2.0 * value - near)
+                        out[x] = near if row[x] > 0 else -near
+            totals[k, s] = total
+        saved[k] = gain
+
+
+def worthwhile(saved: NDArray[np.float64], bits: NDArray[np.float64]) -> int:
+    """Rank up to which latents pay for themselves: by squared errors saved, in steps squared, and bits."""
+    worth = np.flatnonzero(saved > 2 * SLOPE * bits)
+    return int(worth[-1]) + 1 if worth.size else 1
 
 
 @kernel

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.jit import allocating_kernel, kernel
+from xwalloc.jit import allocating_kernel, inline_kernel, kernel
 from xwalloc.transform.filters import Rows
 from xwalloc.transform.tree import Step
 
@@ -49,7 +49,7 @@ def largest_magnitude(values: Floats) -> float:
     return np.nan if bad else top
 
 
-@kernel
+@inline_kernel
 def _mapped(m: int, n: int, reflect: bool) -> int:
     """Index inside 0..n-1 that stands for index m of the extended signal."""
     if not reflect:
@@ -58,7 +58,7 @@ def _mapped(m: int, n: int, reflect: bool) -> int:
     return m if m < n else 2 * n - 2 - m
 
 
-@kernel
+@inline_kernel
 def _position(m: int, n: int, mallat: bool) -> int:
     """Where entry m of the interleaved signal is stored."""
     if not mallat:
@@ -66,7 +66,7 @@ def _position(m: int, n: int, mallat: bool) -> int:
     return m // 2 if m % 2 == 0 else (n + 1) // 2 + m // 2
 
 
-@kernel
+@inline_kernel
 def _combine(source: Floats, offsets: Integers, shift: int, taps: Floats, out: Floats, width: int) -> None:
     """out[j] = sum_t taps[t] source[offsets[t] + shift + j]; the number of taps is a multiple of four."""
     for t in range(0, taps.size, 4):
@@ -83,17 +83,18 @@ def _combine(source: Floats, offsets: Integers, shift: int, taps: Floats, out: F
                 out[j] += c0 * s0[j] + c1 * s1[j] + c2 * s2[j] + c3 * s3[j]
 
 
-@allocating_kernel
+@kernel
 def _filter_rows(
-    data: Floats, base: int, stride: int, n: int, width: int, taps: Floats, firsts: Integers,
-    scale: float, rounded: bool, synthesis: bool, work: Floats, row_of: Integers, margin: int, sums: Floats,
+    data: Floats, base: int, stride: int, n: int, width: int, taps: Floats, firsts: Integers, scale: float,
+    rounded: bool, synthesis: bool, work: Floats, row_of: Integers, margin: int, offsets: Integers, sums: Floats,
 ) -> None:  # fmt: skip
     """Filter `width` adjacent columns along an axis whose entries are `stride` apart."""
     count = taps.shape[1]
-    offsets = np.empty(count, np.int64)
     for m in range(n):
         at = base + _position(m, n, synthesis) * stride
-        work[m * width : (m + 1) * width] = data[at : at + width]
+        source, copy = data[at : at + width], work[m * width : (m + 1) * width]
+        for j in range(width):
+            copy[j] = source[j]
     for m in range(n):
         odd = m & 1
         for t in range(count):
@@ -109,36 +110,57 @@ def _filter_rows(
                 target[j] = sums[j]
 
 
-@allocating_kernel
+@kernel
+def _line_plan(
+    n: int, count: int, firsts: Integers, before: int, after: int, synthesis: bool, reflect: bool, offsets: Integers,
+    border: Integers,
+) -> None:  # fmt: skip
+    """What `_filter_line` needs to know of lines of length n: where each tap reads, and what continues the line."""
+    evens, odds = (n + 1) // 2, n // 2
+    size = evens + before + after
+    at = 0
+    for q in range(2):
+        for k in range(-before, 0):
+            border[at] = _position(_mapped(2 * k + q, n, reflect), n, synthesis)
+            at += 1
+        for k in range(odds if q else evens, evens + after):
+            border[at] = _position(_mapped(2 * k + q, n, reflect), n, synthesis)
+            at += 1
+    for p in range(2):
+        for t in range(count):
+            shift = p + firsts[p] + t
+            offsets[p, t] = (shift & 1) * size + before + (shift >> 1)
+
+
+@kernel
 def _filter_line(
-    data: Floats, base: int, n: int, taps: Floats, firsts: Integers, before: int, after: int,
-    scale: float, rounded: bool, synthesis: bool, reflect: bool, work: Floats, sums: Floats,
+    data: Floats, base: int, n: int, taps: Floats, before: int, after: int, scale: float, rounded: bool,
+    synthesis: bool, work: Floats, border: Integers, offsets: Integers, sums: Floats,
 ) -> None:  # fmt: skip
     """Filter one contiguous line: even and odd entries apart, so that every tap meets contiguous data."""
-    count = taps.shape[1]
     evens, odds = (n + 1) // 2, n // 2
     size = evens + before + after
     line = data[base : base + n]
     even, odd = work[before : before + evens], work[size + before : size + before + evens]
     if synthesis:
-        even[:] = line[:evens]
-        odd[:odds] = line[evens:]
+        for k in range(evens):
+            even[k] = line[k]
+        for k in range(odds):
+            odd[k] = line[evens + k]
     else:
         for k in range(odds):
             even[k] = line[2 * k]
             odd[k] = line[2 * k + 1]
         if evens > odds:
             even[odds] = line[n - 1]
+    at = 0
     for q in range(2):
-        for k in range(-before, 0):
-            work[q * size + before + k] = line[_position(_mapped(2 * k + q, n, reflect), n, synthesis)]
-        for k in range(odds if q else evens, evens + after):
-            work[q * size + before + k] = line[_position(_mapped(2 * k + q, n, reflect), n, synthesis)]
-    offsets = np.empty((2, count), np.int64)
-    for p in range(2):
-        for t in range(count):
-            shift = p + firsts[p] + t
-            offsets[p, t] = (shift & 1) * size + before + (shift >> 1)
+        for k in range(q * size, q * size + before):
+            work[k] = line[border[at]]
+            at += 1
+        for k in range(q * size + before + (odds if q else evens), (q + 1) * size):
+            work[k] = line[border[at]]
+            at += 1
     sum0, sum1 = sums[:TILE], sums[TILE:]
     for k in range(0, evens, TILE):
         width, width1 = min(TILE, evens - k), min(TILE, odds - k)
@@ -156,8 +178,10 @@ def _filter_line(
             if width1 < width:
                 line[n - 1] = sum0[width1]
         else:
-            line[k : k + width] = sum0[:width]
-            line[evens + k : evens + k + width1] = sum1[:width1]
+            for j in range(width):
+                line[k + j] = sum0[j]
+            for j in range(width1):
+                line[evens + k + j] = sum1[j]
 
 
 @allocating_kernel
@@ -196,6 +220,7 @@ def run_steps(
         else:
             rows_size = max(rows_size, n * min(STRIP, n2))
     work, sums = np.empty(max(line_size, rows_size)), np.empty(2 * TILE)
+    offsets, border = np.empty((2, taps.shape[1]), np.int64), np.empty(2 * (before + after + 1), np.int64)
     margin = max(0, -lowest)
     row_of = np.empty(longest + margin + max(0, highest), np.int64)
     size = data.shape[1] * n1 * n2
@@ -207,11 +232,12 @@ def run_steps(
         for s in range(steps.shape[0]):
             axis, start, n, e0, e1, e2 = steps[s]
             if axis == 2:
+                _line_plan(n, taps.shape[1], firsts, before, after, synthesis, reflect, offsets, border)
                 for i in range(e0):
                     for j in range(e1):
                         _filter_line(
-                            flat, origin + (i * n1 + j) * n2 + start, n, taps, firsts, before, after,
-                            scale, rounded, synthesis, reflect, work, sums,
+                            flat, origin + (i * n1 + j) * n2 + start, n, taps, before, after, scale, rounded,
+                            synthesis, work, border, offsets, sums,
                         )  # fmt: skip
                 continue
             for m in range(-margin, n + max(0, highest)):
@@ -221,7 +247,7 @@ def run_steps(
                 for j in range(0, e2, STRIP):
                     _filter_rows(
                         flat, origin + i * across + start * stride + j, stride, n, min(STRIP, e2 - j), taps, firsts,
-                        scale, rounded, synthesis, work, row_of, margin, sums,
+                        scale, rounded, synthesis, work, row_of, margin, offsets[0], sums,
                     )  # fmt: skip
 
 

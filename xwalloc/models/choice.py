@@ -1,0 +1,248 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+"""The quantum and the rank of a linear model, found by trying some on a few windows of the chunk.
+
+Few and coarse latents leave more to the residual layer, and many fine ones leave less: what counts is the sum. Bits are
+estimated from mean magnitudes; errors are not modelled but made: a window is quantised and synthesised, and its
+residuals are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.jit import kernel
+from xwalloc.models import quantise as q
+from xwalloc.models.analysis import Scale, filter_shift, precision, project, to_units
+from xwalloc.models.spec import Grid, Parallel, in_turn
+
+__all__ = ["boxes_of", "choose", "code_lengths", "precisions_of", "side_bits"]
+
+CROP = {1: 8192, 2: 48, 3: 16}
+"""Side of the windows that are looked at, by number of signal axes; two windows along every longer axis."""
+
+LARGE = 1 << 15
+"""Of chunks with more pixels, a smaller share is looked at: windows of two thirds the side."""
+
+CHANNELS = 64
+"""About so many channels have their residuals counted."""
+
+RATIOS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+"""Candidate quanta, in multiples of the bound."""
+
+FIRST = 3
+"""The candidate that is tried first."""
+
+RANKS = tuple(sorted({round(2 ** (i / 4)) for i in range(41)}))
+"""Candidate ranks."""
+
+SLACK = 1.004
+"""A smaller rank is preferred at this cost: it is decoded faster."""
+
+BASIS_STEP = 0.015
+"""Step of a basis vector times the deviation it carries, in quanta (experiments: 0.01 to 0.02)."""
+
+
+def boxes_of(grid: Grid) -> NDArray[np.int64]:
+    """Start and stop of each subband along z, y, x: (subband, 6)."""
+    return np.array([[edge for part in s.slices for edge in (part.start, part.stop)] for s in grid.subbands], np.int64)
+
+
+def code_lengths(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`quantise.code_length` of every mean magnitude."""
+    out = np.empty(means.shape)
+    q.code_lengths(np.ascontiguousarray(means).reshape(-1), out.reshape(-1))
+    return out
+
+
+def precisions_of(variances: NDArray[np.float64], quantum: int, channels: int) -> NDArray[np.int64]:
+    """Fractional bits of each basis vector: its step times the deviation it carries is `BASIS_STEP` quanta."""
+    if channels == 1:
+        return np.zeros(len(variances), np.int64)
+    deviation = np.sqrt(np.maximum(variances, 1e-9))
+    return np.clip(np.ceil(np.log2(deviation / (BASIS_STEP * quantum))), 3, 22).astype(np.int64)
+
+
+def side_bits(precisions: NDArray[np.int64], channels: int) -> NDArray[np.float64]:
+    """Bits of each basis vector, about."""
+    return channels * (np.maximum(precisions - 0.5 * math.log2(channels), 0) + 1.0)
+
+
+def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
+    """A few windows spread over the signal axes."""
+    side = CROP[dimensions]
+    if math.prod(signal) > LARGE:
+        side = side * 2 // 3
+    per_axis = []
+    for n in signal:
+        if n <= 2 * side:
+            per_axis.append([slice(0, n)])
+        else:
+            per_axis.append(
+                [slice(n // 4 - side // 2, n // 4 + side // 2), slice(3 * n // 4 - side // 2, 3 * n // 4 + side // 2)]
+            )
+    return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
+
+
+@kernel
+def _count(rest, per_step, sums):
+    """Sums of magnitudes of the residuals of errors (channel, n)."""
+    for c in range(rest.shape[0]):
+        row = rest[c]
+        total = 0.0
+        for i in range(row.shape[0]):
+            total += abs(np.rint(np.float64(row[i]) * per_step))
+        sums[c] = total
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a quantum makes of a window.
+
+    Parameters
+    ----------
+    bits : (rank,)
+        Estimated bits of each latent.
+    saved : (rank,)
+        Squared error that each latent saves.
+    residual_bits : (len(ranks),)
+        Estimated bits of the residual layer at each candidate rank.
+    """
+
+    bits: NDArray[np.float64]
+    saved: NDArray[np.float64]
+    residual_bits: NDArray[np.float64]
+
+
+class _Window:
+    """A window of the chunk: its coefficients, and its samples in some of the channels.
+
+    Parameters
+    ----------
+    crop : (1, channel, z, y, x)
+        Its samples.
+    basis : (rank, channel)
+        Spectral basis, in the precision to work with.
+    """
+
+    def __init__(
+        self, crop: NDArray[np.generic], scale: Scale, grid: Grid, means: NDArray[np.float64], basis: NDArray[np.floating]
+    ) -> None:
+        self.grid = grid.cropped(crop.shape[2:])
+        latents, largest = project(crop, scale.per_sample, means, basis, in_turn)
+        self.shift = filter_shift(largest)
+        self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
+        self.boxes = boxes_of(self.grid)
+        self.sizes = np.prod(self.boxes[:, 1::2] - self.boxes[:, ::2], axis=1)
+        self.some = slice(None, None, -(-basis.shape[1] // CHANNELS))
+        self.basis = np.ascontiguousarray(basis[:, self.some].T)
+        flat = crop.reshape(crop.shape[1], -1)[self.some]
+        self.units = np.empty(flat.shape, basis.dtype)
+        to_units(flat, scale.per_sample, means[self.some], self.units)
+        self.channels = basis.shape[1]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the window."""
+        return self.units.shape[1]
+
+    def trial(self, quantum: int, rank: int, ranks: Sequence[int], step: float) -> _Trial:
+        """Try a quantum with up to `rank` latents, and count residuals at some ranks (ascending)."""
+        quantised = np.empty((rank, *self.coefficients.shape[1:]))
+        magnitudes, saved = np.zeros((rank, len(self.boxes))), np.zeros(rank)
+        q.try_quantum(self.coefficients[:rank], self.boxes, float(quantum), quantised, magnitudes, saved)
+        bits = (code_lengths(magnitudes / self.sizes) * self.sizes).sum(axis=1)
+        residual_bits = np.zeros(len(ranks))
+        if len(ranks):
+            latents = self.grid.inverse(quantised, self.shift, in_turn).reshape(rank, -1).astype(self.units.dtype)
+            rest = self.units.copy()
+            sums = np.zeros(len(rest))
+            for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
+                rest -= self.basis[:, before:now] @ latents[before:now]
+                _count(rest, 1.0 / step, sums)
+                residual_bits[i] = float(code_lengths(sums / self.pixels).sum()) * self.pixels
+            residual_bits *= self.channels / len(rest)
+        return _Trial(bits, saved, residual_bits)
+
+
+def choose(
+    samples: NDArray[np.generic],
+    scale: Scale,
+    grid: Grid,
+    means: NDArray[np.float64],
+    reach: float,
+    variances: NDArray[np.float64],
+    basis: NDArray[np.float64],
+    parallel: Parallel,
+) -> tuple[int, int]:
+    """Quantum and rank for a chunk.
+
+    Parameters
+    ----------
+    samples : (batch, channel, z, y, x)
+        Samples.
+    scale, grid
+        Units; tree, wavelet, boundary and levels.
+    means : (channel,)
+        Channel means, in units.
+    reach
+        Largest magnitude of the samples, in units.
+    variances : (channel,)
+        Variances along the basis, descending.
+    basis : (channel, channel)
+        Spectral basis, a vector a row.
+    parallel
+        Runs a function over items on idle threads, results in order.
+
+    Raises
+    ------
+    BudgetError
+        If the range of the chunk over its step is too large for exact arithmetic.
+    """
+    batch, channels, *signal = samples.shape
+    pixels = batch * math.prod(signal)
+    quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
+    limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * quanta[0]) ** 2)))
+    vectors = basis[:limit].astype(precision(reach, quanta[0]))
+
+    def look(place: tuple[slice, ...]) -> _Window:
+        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), scale, grid, means, vectors)
+
+    windows = parallel(look, _windows(signal, grid.dimensions))
+    seen = pixels / sum(window.pixels for window in windows)
+
+    def attempt(quantum: int, limit: int) -> tuple[float, int]:
+        """Estimated bits, and rank, with a quantum."""
+        ranks = [rank for rank in RANKS if limit / 8 <= rank < limit] + [limit] if scale.step else []
+        trials = parallel(lambda window: window.trial(quantum, limit, ranks, scale.step), windows)
+        bits = seen * np.sum([trial.bits for trial in trials], axis=0)
+        bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
+        if not ranks:
+            saved = seen * np.sum([trial.saved for trial in trials], axis=0)
+            return 0.0, q.worthwhile(saved / quantum**2, bits)
+        costs = np.cumsum(bits)[np.array(ranks) - 1] + seen * np.sum([trial.residual_bits for trial in trials], axis=0)
+        enough = int(np.flatnonzero(costs <= SLACK * costs.min())[0])
+        return float(costs[enough]), ranks[enough]
+
+    if len(quanta) == 1:
+        return quanta[0], attempt(quanta[0], limit)[1]
+    found: dict[int, tuple[float, int]] = {}
+
+    def cost(i: int) -> float:
+        if not 0 <= i < len(quanta):
+            return math.inf
+        if i not in found:
+            # What pays at one quantum hardly differs from what pays at its neighbour.
+            most = max((min(limit, 1 + rank * 3 // 2) for _, rank in found.values()), default=limit)
+            found[i] = attempt(quanta[i], most)
+        return found[i][0]
+
+    best = FIRST
+    direction = 1 if cost(best + 1) < cost(best) else -1
+    while cost(best + direction) < cost(best):
+        best += direction
+    return quanta[best], found[best][1]
