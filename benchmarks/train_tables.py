@@ -24,6 +24,7 @@ from scipy.optimize import minimize
 from benchmarks.scenes import Scene, data_root, load_scenes
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans
+from xwalloc.bitstream import scan as scanner
 from xwalloc.bitstream.contexts import (
     CLASSES,
     DIRECT_CLASSES,
@@ -41,6 +42,9 @@ from xwalloc.bitstream.contexts import weights as shipped_weights
 from xwalloc.bitstream.tables import TOKENS, Tables, from_counts, shipped
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
+
+IN_ROW = ("mean", "w", "ww")
+"""What makes a serial chain of a row (scan.py): left out where other rows know nearly as much."""
 
 CAUSAL = ("mean", "w", "ww", "n", "diagonal", "nn", "u")
 FLAG_CAUSAL = ("mean", "w", "n", "ne")
@@ -100,10 +104,10 @@ def scan(call: Call, symbols: NDArray[np.int64], flags: NDArray[np.int64]) -> tu
     values, contexts, expected = np.empty(room, buffer.dtype), np.empty(room, np.uint16), np.empty(room, np.int64)
     table_of = np.arange(len(Role) * CLASSES, dtype=np.uint16).reshape(len(Role), CLASSES)
     t = shipped()
-    count, _ = coder._scan(
-        buffer, planes, mask, symbols, flags, MAGNITUDES, table_of, table_of[:, direct_classes()], False, 0,
+    count, _ = scanner.scan(
+        buffer, planes, mask, symbols, flags, True, MAGNITUDES, table_of, table_of[:, direct_classes()], False, 0,
         values, contexts, expected,
-        t.symbols, t.spans, np.empty(0, np.uint16), np.empty(0, np.int64),
+        t.symbols, t.spans, np.empty(0, np.uint16), np.empty(0, np.int64), *scanner.scratch(planes),
     )  # fmt: skip
     return values[:count], contexts[:count] // CLASSES, expected[:count]
 
@@ -192,6 +196,8 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
                     allowed = table.any(axis=0)
                     if kind == Kind.LATENT_PARALLEL:
                         allowed &= ~np.isin(names, causal)
+                    if kind in (Kind.LATENT, Kind.RESIDUAL) and dimensions > 1:
+                        allowed &= ~np.isin(names, IN_ROW)
                     if kind not in (Kind.LATENT, Kind.LATENT_PARALLEL):
                         allowed &= ~np.isin(names, ("parent", "sibling"))
                     if not following:
@@ -266,7 +272,7 @@ def prior(c: int, role: Role) -> NDArray[np.float64]:
     mean = representative(c)
     out = np.zeros(TOKENS)
     if role == Role.FLAG:
-        out[1] = min(max(1 - np.exp(-coder.GROUP * mean), 1e-3), 1 - 1e-3)
+        out[1] = min(max(1 - np.exp(-scanner.GROUP * mean), 1e-3), 1 - 1e-3)
         out[0] = 1 - out[1]
         return out
     t = (np.sqrt(1 + mean * mean) - 1) / mean if mean < 1e6 else 1 - 1 / mean

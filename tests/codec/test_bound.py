@@ -71,12 +71,24 @@ def test_the_substitute_of_nodata_is_its_neighbour(dtype):
 
 
 def run(samples, product, mean, settled, nodata=()):
-    """Residuals for a product of the synthesis, and what is decoded from them."""
-    rest = np.zeros(samples.shape, np.int32)
-    sums = settled.residuals(samples, product, mean, np.zeros((1, 0), np.uint8), rest)
+    """Residuals for a product of the synthesis, and what is decoded from them: all at once, and in two tiles."""
+    nodata, no_mask = np.array(nodata, samples.dtype), np.zeros((1, 0), np.uint8)
+    rest, promised = np.zeros(samples.shape, np.int32), np.empty_like(samples)
+    sums = settled.residuals(samples, product.copy(), mean, no_mask, nodata, rest, promised)
     assert sums.tolist() == np.abs(rest.astype(np.int64)).sum(axis=1).tolist()
     out = np.empty_like(samples)
-    settled.samples(product, mean, rest, np.array(nodata, samples.dtype), out)
+    settled.samples(product, mean, rest, nodata, out)
+    assert out.tobytes() == promised.tobytes()
+    middle = samples.shape[1] // 3
+    for part in (slice(0, middle), slice(middle, samples.shape[1])):
+        tile, decoded, again = product[:, part].copy(), promised[:, part].copy(), np.zeros_like(rest)
+        settled.residuals(samples, tile.copy(), mean, no_mask, nodata, again, decoded, part.start)
+        assert np.array_equal(again[:, part], rest[:, part])
+        assert decoded.tobytes() == promised[:, part].tobytes()
+        other = np.zeros_like(samples)
+        settled.samples(tile, mean, rest, nodata, other, part.start)
+        assert other[:, part].tobytes() == decoded.tobytes()
+        assert not np.delete(other, np.r_[part], axis=1).any()
     return rest, out
 
 
@@ -111,7 +123,8 @@ def test_masked_samples_have_no_residuals():
     samples = np.array([[10.0, 500.0, 10.0]], "f4")
     rest = np.full((1, 3), 9, np.int32)
     mask = np.array([[0, 1, 0]], np.uint8)
-    sums = Finish(0, 0, 1.0, 3).residuals(samples, np.zeros((1, 3)), np.zeros(1), mask, rest)
+    decoded, nodata = np.empty_like(samples), np.empty(0, "f4")
+    sums = Finish(0, 0, 1.0, 3).residuals(samples, np.zeros((1, 3)), np.zeros(1), mask, nodata, rest, decoded)
     assert rest.tolist() == [[3, 0, 3]]
     assert sums.tolist() == [6]
 

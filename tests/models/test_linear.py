@@ -28,7 +28,7 @@ def fitted(request):
     )
     grid = Grid(signal=signal, dimensions=2, levels=3, tree=request.param, boundary="reflect", wavelet="bior4.4")
     edges = float(samples.min()), float(samples.max())
-    model, symbols = linear.fit(samples, edges, Scale(16.0, 0.0, 128), grid, in_turn)
+    model, symbols = linear.fit(samples, edges, Scale(16.0, 0.0, 128), grid, None, in_turn)
     return samples, model, symbols
 
 

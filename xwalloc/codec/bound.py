@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.jit import kernel
+from xwalloc.jit import inline_kernel, kernel
 
 __all__ = ["Finish", "misses", "substitute"]
 
@@ -47,12 +47,13 @@ class Finish:
         residuals: NDArray[np.int32],
         nodata: NDArray[np.generic],
         out: NDArray[np.generic],
+        first: int = 0,
     ) -> None:
-        """Samples (channel, n) from products of the synthesis, channel means in units, and residuals.
+        """Samples of a tile from products of the synthesis, channel means in units, and residuals.
 
         Parameters
         ----------
-        product : (channel, n)
+        product : (channel, width)
             Integers, 2^shift to a unit.
         mean : (channel,)
             Integers, in units.
@@ -62,12 +63,11 @@ class Finish:
             The nodata value and its substitute, in the type of `out`.
         out : (channel, n)
             Gets the samples.
+        first
+            Where the tile begins in `residuals` and `out`. (Kernels want whole rows: of a slice they do not know that
+            its samples are neighbours.)
         """
-        info: Any = np.iinfo(out.dtype) if out.dtype.kind in "iu" else np.finfo(out.dtype)
-        _finish(
-            product, mean, residuals, 2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0),
-            self.unit, float(self.step), float(info.min), float(info.max), out.dtype.kind in "iu", nodata, out,
-        )  # fmt: skip
+        _finish(product, mean, residuals, *self._numbers(out.dtype), nodata, out, first)
 
     def residuals(
         self,
@@ -75,18 +75,27 @@ class Finish:
         product: NDArray[np.float64],
         mean: NDArray[np.float64],
         mask: NDArray[np.uint8],
+        nodata: NDArray[np.generic],
         out: NDArray[np.int32],
+        decoded: NDArray[np.generic],
+        first: int = 0,
     ) -> NDArray[np.int64]:
-        """Residuals (channel, n) that bring every coded sample within the bound, where 31 bits suffice.
+        """Residuals of a tile that bring every coded sample within the bound, where 31 bits suffice.
 
         Parameters
         ----------
-        samples, product, mean
-            As for `samples`.
+        samples : (channel, n)
+            The samples.
+        product, mean, nodata
+            As for the method `samples`; `product` gets the bases.
         mask : (channel, n) or (1, 0)
             Not 0 where a sample is not coded.
         out : (channel, n)
             Gets the residuals.
+        decoded : (channel, width)
+            Gets what `samples` makes of them.
+        first
+            Where the tile begins in `samples`, `mask` and `out`.
 
         Returns
         -------
@@ -94,11 +103,16 @@ class Finish:
             Sums of their magnitudes.
         """
         sums = np.zeros(len(samples), np.int64)
-        _residual(
-            samples, product, mean, mask, 2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0),
-            self.unit, float(self.step), out, sums,
-        )  # fmt: skip
+        _residual(samples, product, mean, mask, *self._numbers(decoded.dtype), nodata, out, decoded, sums, first)
         return sums
+
+    def _numbers(self, dtype: np.dtype) -> tuple[float, bool, float, float, float, float, float, bool]:
+        """Arguments `down` to `whole` of the kernels."""
+        info: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+        return (
+            2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0), self.unit, float(self.step),
+            float(info.min), float(info.max), dtype.kind in "iu",
+        )  # fmt: skip
 
 
 def substitute(nodata: Any) -> Any:
@@ -118,65 +132,94 @@ def substitute(nodata: Any) -> Any:
         return up if np.isfinite(up) else np.nextafter(nodata, np.array(-np.inf, dtype), dtype=dtype)
 
 
+@inline_kernel
+def _base(product, offset, down, integral, fraction):
+    """The base, from a product of the synthesis."""
+    value = np.rint(product * down) + offset
+    return np.rint(value * fraction) if integral else value
+
+
+@inline_kernel
+def _sample(value, integral, unit, low, high, whole):
+    """What a base with its residual is, but for the cast."""
+    if not integral:
+        value *= unit
+        if whole:
+            value = np.rint(value)
+    return min(max(value, low), high)
+
+
+@inline_kernel
+def _avoid(row, nodata):
+    """Keep samples off nodata."""
+    if nodata.shape[0]:
+        for i in range(row.shape[0]):
+            if row[i] == nodata[0]:
+                row[i] = nodata[1]
+
+
 @kernel
-def _finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out):
+def _finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out, first):
     has_residuals = residuals.shape[1] > 0
     for c in range(out.shape[0]):
         offset = mean[c]
-        row, base = out[c], product[c]
-        rest = residuals[c if has_residuals else 0]
-        for i in range(row.shape[0]):
-            value = np.rint(base[i] * down) + offset
-            if integral:
-                value = np.rint(value * fraction)
-            if has_residuals:
-                value += rest[i] * step
-            if not integral:
-                value *= unit
-                if whole:
-                    value = np.rint(value)
-            row[i] = min(max(value, low), high)
-        if nodata.shape[0]:
+        base = product[c]
+        row = out[c][first : first + base.shape[0]]
+        if has_residuals:
+            rest = residuals[c][first : first + base.shape[0]]
             for i in range(row.shape[0]):
-                if row[i] == nodata[0]:
-                    row[i] = nodata[1]
+                value = _base(base[i], offset, down, integral, fraction) + rest[i] * step
+                row[i] = _sample(value, integral, unit, low, high, whole)
+        else:
+            for i in range(row.shape[0]):
+                value = _base(base[i], offset, down, integral, fraction)
+                row[i] = _sample(value, integral, unit, low, high, whole)
+        _avoid(row, nodata)
 
 
 @kernel
-def _residual(samples, product, mean, mask, down, integral, fraction, unit, step, residuals, sums):
+def _residual(
+    samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals, decoded,
+    sums, first,
+):  # fmt: skip
     has_mask = mask.shape[1] > 0
-    per_unit = 1.0 / unit
     per_step = 1.0 / step
+    scale = 1.0 if integral else 1.0 / unit
     for c in range(samples.shape[0]):
         offset = mean[c]
-        row, source, base = residuals[c], samples[c], product[c]
-        for i in range(source.shape[0]):
-            value = np.rint(base[i] * down) + offset
-            if integral:
-                quotient = np.rint((np.float64(source[i]) - np.rint(value * fraction)) * per_step)
-            else:
-                quotient = np.rint((np.float64(source[i]) * per_unit - value) * per_step)
-            row[i] = np.int32(min(max(quotient, -2147483647.0), 2147483647.0))
+        base, row = product[c], decoded[c]
+        source, rest = samples[c][first : first + row.shape[0]], residuals[c][first : first + row.shape[0]]
+        # Short loops over a row that stays in the first-level cache: they become vector instructions.
+        for i in range(row.shape[0]):
+            base[i] = _base(base[i], offset, down, integral, fraction)
+        for i in range(row.shape[0]):
+            quotient = np.rint((np.float64(source[i]) * scale - base[i]) * per_step)
+            rest[i] = np.int32(min(max(quotient, -2147483647.0), 2147483647.0))
         if has_mask:
+            holes = mask[c][first : first + row.shape[0]]
             for i in range(row.shape[0]):
-                if mask[c, i]:
-                    row[i] = 0
+                if holes[i]:
+                    rest[i] = 0
         total = np.int64(0)
         for i in range(row.shape[0]):
-            total += abs(np.int64(row[i]))
+            total += abs(np.int64(rest[i]))
         sums[c] = total
+        for i in range(row.shape[0]):
+            row[i] = _sample(base[i] + rest[i] * step, integral, unit, low, high, whole)
+        _avoid(row, nodata)
 
 
 @kernel
-def misses(samples, decoded, bound, missed):
+def misses(samples, decoded, bound, missed, first=0):
     """Mark where a decoded sample differs by more than `bound`, exactly; returns how many do.
 
-    The difference is taken with its rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
+    `decoded` holds the columns from `first` on of what `samples` and `missed` hold. The difference is taken with its rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
     `missed` (bool) is only written where a sample misses.
     """
     count = 0
     for c in range(samples.shape[0]):
-        source, row = samples[c], decoded[c]
+        row = decoded[c]
+        source = samples[c][first : first + row.shape[0]]
         suspects = 0
         for i in range(source.shape[0]):
             # The rounded difference is below the bound only if the exact one is not above it.
@@ -192,6 +235,6 @@ def misses(samples, decoded, bound, missed):
             rest = total - a
             error = (a - (total - rest)) + (b - rest)
             if not abs(total) <= bound or (error if total > 0 else -error) > 0:
-                missed[c, i] = True
+                missed[c, first + i] = True
                 count += 1
     return count

@@ -326,7 +326,9 @@ def _search(make: Callable[[float], Candidate | None], count: int, step: float, 
     return best
 
 
-def _no_figure(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
+def _no_figure(
+    samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
+) -> float:
     """Examination where nothing is promised of single samples."""
     return 0.0
 
@@ -339,8 +341,10 @@ def _as_stored(chunk: Chunk, decoded: NDArray[Any]) -> NDArray[Any]:
 def _misses(chunk: Chunk, limit: float) -> Examine:
     """Examination that marks what misses a bound."""
 
-    def examine(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
-        return float(bound.misses(samples, _as_stored(chunk, decoded), limit, missed))
+    def examine(
+        samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
+    ) -> float:
+        return float(bound.misses(samples, _as_stored(chunk, decoded), limit, missed, first))
 
     return examine
 
@@ -348,8 +352,11 @@ def _misses(chunk: Chunk, limit: float) -> Examine:
 def _squares(chunk: Chunk, scale: float) -> Examine:
     """Examination that adds up squared errors, in units of `scale`."""
 
-    def examine(samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_]) -> float:
-        error = (samples.astype(np.float64) - _as_stored(chunk, decoded)) / scale
+    def examine(
+        samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
+    ) -> float:
+        given = samples[:, first : first + decoded.shape[1]].astype(np.float64)
+        error = (given - _as_stored(chunk, decoded)) / scale
         return float(np.sum(error * error))
 
     return examine
@@ -392,7 +399,7 @@ def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
     figures = map_parallel(
-        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part]),
+        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part], 0),
         parts,
     )
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))

@@ -259,6 +259,10 @@ def unpack_exceptions(data: bytes, size: int, itemsize: int) -> tuple[NDArray[np
     return positions, np.frombuffer(data, f"<u{itemsize}", count, offset=9 + count * width).astype(np.uint64)
 
 
+SWEEPS = 8
+"""How often the fill of holes is smoothed at each scale: blocks leave edges, which cost bits."""
+
+
 def fill_holes(array: NDArray[np.generic], holes: NDArray[np.bool_]) -> NDArray[np.generic]:
     """A copy of `array` with holes filled smoothly by a pyramid of means of what surrounds them.
 
@@ -298,7 +302,22 @@ def _pull(values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[n
         coarse = np.repeat(coarse, 2, axis=axis)[
             tuple(slice(None) if a != axis else slice(values.shape[a]) for a in range(5))
         ]
-    return np.where(empty, coarse, safe)
+    filled = np.where(empty, coarse, safe)
+    for _ in range(SWEEPS):
+        filled[empty] = _neighbours(filled)[empty]
+    return filled
+
+
+def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of the neighbours of each sample along the signal axes; beyond an edge the sample itself stands in."""
+    total, count = np.zeros(values.shape), 0
+    for axis in (2, 3, 4):
+        n = values.shape[axis]
+        if n > 1:
+            at = np.arange(n)
+            total += values.take(np.maximum(at - 1, 0), axis) + values.take(np.minimum(at + 1, n - 1), axis)
+            count += 2
+    return total / count
 
 
 def _halve(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

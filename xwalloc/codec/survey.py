@@ -47,27 +47,21 @@ class Survey:
 
 
 @kernel
+def _are_integers(flat):
+    """Whether all samples are integers, and none of them a negative zero."""
+    for start in range(0, flat.shape[0], BLOCK):
+        fractional = 0
+        for i in range(start, min(start + BLOCK, flat.shape[0])):
+            value = flat[i]
+            fractional += (value != np.rint(value)) | ((value == 0) & np.signbit(value))
+        if fractional:
+            return False
+    return True
+
+
+@kernel
 def _scan(flat, nodata, special):
     """Mark NaN, infinities and nodata; count the rest, and find its range and whether it is integral."""
-    if nodata.shape[0] == 0:
-        # The common case in a form that compiles to vector instructions: nothing special at all.
-        low = np.inf
-        high = -np.inf
-        strange = 0
-        for i in range(flat.shape[0]):
-            value = np.float64(flat[i])
-            low = min(low, value)
-            high = max(high, value)
-            strange += not abs(value) < np.inf
-        if strange == 0:
-            for start in range(0, flat.shape[0], BLOCK):
-                fractional = 0
-                for i in range(start, min(start + BLOCK, flat.shape[0])):
-                    value = np.float64(flat[i])
-                    fractional += (value != np.rint(value)) | ((value == 0.0) & np.signbit(value))
-                if fractional:
-                    return flat.shape[0], low, high, False
-            return flat.shape[0], low, high, True
     valid = 0
     low = np.inf
     high = -np.inf
@@ -109,7 +103,19 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     flat = array.reshape(-1)
     special = np.zeros(flat.size, np.bool_)
     parts = [slice(start, start + PART) for start in range(0, max(flat.size, 1), PART)]
-    found = map_parallel(lambda part: _scan(flat[part], nodata, special[part]), parts)
+
+    def look(part: slice) -> tuple[int, float, float, bool]:
+        values = flat[part]
+        if values.size and not nodata.size:
+            # The common case: nothing special at all.
+            with np.errstate(invalid="ignore"):
+                low, high = float(values.min()), float(values.max())
+            if np.isfinite(low) and np.isfinite(high):
+                return values.size, low, high, values.dtype.kind in "iu" or bool(_are_integers(values))
+        valid, low, high, integral = _scan(values, nodata, special[part])
+        return valid, low, high, integral
+
+    found = map_parallel(look, parts)
     valid, integral = sum(part[0] for part in found), all(part[3] for part in found)
     low, high = min(part[1] for part in found), max(part[2] for part in found)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -33,6 +33,7 @@ UNIT_BITS = 7
 
 NO_RESIDUALS = np.zeros((1, 0), np.int32)
 NO_MASK = np.zeros((1, 0), np.uint8)
+NO_SUMS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def _inverse(unit: float) -> float:
     return 1.0 / unit if unit > 0 else math.inf
 
 
-Examine = Callable[[NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_]], float]
-"""Looks at samples (channel, n) and at what will be decoded for them, marks those that miss, returns a figure."""
+Examine = Callable[[NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_], int], float]
+"""Looks at samples (channel, n) and at what will be decoded for them (channel, width) from a column on, marks those
+that miss (channel, n), returns a figure."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,12 @@ def encode(
     samples = _pad(samples, grid.signal)
     batch, channels = samples.shape[:2]
     flat = samples.reshape(batch, channels, -1)
-    blank = None if mask is None else _pad(mask, grid.signal).reshape(flat.shape)
+    holes = None if mask is None else _pad(mask, grid.signal)
+    blank = None if holes is None else holes.reshape(flat.shape)
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    fitted = linear.fit(samples, edges, scale, grid, map_parallel)
+    fitted = linear.fit(samples, edges, scale, grid, holes, map_parallel)
     if fitted is None:
         return None
     fitted_model, symbols = fitted
@@ -168,14 +171,16 @@ def encode(
     def work(tile: tuple[int, slice]) -> tuple[float, NDArray[np.int64]]:
         item, part = tile
         product = linear.products(model, latents, tile)
-        rest, sums = NO_RESIDUALS, np.zeros(channels, np.int64)
-        if residuals is not None:
-            rest = residuals[item, :, part]
-            holes = NO_MASK if blank is None else blank[item, :, part]
-            sums = finish.residuals(flat[item, :, part], product, model.mean_units, holes, rest)
         decoded = np.empty(product.shape, samples.dtype)
-        finish.samples(product, model.mean_units, rest, nodata, decoded)
-        return examine(flat[item, :, part], decoded, missed[item, :, part]), sums
+        if residuals is None:
+            sums = NO_SUMS
+            finish.samples(product, model.mean_units, NO_RESIDUALS, nodata, decoded)
+        else:
+            sums = finish.residuals(
+                flat[item], product, model.mean_units, NO_MASK if blank is None else blank[item], nodata,
+                residuals[item], decoded, part.start,
+            )  # fmt: skip
+        return examine(flat[item], decoded, missed[item], part.start), sums
 
     figures = map_parallel(work, list(linear.tiles(samples.shape)))
     if residuals is not None:
@@ -341,8 +346,8 @@ def decode(
     def work(tile: tuple[int, slice]) -> None:
         item, part = tile
         product = linear.products(model, latents, tile)
-        rest = NO_RESIDUALS if residuals is None else residuals[item, :, part]
-        finish.samples(product, model.mean_units, rest, nodata, decoded[item, :, part])
+        rest = NO_RESIDUALS if residuals is None else residuals[item]
+        finish.samples(product, model.mean_units, rest, nodata, decoded[item], part.start)
 
     map_parallel(work, list(linear.tiles(whole)))
     return decoded.reshape(whole)[tuple(slice(0, n) for n in shape)]

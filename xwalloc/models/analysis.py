@@ -50,21 +50,23 @@ class Scale:
 
 
 @kernel
-def to_units(samples, per_sample, mean, out):
-    """Samples (channel, n) in units, less the channel means."""
+def to_units(samples, per_sample, mean, out, first=0):
+    """Samples (channel, n), from a column on, in units less the channel means (channel, width)."""
     for c in range(samples.shape[0]):
         offset = mean[c]
-        row, source = out[c], samples[c]
+        row = out[c]
+        source = samples[c][first : first + row.shape[0]]
         for i in range(row.shape[0]):
             row[i] = np.float64(source[i]) * per_sample - offset
 
 
 @kernel
-def _rounded(product, out):
-    """Round a product (latent, n) to integers; returns the largest magnitude."""
+def _round(product, out, first):
+    """Round a product (latent, width) to integers, into columns of `out`; returns the largest magnitude."""
     largest = 0.0
     for k in range(product.shape[0]):
-        row, source = out[k], product[k]
+        source = product[k]
+        row = out[k][first : first + source.shape[0]]
         for i in range(row.shape[0]):
             value = np.rint(np.float64(source[i]))
             row[i] = value
@@ -126,8 +128,8 @@ def project(
     def one(tile: tuple[int, slice]) -> float:
         item, part = tile
         units = np.empty((channels, part.stop - part.start), analysis.dtype)
-        to_units(flat[item, :, part], per_sample, means, units)
-        return float(_rounded(analysis @ units, latents[item, :, part]))
+        to_units(flat[item], per_sample, means, units, part.start)
+        return float(_round(analysis @ units, latents[item], part.start))
 
     largest = max(parallel(one, list(tiles(samples.shape))))
     return latents.reshape(batch, len(analysis), *signal), largest + 1.0

@@ -26,7 +26,8 @@ CROP = {1: 8192, 2: 48, 3: 16}
 """Side of the windows that are looked at, by number of signal axes; two windows along every longer axis."""
 
 LARGE = 1 << 15
-"""Of chunks with more pixels, a smaller share is looked at: windows of two thirds the side."""
+LARGE_CROP = {1: 4096, 2: 32, 3: 12}
+"""Of chunks with more pixels, a smaller share is looked at."""
 
 CHANNELS = 64
 """About so many channels have their residuals counted."""
@@ -72,30 +73,50 @@ def side_bits(precisions: NDArray[np.int64], channels: int) -> NDArray[np.float6
     return channels * (np.maximum(precisions - 0.5 * math.log2(channels), 0) + 1.0)
 
 
-def _windows(signal: Sequence[int], dimensions: int) -> list[tuple[slice, ...]]:
-    """A few windows spread over the signal axes."""
-    side = CROP[dimensions]
-    if math.prod(signal) > LARGE:
-        side = side * 2 // 3
+Box = tuple[slice, ...]
+
+
+def _box(signal: Sequence[int], mask: NDArray[np.uint8] | None, align: int) -> Box:
+    """Where samples are that are coded: the smallest aligned box along z, y, x that holds them."""
+    if mask is None:
+        return tuple(slice(0, n) for n in signal)
+    coded = (mask == 0).any(axis=(0, 1))
+    edges = []
+    for axis in range(3):
+        where = np.flatnonzero(coded.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(where[0]), int(where[-1])) if where.size else (0, signal[axis] - 1)
+        edges.append(slice(first // align * align, min(signal[axis], (last // align + 1) * align)))
+    return tuple(edges)
+
+
+def _windows(box: Box, dimensions: int) -> list[Box]:
+    """A few windows spread over a box."""
+    side = (LARGE_CROP if math.prod(part.stop - part.start for part in box) > LARGE else CROP)[dimensions]
     per_axis = []
-    for n in signal:
+    for part in box:
+        n = part.stop - part.start
         if n <= 2 * side:
-            per_axis.append([slice(0, n)])
+            per_axis.append([part])
         else:
-            per_axis.append(
-                [slice(n // 4 - side // 2, n // 4 + side // 2), slice(3 * n // 4 - side // 2, 3 * n // 4 + side // 2)]
-            )
+            firsts = (part.start + n // 4 - side // 2, part.start + 3 * n // 4 - side // 2)
+            per_axis.append([slice(first, first + side) for first in firsts])
     return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
 
 
 @kernel
-def _count(rest, per_step, sums):
-    """Sums of magnitudes of the residuals of errors (channel, n)."""
+def _count(rest, holes, per_step, sums):
+    """Sums of magnitudes of the residuals of errors (channel, n) where there is no hole."""
+    masked = holes.shape[1] > 0
     for c in range(rest.shape[0]):
         row = rest[c]
-        total = 0.0
-        for i in range(row.shape[0]):
-            total += abs(np.rint(np.float64(row[i]) * per_step))
+        total = np.int64(0)
+        if masked:
+            for i in range(row.shape[0]):
+                if holes[c, i] == 0:
+                    total += abs(np.int64(np.rint(np.float64(row[i]) * per_step)))
+        else:
+            for i in range(row.shape[0]):
+                total += abs(np.int64(np.rint(np.float64(row[i]) * per_step)))
         sums[c] = total
 
 
@@ -125,12 +146,20 @@ class _Window:
     ----------
     crop : (1, channel, z, y, x)
         Its samples.
+    holes : (1, channel, z, y, x)
+        Not 0 where a sample is not coded; None where all are.
     basis : (rank, channel)
         Spectral basis, in the precision to work with.
     """
 
     def __init__(
-        self, crop: NDArray[np.generic], scale: Scale, grid: Grid, means: NDArray[np.float64], basis: NDArray[np.floating]
+        self,
+        crop: NDArray[np.generic],
+        holes: NDArray[np.uint8] | None,
+        scale: Scale,
+        grid: Grid,
+        means: NDArray[np.float64],
+        basis: NDArray[np.floating],
     ) -> None:
         self.grid = grid.cropped(crop.shape[2:])
         latents, largest = project(crop, scale.per_sample, means, basis, in_turn)
@@ -143,7 +172,11 @@ class _Window:
         flat = crop.reshape(crop.shape[1], -1)[self.some]
         self.units = np.empty(flat.shape, basis.dtype)
         to_units(flat, scale.per_sample, means[self.some], self.units)
-        self.channels = basis.shape[1]
+        self.holes = np.empty((1, 0), np.uint8)
+        self.coded = np.full(len(flat), flat.shape[1])
+        if holes is not None:
+            self.holes = np.ascontiguousarray(holes.reshape(holes.shape[1], -1)[self.some])
+            self.coded = np.count_nonzero(self.holes == 0, axis=1)
 
     @property
     def pixels(self) -> int:
@@ -160,12 +193,11 @@ class _Window:
         if len(ranks):
             latents = self.grid.inverse(quantised, self.shift, in_turn).reshape(rank, -1).astype(self.units.dtype)
             rest = self.units.copy()
-            sums = np.zeros(len(rest))
+            sums = np.zeros(len(rest), np.int64)
             for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
                 rest -= self.basis[:, before:now] @ latents[before:now]
-                _count(rest, 1.0 / step, sums)
-                residual_bits[i] = float(code_lengths(sums / self.pixels).sum()) * self.pixels
-            residual_bits *= self.channels / len(rest)
+                _count(rest, self.holes, 1.0 / step, sums)
+                residual_bits[i] = float((code_lengths(sums / np.maximum(self.coded, 1)) * self.coded).sum())
         return _Trial(bits, saved, residual_bits)
 
 
@@ -177,6 +209,7 @@ def choose(
     reach: float,
     variances: NDArray[np.float64],
     basis: NDArray[np.float64],
+    mask: NDArray[np.uint8] | None,
     parallel: Parallel,
 ) -> tuple[int, int]:
     """Quantum and rank for a chunk.
@@ -195,6 +228,8 @@ def choose(
         Variances along the basis, descending.
     basis : (channel, channel)
         Spectral basis, a vector a row.
+    mask : (batch, channel, z, y, x)
+        Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
 
@@ -209,11 +244,15 @@ def choose(
     limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * quanta[0]) ** 2)))
     vectors = basis[:limit].astype(precision(reach, quanta[0]))
 
-    def look(place: tuple[slice, ...]) -> _Window:
-        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), scale, grid, means, vectors)
+    def look(place: Box) -> _Window:
+        holes = None if mask is None else mask[0:1, :, *place]
+        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, scale, grid, means, vectors)
 
-    windows = parallel(look, _windows(signal, grid.dimensions))
-    seen = pixels / sum(window.pixels for window in windows)
+    box = _box(signal, mask, 1 << grid.levels)
+    windows = parallel(look, _windows(box, grid.dimensions))
+    seen = batch * math.prod(part.stop - part.start for part in box) / sum(window.pixels for window in windows)
+    coded = samples.size if mask is None else int(np.count_nonzero(mask == 0))
+    residuals_seen = coded / max(1, sum(int(window.coded.sum()) for window in windows))
 
     def attempt(quantum: int, limit: int) -> tuple[float, int]:
         """Estimated bits, and rank, with a quantum."""
@@ -224,7 +263,8 @@ def choose(
         if not ranks:
             saved = seen * np.sum([trial.saved for trial in trials], axis=0)
             return 0.0, q.worthwhile(saved / quantum**2, bits)
-        costs = np.cumsum(bits)[np.array(ranks) - 1] + seen * np.sum([trial.residual_bits for trial in trials], axis=0)
+        costs = np.cumsum(bits)[np.array(ranks) - 1]
+        costs += residuals_seen * np.sum([trial.residual_bits for trial in trials], axis=0)
         enough = int(np.flatnonzero(costs <= SLACK * costs.min())[0])
         return float(costs[enough]), ranks[enough]
 

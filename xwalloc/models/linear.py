@@ -35,7 +35,7 @@ LARGE = 1 << 15
 
 
 def _means_and_covariance(
-    samples: NDArray[np.generic], scale: Scale
+    samples: NDArray[np.generic], scale: Scale, parallel: Parallel
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Channel means in units and covariance in units squared.
 
@@ -57,7 +57,7 @@ def _means_and_covariance(
     units -= means[:, None]
     coarse = 2.0 ** max(0, bits_of(float(np.abs(units).max(initial=0.0))) - COVARIANCE_BITS)
     np.rint(units / coarse, out=units)
-    return means, spectral.moments(units).covariance * (coarse * coarse)
+    return means, spectral.moments(units, parallel=parallel).covariance * (coarse * coarse)
 
 
 def fit(
@@ -65,6 +65,7 @@ def fit(
     edges: tuple[float, float],
     scale: Scale,
     grid: Grid,
+    mask: NDArray[np.uint8] | None,
     parallel: Parallel,
 ) -> tuple[LinearModel, NDArray[np.int32]] | None:
     """Fit a model to a chunk and quantise the chunk with it.
@@ -79,6 +80,8 @@ def fit(
         Units.
     grid
         Tree, wavelet, boundary and levels over the signal axes.
+    mask : (batch, channel, z, y, x)
+        Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
 
@@ -91,11 +94,11 @@ def fit(
     low, high = (edge * scale.per_sample for edge in edges)
     if not max(abs(low), abs(high)) < 2.0**40:
         return None
-    means, covariance = _means_and_covariance(samples, scale)
+    means, covariance = _means_and_covariance(samples, scale, parallel)
     reach = max(abs(low), abs(high)) + 1.0
     variances, basis = spectral.klt(covariance)
     try:
-        quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, parallel)
+        quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
         precisions = precisions_of(variances[:rank], quantum, channels)
         vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)
         mean_shift = max(0, bits_of((scale.step or quantum) / 8) - 1)
@@ -131,7 +134,7 @@ def _quantise(
     sums = np.zeros((rank, len(boxes), 8), np.int64)
 
     def quantise(k: int) -> None:
-        q.quantise_planes(coefficients[:, k], boxes, float(model.quantum), symbols[:, k], sums[k])
+        q.quantise_planes(coefficients, k, boxes, float(model.quantum), symbols, sums[k])
 
     parallel(quantise, range(rank))
     sizes = batch * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)

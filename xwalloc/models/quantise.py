@@ -33,6 +33,9 @@ POINTS = 3
 
 SLOPE = math.log(2) / 12
 TYPICAL_THRESHOLD = 0.62
+LARGEST = 2147483647.0
+SQUARED = 1 << 15
+"""Magnitudes count for no more than this where squared errors are added up."""
 
 
 @kernel
@@ -63,22 +66,17 @@ def threshold(mean):
 
 @kernel
 def magnitude_sum(latents, box, quantum):
-    """Sum of magnitudes of the symbols of one plane, and squared error in units, at a typical threshold."""
+    """Sum of magnitudes of the symbols of one plane, at a typical threshold."""
     z0, z1, y0, y1, x0, x1 = box
     scale = 1.0 / quantum
     rise = 1.0 - TYPICAL_THRESHOLD
-    total = 0.0
-    error = 0.0
+    total = 0
     for z in range(z0, z1):
         for y in range(y0, y1):
             row = latents[z, y]
             for x in range(x0, x1):
-                value = abs(row[x])
-                size = np.floor(value * scale + rise)
-                rest = value - size * quantum
-                total += size
-                error += rest * rest
-    return total, error
+                total += np.int64(np.int32(min(abs(row[x]) * scale + rise, LARGEST)))
+    return float(total)
 
 
 @kernel
@@ -126,61 +124,76 @@ def worthwhile(saved: NDArray[np.float64], bits: NDArray[np.float64]) -> int:
 
 
 @kernel
-def quantise_planes(latents, boxes, quantum, symbols, sums):
-    """Symbols of all planes of one latent, and what their cells hold.
+def quantise_planes(latents, k, boxes, quantum, symbols, sums):
+    """Symbols of all planes of latent `k`, and what their cells hold.
 
     Parameters
     ----------
-    latents, symbols : (batch, z, y, x) float64 of integers, int32
+    latents, symbols : (batch, latent, z, y, x) float64 of integers, int32
         Input and output.
     boxes : (subband, 6) int64
         Start and stop of each subband along z, y, x.
     quantum : float
         Units per step.
     sums : (subband, 8) int64
-        Gets, added up: counts of magnitudes 1, 2, >= 3; for each of them the sum of what |latent| has beyond
-        magnitude times quantum; the sum of magnitudes; squared latents saved, in steps squared times 256.
+        Has added to it: counts of magnitudes 1, 2, >= 3; for each of them the sum of what |latent| has beyond
+        magnitude times quantum; the sum of magnitudes; squared errors saved, in steps squared times 256.
     """
     scale = 1.0 / quantum
-    largest = 2147483647.0
     for s in range(boxes.shape[0]):
         z0, z1, y0, y1, x0, x1 = boxes[s]
         size = latents.shape[0] * (z1 - z0) * (y1 - y0) * (x1 - x0)
         guess = 0.0
         for b in range(latents.shape[0]):
-            guess += magnitude_sum(latents[b], boxes[s], quantum)[0]
+            guess += magnitude_sum(latents[b, k], boxes[s], quantum)
         if guess == 0.0:
-            symbols[:, z0:z1, y0:y1, x0:x1] = 0
+            symbols[:, k, z0:z1, y0:y1, x0:x1] = 0
             continue
         rise = 1.0 - threshold(guess / size)
-        ones = twos = more = 0
-        rest_one = rest_two = rest_more = saved = total = 0.0
+        found = sums[s]
         for b in range(latents.shape[0]):
             for z in range(z0, z1):
                 for y in range(y0, y1):
-                    row = latents[b, z, y]
-                    out = symbols[b, z, y]
-                    for x in range(x0, x1):
-                        value = abs(row[x])
-                        size = min(max(np.floor(value * scale + rise), 0.0), largest)
-                        out[x] = np.int32(size) if row[x] > 0 else -np.int32(size)
-                        if size > 0:
-                            rest = value - size * quantum
-                            total += size
-                            saved += value * value - rest * rest
-                            if size == 1:
-                                ones += 1
-                                rest_one += rest
-                            elif size == 2:
-                                twos += 1
-                                rest_two += rest
-                            else:
-                                more += 1
-                                rest_more += rest
-        sums[s, 0], sums[s, 1], sums[s, 2] = ones, twos, more
-        sums[s, 3], sums[s, 4], sums[s, 5] = np.int64(rest_one), np.int64(rest_two), np.int64(rest_more)
-        sums[s, 6] = np.int64(total)
-        sums[s, 7] = np.int64(min(saved * scale * scale * 256.0, 4e18))
+                    row, out = latents[b, k, z, y, x0:x1], symbols[b, k, z, y, x0:x1]
+                    _quantise_row(row, scale, rise, out)
+                    _add_cells(row, out, quantum, found)
+
+
+@kernel
+def _quantise_row(row, scale, rise, out):
+    for x in range(row.shape[0]):
+        size = np.int32(min(max(np.floor(abs(row[x]) * scale + rise), 0.0), LARGEST))
+        out[x] = size if row[x] > 0 else -size
+
+
+@kernel
+def _add_cells(row, symbols, quantum, found):
+    """Add what the cells of a row hold to `found`, see `quantise_planes`. All sums are of integers: they vectorise."""
+    ones = twos = more = rest_one = rest_two = rest_more = total = squares = cross = np.int64(0)
+    for x in range(row.shape[0]):
+        size = abs(np.int64(symbols[x]))
+        beyond = abs(row[x]) - np.float64(size) * quantum
+        rest = np.int64(np.int32(min(max(beyond, -LARGEST), LARGEST)))
+        one, two, large = size == 1, size == 2, size > 2
+        ones += one
+        twos += two
+        more += large
+        rest_one += rest if one else 0
+        rest_two += rest if two else 0
+        rest_more += rest if large else 0
+        total += size
+        counted = min(size, SQUARED)
+        squares += counted * counted
+        cross += counted * rest
+    found[0] += ones
+    found[1] += twos
+    found[2] += more
+    found[3] += rest_one
+    found[4] += rest_two
+    found[5] += rest_more
+    found[6] += total
+    # (m q + r)^2 - r^2 = q^2 m^2 + 2 q m r
+    found[7] += np.int64(256.0 * (np.float64(squares) + 2.0 * np.float64(cross) / quantum))
 
 
 def reconstruction_points(sums: NDArray[np.int64], quantum: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ computed in floats, in a fixed order (linalg.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from xwalloc.transform.linalg import eigh
 __all__ = ["Moments", "klt", "moments"]
 
 EXACT_LIMIT = 2**53
+PARTS = 4
+"""Products are added up in so many parts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +43,13 @@ class Moments:
     covariance: NDArray[np.float64]
 
 
-def moments(x: Any, *, bound: float | None = None) -> Moments:
+def _in_turn(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    return [fn(item) for item in items]
+
+
+def moments(
+    x: Any, *, bound: float | None = None, parallel: Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]] = _in_turn
+) -> Moments:
     """Means and covariance of integer-valued channels, from exact sums.
 
     Parameters
@@ -49,6 +58,8 @@ def moments(x: Any, *, bound: float | None = None) -> Moments:
         Shape (channel, n), integer-valued float64, of NumPy or another array-API library.
     bound
         A value that no magnitude in `x` exceeds, where the caller knows one: saves a pass over the data. It is trusted.
+    parallel
+        Runs a function over items, perhaps on several threads; results in order.
 
     Returns
     -------
@@ -73,7 +84,8 @@ def moments(x: Any, *, bound: float | None = None) -> Moments:
             f"Expected magnitudes of at most {math.isqrt((EXACT_LIMIT - 1) // count)} for {count} samples. "
             f"Got {bound}: use coarser or fewer samples."
         )
-    products = _integers(x @ x.T)
+    parts = [x[:, i * count // PARTS : (i + 1) * count // PARTS] for i in range(PARTS)]
+    products = sum(parallel(lambda part: _integers(part @ part.T), parts))
     sums = _integers(xp.sum(x, axis=1))
     # Move the origin to an integer near each mean, still exactly (below 2^55 in int64): means that are large against
     # the deviations then cancel no digits.
