@@ -478,12 +478,12 @@ def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, limit
 # ---- 8 Slabs ---------------------------------------------------------------------------------------------------------
 
 
-def slabs_of(shape: Canonical, align: int) -> tuple[int, list[tuple[int, int]]]:
+def slabs_of(shape: Canonical, align: int, size: int) -> tuple[int, list[tuple[int, int]]]:
     """Axis (0 z, 1 y, 2 x) and ranges of the slabs."""
     signal = shape[2:]
     axis = next((a for a in range(3) if signal[a] > align), 2)
     n = signal[axis]
-    count = min(64, max(1, math.prod(shape) // (1 << 20)), max(1, n // align))
+    count = min(64, max(1, math.prod(shape) // size), max(1, n // align))
     edges = [((i * n) // count) // align * align for i in range(count)] + [n]
     return axis, list(itertools.pairwise(edges))
 
@@ -734,7 +734,7 @@ def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical,
     width = 64 if kind == 2 and header.dtype.itemsize == 8 else 32
     batch, channels, nz, ny, _ = shape
     dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
-    axis, slabs = slabs_of(shape, 1)
+    axis, slabs = slabs_of(shape, 1, 1 << 20)
     streams = decode_streams(sections[LATTICE_SYMBOLS], len(slabs))
     known = read_parameters(data[9:], len(slabs), batch, channels, dimensions, width)
     indices = np.zeros(shape, np.int64)
@@ -938,7 +938,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
     """Symbols (batch, rank, Z, Y, X) (10.3)."""
     rank = len(model.codes)
     subbands = subbands_of(model.signal, model.levels, model.packet)
-    axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels)
+    axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels, 1 << 18)
     symbols = np.zeros((batch, rank, *model.signal), np.int64)
     kind = KIND_LATENT_PARALLEL if model.parallel else KIND_LATENT
     for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs)), strict=True):
@@ -1033,7 +1033,7 @@ def decode_residuals(
 ) -> Integers:
     """Residuals (batch, channel, Z, Y, X) (10.6)."""
     codes = magnitude_codes(data[:channels], channels)
-    axis, slabs = slabs_of((batch, channels, *signal), GROUP)
+    axis, slabs = slabs_of((batch, channels, *signal), GROUP, 1 << 20)
     residuals = np.zeros((batch, channels, *signal), np.int64)
     for (start, stop), stream in zip(slabs, decode_streams(data[channels:], len(slabs)), strict=True):
         part = part_of(axis, start, stop)

@@ -76,24 +76,6 @@ def _ratio(own, other):
     return min(own * ONE // max(other, 1), RATIO_CAP)
 
 
-@kernel
-def _add_rows(expected, held, north, north_north, up, w_n, w_nn, w_u, w_d):
-    """Expectations from rows before; `north` begins one sample to the west."""
-    for x in range(expected.shape[0]):
-        total = w_n * _size(north[x + 1]) + w_nn * _size(north_north[x]) + w_u * _size(up[x])
-        total += w_d * (_size(north[x]) + _size(north[x + 2]))
-        expected[x] = held + (total << 8)
-
-
-@kernel
-def _add_ring(expected, previous, above, below, w_p, w_r, w_above, w_below):
-    """Add what the previous plane says; `previous` begins one sample to the west."""
-    for x in range(expected.shape[0]):
-        total = w_p * _size(previous[x + 1]) + w_r * (_size(previous[x]) + _size(previous[x + 2]))
-        total += w_above * _size(above[x]) + w_below * _size(below[x])
-        expected[x] += total << 8
-
-
 @inline_kernel
 def _table(expected, tables, near_tables):
     """Table of an expected magnitude in 1/256."""
@@ -115,15 +97,6 @@ def _expect_flag(own, f, f_previous, mean, y, group, last, west, north, beyond):
 
 
 @kernel
-def _flag_tables(own, f, f_previous, y, north, beyond, tables, near_tables, contexts):
-    """Tables of all flags of a row, where they do not depend on the row itself."""
-    last = contexts.shape[0] - 1
-    for group in range(last + 1):
-        size = _expect_flag(own, f, f_previous, 0, y, group, last, 0, north, beyond)
-        contexts[group] = _table(size, tables, near_tables)
-
-
-@kernel
 def _add_rows(expected, held, north, north_north, up, w_n, w_nn, w_u, w_d):
     """Expectations from rows before; `north` begins one sample to the west."""
     for x in range(expected.shape[0]):
@@ -143,18 +116,11 @@ def _add_ring(expected, previous, above, below, w_p, w_r, w_above, w_below):
 
 @kernel
 def _flag_tables(own, f, f_previous, y, north, beyond, tables, near_tables, contexts):
-    """Tables of the flags of a row of groups; a mean magnitude is a sum times 256 / GROUP."""
+    """Tables of all flags of a row, where they do not depend on the row itself."""
     last = contexts.shape[0] - 1
-    held = f[0] * own
-    f_north, f_east = f[3], f[4]
-    if y == 0:
-        held += (f[3] + f[4]) * own
-        f_north, f_east = 0, 0
-    for g in range(last + 1):
-        size = (held + ((f_north * north[g] + f_east * north[g + 1] + f_previous * beyond[g]) << 5)) >> 8
-        if g == last:
-            size = (held + (((f_north + f_east) * north[g] + f_previous * beyond[g]) << 5)) >> 8
-        contexts[g] = _table(size, tables, near_tables)
+    for group in range(last + 1):
+        size = _expect_flag(own, f, f_previous, 0, y, group, last, 0, north, beyond)
+        contexts[group] = _table(size, tables, near_tables)
 
 
 @kernel

@@ -213,7 +213,8 @@ def _residual(
 def misses(samples, decoded, bound, missed, first=0):
     """Mark where a decoded sample differs by more than `bound`, exactly; returns how many do.
 
-    `decoded` holds the columns from `first` on of what `samples` and `missed` hold. The difference is taken with its rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
+    `decoded` holds the columns from `first` on of what `samples` and `missed` hold. The difference is taken with its
+    rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
     `missed` (bool) is only written where a sample misses.
     """
     count = 0

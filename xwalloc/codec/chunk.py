@@ -399,7 +399,9 @@ def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
     figures = map_parallel(
-        lambda part: examine(samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part], 0),
+        lambda part: examine(
+            samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part], 0
+        ),
         parts,
     )
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))

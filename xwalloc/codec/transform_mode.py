@@ -31,6 +31,9 @@ HEAD = struct.Struct("<BbdIB")
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
 
+LATENTS_PER_SEGMENT = 1 << 18
+"""Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
+
 NO_RESIDUALS = np.zeros((1, 0), np.int32)
 NO_MASK = np.zeros((1, 0), np.uint8)
 NO_SUMS = np.zeros(0, np.int64)
@@ -199,7 +202,7 @@ def _head(finish: Finish, profile: str) -> bytes:
 
 def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
     """Segments of the symbols: axis, start and stop in samples."""
-    axis, parts = segments.cuts((batch, rank, *grid.signal), 1 << grid.levels)
+    axis, parts = segments.cuts((batch, rank, *grid.signal), 1 << grid.levels, LATENTS_PER_SEGMENT)
     return [(axis, start, stop) for start, stop in parts]
 
 

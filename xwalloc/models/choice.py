@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,14 @@ from xwalloc.models.spec import Grid, Parallel, in_turn
 
 __all__ = ["boxes_of", "choose", "code_lengths", "precisions_of", "side_bits"]
 
-CROP = {1: 8192, 2: 48, 3: 16}
-"""Side of the windows that are looked at, by number of signal axes; two windows along every longer axis."""
+WINDOWS = {1: 8, 2: 2, 3: 2}
+"""Windows along every longer axis, by number of signal axes."""
+
+CROP = {1: 2048, 2: 48, 3: 16}
+"""Side of the windows."""
 
 LARGE = 1 << 15
-LARGE_CROP = {1: 4096, 2: 32, 3: 12}
+LARGE_CROP = {1: 1024, 2: 32, 3: 12}
 """Of chunks with more pixels, a smaller share is looked at."""
 
 CHANNELS = 64
@@ -40,6 +42,9 @@ FIRST = 3
 
 RANKS = tuple(sorted({round(2 ** (i / 4)) for i in range(41)}))
 """Candidate ranks."""
+
+GENEROUS = 2.0
+"""Ranks are tried up to where latents would still pay if they saved so many times the error that they save."""
 
 SLACK = 1.004
 """A smaller rank is preferred at this cost: it is decoded faster."""
@@ -70,7 +75,8 @@ def precisions_of(variances: NDArray[np.float64], quantum: int, channels: int) -
 
 def side_bits(precisions: NDArray[np.int64], channels: int) -> NDArray[np.float64]:
     """Bits of each basis vector, about."""
-    return channels * (np.maximum(precisions - 0.5 * math.log2(channels), 0) + 1.0)
+    bits: NDArray[np.float64] = channels * (np.maximum(precisions - 0.5 * math.log2(channels), 0) + 1.0)
+    return bits
 
 
 Box = tuple[slice, ...]
@@ -92,13 +98,14 @@ def _box(signal: Sequence[int], mask: NDArray[np.uint8] | None, align: int) -> B
 def _windows(box: Box, dimensions: int) -> list[Box]:
     """A few windows spread over a box."""
     side = (LARGE_CROP if math.prod(part.stop - part.start for part in box) > LARGE else CROP)[dimensions]
+    count = WINDOWS[dimensions]
     per_axis = []
     for part in box:
         n = part.stop - part.start
-        if n <= 2 * side:
+        if n <= count * side:
             per_axis.append([part])
         else:
-            firsts = (part.start + n // 4 - side // 2, part.start + 3 * n // 4 - side // 2)
+            firsts = [part.start + (2 * i + 1) * n // (2 * count) - side // 2 for i in range(count)]
             per_axis.append([slice(first, first + side) for first in firsts])
     return [(z, y, x) for z in per_axis[0] for y in per_axis[1] for x in per_axis[2]]
 
@@ -118,25 +125,6 @@ def _count(rest, holes, per_step, sums):
             for i in range(row.shape[0]):
                 total += abs(np.int64(np.rint(np.float64(row[i]) * per_step)))
         sums[c] = total
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """What a quantum makes of a window.
-
-    Parameters
-    ----------
-    bits : (rank,)
-        Estimated bits of each latent.
-    saved : (rank,)
-        Squared error that each latent saves.
-    residual_bits : (len(ranks),)
-        Estimated bits of the residual layer at each candidate rank.
-    """
-
-    bits: NDArray[np.float64]
-    saved: NDArray[np.float64]
-    residual_bits: NDArray[np.float64]
 
 
 class _Window:
@@ -181,24 +169,27 @@ class _Window:
     @property
     def pixels(self) -> int:
         """Pixels of the window."""
-        return self.units.shape[1]
+        return int(self.units.shape[1])
 
-    def trial(self, quantum: int, rank: int, ranks: Sequence[int], step: float) -> _Trial:
-        """Try a quantum with up to `rank` latents, and count residuals at some ranks (ascending)."""
-        quantised = np.empty((rank, *self.coefficients.shape[1:]))
+    def quantise(self, quantum: int, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quantise `rank` latents; returns the estimated bits of each, and the squared error that each saves."""
+        self.quantised = np.empty((rank, *self.coefficients.shape[1:]))
         magnitudes, saved = np.zeros((rank, len(self.boxes))), np.zeros(rank)
-        q.try_quantum(self.coefficients[:rank], self.boxes, float(quantum), quantised, magnitudes, saved)
-        bits = (code_lengths(magnitudes / self.sizes) * self.sizes).sum(axis=1)
-        residual_bits = np.zeros(len(ranks))
-        if len(ranks):
-            latents = self.grid.inverse(quantised, self.shift, in_turn).reshape(rank, -1).astype(self.units.dtype)
-            rest = self.units.copy()
-            sums = np.zeros(len(rest), np.int64)
-            for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
-                rest -= self.basis[:, before:now] @ latents[before:now]
-                _count(rest, self.holes, 1.0 / step, sums)
-                residual_bits[i] = float((code_lengths(sums / np.maximum(self.coded, 1)) * self.coded).sum())
-        return _Trial(bits, saved, residual_bits)
+        q.try_quantum(self.coefficients[:rank], self.boxes, float(quantum), self.quantised, magnitudes, saved)
+        return (code_lengths(magnitudes / self.sizes) * self.sizes).sum(axis=1), saved
+
+    def residual_bits(self, ranks: Sequence[int], step: float) -> NDArray[np.float64]:
+        """Estimated bits of the residual layer after `quantise`, at some ranks (ascending)."""
+        latents = self.grid.inverse(self.quantised[: ranks[-1]], self.shift, in_turn)
+        latents = latents.reshape(ranks[-1], -1).astype(self.units.dtype)
+        rest = self.units.copy()
+        sums = np.zeros(len(rest), np.int64)
+        bits = np.zeros(len(ranks))
+        for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
+            rest -= self.basis[:, before:now] @ latents[before:now]
+            _count(rest, self.holes, 1.0 / step, sums)
+            bits[i] = float((code_lengths(sums / np.maximum(self.coded, 1)) * self.coded).sum())
+        return bits
 
 
 def choose(
@@ -241,7 +232,8 @@ def choose(
     batch, channels, *signal = samples.shape
     pixels = batch * math.prod(signal)
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
-    limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * quanta[0]) ** 2)))
+    usual = quanta[min(FIRST, len(quanta) - 1)]
+    limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * usual) ** 2)))
     vectors = basis[:limit].astype(precision(reach, quanta[0]))
 
     def look(place: Box) -> _Window:
@@ -256,15 +248,16 @@ def choose(
 
     def attempt(quantum: int, limit: int) -> tuple[float, int]:
         """Estimated bits, and rank, with a quantum."""
-        ranks = [rank for rank in RANKS if limit / 8 <= rank < limit] + [limit] if scale.step else []
-        trials = parallel(lambda window: window.trial(quantum, limit, ranks, scale.step), windows)
-        bits = seen * np.sum([trial.bits for trial in trials], axis=0)
+        quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
+        bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
         bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
-        if not ranks:
-            saved = seen * np.sum([trial.saved for trial in trials], axis=0)
-            return 0.0, q.worthwhile(saved / quantum**2, bits)
-        costs = np.cumsum(bits)[np.array(ranks) - 1]
-        costs += residuals_seen * np.sum([trial.residual_bits for trial in trials], axis=0)
+        saved = seen * np.sum([saved for _, saved in quantised], axis=0) / quantum**2
+        if not scale.step:
+            return 0.0, q.worthwhile(saved, bits)
+        most = q.worthwhile(GENEROUS * saved, bits)
+        ranks = [rank for rank in RANKS if most / 8 <= rank < most] + [most]
+        residuals = parallel(lambda window: window.residual_bits(ranks, scale.step), windows)
+        costs = np.cumsum(bits)[np.array(ranks) - 1] + residuals_seen * np.sum(residuals, axis=0)
         enough = int(np.flatnonzero(costs <= SLACK * costs.min())[0])
         return float(costs[enough]), ranks[enough]
 

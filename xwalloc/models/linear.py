@@ -11,8 +11,6 @@ Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 

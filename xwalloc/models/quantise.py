@@ -70,7 +70,7 @@ def magnitude_sum(latents, box, quantum):
     z0, z1, y0, y1, x0, x1 = box
     scale = 1.0 / quantum
     rise = 1.0 - TYPICAL_THRESHOLD
-    total = 0
+    total = np.int64(0)
     for z in range(z0, z1):
         for y in range(y0, y1):
             row = latents[z, y]

@@ -7,7 +7,7 @@ computed in floats, in a fixed order (linalg.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,14 @@ class Moments:
     covariance: NDArray[np.float64]
 
 
-def _in_turn(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+
+
+def _in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
     return [fn(item) for item in items]
 
 
-def moments(
-    x: Any, *, bound: float | None = None, parallel: Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]] = _in_turn
-) -> Moments:
+def moments(x: Any, *, bound: float | None = None, parallel: Parallel = _in_turn) -> Moments:
     """Means and covariance of integer-valued channels, from exact sums.
 
     Parameters
