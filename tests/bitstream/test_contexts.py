@@ -18,6 +18,7 @@ from xwalloc.bitstream.contexts import (
     magnitude_code,
     weights,
 )
+from xwalloc.bitstream.scan import is_serial
 
 
 def test_classes_rise_without_a_gap(reference):
@@ -60,3 +61,12 @@ def test_weighted_sums_cannot_overflow(kind, dimensions):
         assert sum(int(w) for w in row[:10]) >= 0
     assert (symbols >= 0).all(), "an expectation must not be negative"
     assert (flags >= 0).all()
+
+
+def test_tables_of_a_row_are_known_before_it_is_read():
+    """Where there are rows, latents and residuals do without what lies in their own: it is the slow way (scan.py)."""
+    for kind in (Kind.LATENT, Kind.LATENT_PARALLEL, Kind.RESIDUAL):
+        for dimensions in (2, 3):
+            assert not is_serial(*weights(kind, dimensions))
+    assert is_serial(*weights(Kind.LATENT, 1))
+    assert is_serial(*weights(Kind.LATTICE, 2))

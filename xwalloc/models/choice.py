@@ -19,7 +19,7 @@ from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, filter_shift, precision, project, to_units
 from xwalloc.models.spec import Grid, Parallel, in_turn
 
-__all__ = ["boxes_of", "choose", "code_lengths", "precisions_of", "side_bits"]
+__all__ = ["aligned", "boxes_of", "choose", "code_lengths", "precisions_of", "side_bits", "windows_in"]
 
 WINDOWS = {1: 8, 2: 2, 3: 2}
 """Windows along every longer axis, by number of signal axes."""
@@ -82,20 +82,25 @@ def side_bits(precisions: NDArray[np.int64], channels: int) -> NDArray[np.float6
 Box = tuple[slice, ...]
 
 
-def _box(signal: Sequence[int], mask: NDArray[np.uint8] | None, align: int) -> Box:
-    """Where samples are that are coded: the smallest aligned box along z, y, x that holds them."""
-    if mask is None:
-        return tuple(slice(0, n) for n in signal)
+def aligned(box: Sequence[slice], signal: Sequence[int], align: int) -> Box:
+    """The smallest box around another one whose edges are multiples of `align`, or those of the chunk."""
+    return tuple(
+        slice(part.start // align * align, min(n, -(-part.stop // align) * align))
+        for part, n in zip(box, signal, strict=True)
+    )
+
+
+def _coded_box(mask: NDArray[np.uint8]) -> list[slice]:
+    """Where samples are that are coded: the smallest box along z, y, x that holds them."""
     coded = (mask == 0).any(axis=(0, 1))
-    edges = []
+    box = []
     for axis in range(3):
         where = np.flatnonzero(coded.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(where[0]), int(where[-1])) if where.size else (0, signal[axis] - 1)
-        edges.append(slice(first // align * align, min(signal[axis], (last // align + 1) * align)))
-    return tuple(edges)
+        box.append(slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, coded.shape[axis]))
+    return box
 
 
-def _windows(box: Box, dimensions: int) -> list[Box]:
+def windows_in(box: Box, dimensions: int) -> list[Box]:
     """A few windows spread over a box."""
     side = (LARGE_CROP if math.prod(part.stop - part.start for part in box) > LARGE else CROP)[dimensions]
     count = WINDOWS[dimensions]
@@ -240,8 +245,8 @@ def choose(
         holes = None if mask is None else mask[0:1, :, *place]
         return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, scale, grid, means, vectors)
 
-    box = _box(signal, mask, 1 << grid.levels)
-    windows = parallel(look, _windows(box, grid.dimensions))
+    box = aligned([slice(0, n) for n in signal] if mask is None else _coded_box(mask), signal, 1 << grid.levels)
+    windows = parallel(look, windows_in(box, grid.dimensions))
     seen = batch * math.prod(part.stop - part.start for part in box) / sum(window.pixels for window in windows)
     coded = samples.size if mask is None else int(np.count_nonzero(mask == 0))
     residuals_seen = coded / max(1, sum(int(window.coded.sum()) for window in windows))
