@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -38,3 +39,41 @@ def test_concurrent_callers() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda item: forward(item, p, w, "reflect"), x))
     assert np.array_equal(np.stack(found), expected)
+
+
+Name = tuple[str, str]
+
+
+def decorated_kernels() -> dict[Name, tuple[str, set[Name]]]:
+    """Decorator of every kernel of the package, (module, name), and the functions that it calls."""
+    found = {}
+    root = Path(xwalloc.__file__).parent
+    for path in root.rglob("*.py"):
+        module = ".".join(("xwalloc", *path.relative_to(root).with_suffix("").parts))
+        tree = ast.parse(path.read_text())
+        origin = {
+            alias.name: node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
+            for decorator in getattr(node, "decorator_list", ()):
+                if isinstance(decorator, ast.Name) and decorator.id.endswith("kernel"):
+                    calls = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
+                    called = {call.id for call in calls if isinstance(call, ast.Name)}
+                    found[module, node.name] = decorator.id, {(origin.get(name, module), name) for name in called}
+    return found
+
+
+def test_kernels_that_make_no_arrays_call_none_that_do() -> None:
+    """numba compiles what a kernel calls with the kernel's own flags: whether it works would depend on the order."""
+    kernels = decorated_kernels()
+    assert {"kernel", "inline_kernel", "allocating_kernel"} == {decorator for decorator, _ in kernels.values()}
+    wrong = [
+        (name, other)
+        for name, (decorator, called) in kernels.items()
+        for other in called & set(kernels)
+        if decorator != "allocating_kernel" and kernels[other][0] == "allocating_kernel"
+    ]
+    assert not wrong

@@ -271,7 +271,7 @@ def _reweight(residuals, length, valid, weights):
         weights[r] = valid[r] / ((scale + 0.3) * (max(abs(residuals[r]), 0.3 * scale) + 0.3))
 
 
-@kernel
+@allocating_kernel
 def _reweighted(rows, valid, chosen, length, weights, passes, lower, solution, residuals):
     """Iteratively reweighted least squares on the chosen columns; returns the weighted energy that is left."""
     energy = 0.0
