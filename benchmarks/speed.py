@@ -1,7 +1,8 @@
-"""Throughput and memory of xwalloc beside zfp and SZ3 on mosaics of about 50 MB at a bound of 0.5 % of their range.
+"""Throughput and memory of xwalloc beside zfp and SZ3 on mosaics of about 50 MB at bounds of 0.5 and 0.05 % of their
+range.
 
-All codecs run in one process, in turn, after a warm-up, with the threads they use by default; every error is verified.
-Memory is measured once per codec in a fresh process.
+All codecs run in one process, in turn, after a warm-up, with the threads they use by default, xwalloc also with one
+thread; every error is verified. Memory is measured once per codec in a fresh process.
 
 .. code-block:: shell
 
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ import numpy as np
 import zfpy
 from numpy.typing import NDArray
 from pysz import sz, szConfig, szErrorBoundMode
+from threadpoolctl import threadpool_info
 
 from benchmarks.scenes import data_root, indian_pines, matlab_cube
 
@@ -42,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 SIDE = 256
-RANGE_FRACTION = 0.005
+RANGE_FRACTIONS = (0.005, 0.0005)
 REFERENCES = {"encode": "zfp", "decode": "SZ3"}
 """The codec that the speed of xwalloc is divided by."""
 
@@ -60,8 +63,8 @@ class Timing:
         What was timed.
     shape : tuple of int
         Shape of the float32 mosaic.
-    bound, max_abs_error : float
-        The error bound asked for and the error found.
+    fraction, bound, max_abs_error : float
+        The error bound asked for, as a fraction of the range and in units of the mosaic, and the error found.
     bits_per_sample : float
         Rate at that bound.
     encode_seconds, decode_seconds : list of float
@@ -75,6 +78,7 @@ class Timing:
     mosaic: str
     codec: str
     shape: tuple[int, ...]
+    fraction: float
     bound: float
     max_abs_error: float
     bits_per_sample: float
@@ -126,12 +130,29 @@ def _xwalloc(shape: tuple[int, ...], bound: float) -> Coder:
     return codec.encode, codec.decode
 
 
-CODERS: dict[str, Callable[[tuple[int, ...], float], Coder]] = {"xwalloc": _xwalloc, "zfp": _zfp, "SZ3": _sz3}
+def _xwalloc_in_one_thread(shape: tuple[int, ...], bound: float) -> Coder:
+    from xwalloc.settings import settings
+
+    encode, decode = _xwalloc(shape, bound)
+
+    def in_one_thread(coder: Callable[[Any], Any], argument: Any) -> Any:
+        with settings.set(threads=1):
+            return coder(argument)
+
+    return partial(in_one_thread, encode), partial(in_one_thread, decode)
 
 
-def time_mosaic(name: str, cube: Cube, codecs: Sequence[str], repeats: int) -> list[Timing]:
+CODERS: dict[str, Callable[[tuple[int, ...], float], Coder]] = {
+    "xwalloc": _xwalloc,
+    "xwalloc, one thread": _xwalloc_in_one_thread,
+    "zfp": _zfp,
+    "SZ3": _sz3,
+}
+
+
+def time_mosaic(name: str, cube: Cube, fraction: float, codecs: Sequence[str], repeats: int) -> list[Timing]:
     """Time every codec on a mosaic, one after the other within each repetition."""
-    bound = RANGE_FRACTION * float(np.ptp(cube))
+    bound = fraction * float(np.ptp(cube))
     coders = {codec: CODERS[codec](cube.shape, bound) for codec in codecs}
     seconds: dict[str, list[tuple[float, float]]] = {codec: [] for codec in codecs}
     bits, errors = {}, {}
@@ -140,7 +161,7 @@ def time_mosaic(name: str, cube: Cube, codecs: Sequence[str], repeats: int) -> l
         bits[codec] = 8 * len(blob) / cube.size
         errors[codec] = float(np.max(np.abs(decode(blob).astype(np.float64) - cube)))
     for repeat in range(repeats):
-        logger.info("%s, repetition %d of %d", name, repeat + 1, repeats)
+        logger.info("%s at %g, repetition %d of %d", name, fraction, repeat + 1, repeats)
         for codec, (encode, decode) in coders.items():
             start = time.perf_counter()
             blob = encode(cube)
@@ -152,6 +173,7 @@ def time_mosaic(name: str, cube: Cube, codecs: Sequence[str], repeats: int) -> l
             mosaic=name,
             codec=codec,
             shape=cube.shape,
+            fraction=fraction,
             bound=bound,
             max_abs_error=errors[codec],
             bits_per_sample=bits[codec],
@@ -189,6 +211,12 @@ def _peak_rss_here(codec: str, path: Path, bound: float) -> float | None:
     return None if before is None or peak is None else peak - before
 
 
+def _blas() -> str:
+    """The BLAS of NumPy and the kernels that it chose for this processor."""
+    found = [entry for entry in threadpool_info() if entry["user_api"] == "blas"]
+    return ", ".join(sorted({f"{entry['internal_api']} {entry.get('architecture', '')}".strip() for entry in found}))
+
+
 def _status_mb(field: str) -> float | None:
     with suppress(OSError):
         match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
@@ -199,17 +227,22 @@ def _status_mb(field: str) -> float | None:
 def markdown(timings: Sequence[Timing]) -> str:
     """One row per mosaic and codec; the ratios are speeds over zfp (encode) and SZ3 (decode)."""
     lines = [
-        "| mosaic | codec | bits/sample | encode GB/s | decode GB/s | encode/zfp | decode/SZ3 | peak RSS MB |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| mosaic | bound / range | codec | bits/sample | encode GB/s | decode GB/s | encode/zfp | decode/SZ3 | peak MB |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for timing in timings:
-        beside = {other.codec: other for other in timings if other.mosaic == timing.mosaic}
+        beside = {
+            other.codec: other
+            for other in timings
+            if (other.mosaic, other.fraction) == (timing.mosaic, timing.fraction)
+        }
         encode = _ratio(timing.encode_gb_per_s, beside.get(REFERENCES["encode"]), "encode_gb_per_s")
         decode = _ratio(timing.decode_gb_per_s, beside.get(REFERENCES["decode"]), "decode_gb_per_s")
         bits = f"{timing.bits_per_sample:.3f}" + ("" if timing.max_abs_error <= timing.bound else " VIOLATED")
         memory = "" if timing.peak_rss_mb is None else f"{timing.peak_rss_mb:.0f}"
         speeds = f"{timing.encode_gb_per_s:.3f} | {timing.decode_gb_per_s:.3f}"
-        lines.append(f"| {timing.mosaic} | {timing.codec} | {bits} | {speeds} | {encode} | {decode} | {memory} |")
+        where = f"{timing.mosaic} | {timing.fraction:g}"
+        lines.append(f"| {where} | {timing.codec} | {bits} | {speeds} | {encode} | {decode} | {memory} |")
     return "\n".join(lines)
 
 
@@ -227,13 +260,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    codecs = [codec for codec in CODERS if codec != "xwalloc" or not options.peers_only]
+    codecs = [codec for codec in CODERS if not (options.peers_only and codec.startswith("xwalloc"))]
     timings = [
         timing
         for name, cube in mosaics(data_root(options.data))
-        for timing in time_mosaic(name, cube, codecs, options.repeats)
+        for fraction in RANGE_FRACTIONS
+        for timing in time_mosaic(name, cube, fraction, codecs, options.repeats)
     ]
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), "blas": _blas(),
+    }  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
     options.output.write_text(json.dumps(report, indent=1) + "\n")
