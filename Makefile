@@ -18,6 +18,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.rate
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.stages
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly

@@ -227,7 +227,7 @@ def _status_mb(field: str) -> float | None:
 def markdown(timings: Sequence[Timing]) -> str:
     """One row per mosaic and codec; the ratios are speeds over zfp (encode) and SZ3 (decode)."""
     lines = [
-        "| mosaic | bound / range | codec | bits/sample | encode GB/s | decode GB/s | encode/zfp | decode/SZ3 | peak MB |",
+        "| mosaic | bound/range | codec | bits/sample | encode GB/s | decode GB/s | encode/zfp | decode/SZ3 | RSS MB |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     for timing in timings:

@@ -1,8 +1,9 @@
 """Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
 
-python -m benchmarks.held_out && python -m benchmarks.speed # make benchmarks/results/*.json
-python docs/update_results.py                               # fill the blocks between the result marks
-python docs/update_results.py --check                       # exit status 1 where a block is out of date
+python -m benchmarks.held_out   # these three make benchmarks/results/*.json
+python -m benchmarks.speed
+python -m benchmarks.stages
+python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
 from __future__ import annotations
@@ -128,12 +129,24 @@ def speed_table(report: dict[str, Any], fractions: Sequence[float]) -> str:
     head = ["float32 mosaic", "bound / range", "codec", "bits/sample", "encode GB/s", "decode GB/s", "peak memory MB"]
     return (
         f"{machine['cpus']} cores ({machine['machine']}), Python {machine['python']}, {machine['blas']}, median of "
-        f"{repeats}, threads as each codec uses them by default: xwalloc {machine['cpus']}, the others one. In brackets, how many times as fast xwalloc is:\n\n"
-        + table(head, rows, texts=3)
+        f"{repeats}, threads as each codec uses them by default: xwalloc {machine['cpus']}, the others one. In "
+        f"brackets, how many times as fast xwalloc is:\n\n{table(head, rows, texts=3)}"
     )
 
 
-def blocks(rate: Path, speed: Path) -> dict[Path, dict[str, str]]:
+def stage_table(results: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds of each stage in one thread."""
+    names = list(dict.fromkeys(name for result in results for name in result["seconds"]))
+    names.sort(key=["all", "rest"].__contains__)
+    rows = [
+        [name, *(f"{1e3 * result['seconds'][name]:.0f}" if name in result["seconds"] else "" for result in results)]
+        for name in names
+    ]
+    head = ["ms in one thread, bound 0.5 % of the range", *(f"{r['mosaic']}, {r['direction']}" for r in results)]
+    return table(head, rows)
+
+
+def blocks(rate: Path, speed: Path, stages: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
     measurements, report = json.loads(rate.read_text()), json.loads(speed.read_text())
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
@@ -142,6 +155,7 @@ def blocks(rate: Path, speed: Path) -> dict[Path, dict[str, str]]:
         ROOT / "docs" / "performance.md": {
             "rate": rate_details(measurements),
             "speed": speed_table(report, fractions),
+            "stages": stage_table(json.loads(stages.read_text())),
         },
     }
 
@@ -152,13 +166,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=Path, default=results / "rate.json")
     parser.add_argument("--speed", type=Path, default=results / "speed.json")
+    parser.add_argument("--stages", type=Path, default=results / "stages.json")
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a block is out of date")
     options = parser.parse_args(argv)
-    missing = [path for path in (options.rate, options.speed) if not path.is_file()]
+    missing = [path for path in (options.rate, options.speed, options.stages) if not path.is_file()]
     if missing:
-        parser.error(f"no {' and no '.join(map(str, missing))}: run python -m benchmarks.rate and .speed first")
+        parser.error(f"no {' and no '.join(map(str, missing))}: run the benchmarks rate, speed and stages first")
     stale = []
-    for path, texts in blocks(options.rate, options.speed).items():
+    for path, texts in blocks(options.rate, options.speed, options.stages).items():
         before = after = path.read_text()
         for name, text in texts.items():
             begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
