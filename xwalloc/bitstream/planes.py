@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, operator"
+# mypy: disable-error-code="no-untyped-call"
 """Coding of integer planes: what contexts.py knows about neighbours, over what rans.py does with tables.
 
 A *plane* is a box (z, y, x) of integers inside a flat buffer, scanned with x fastest: one subband of one latent, one

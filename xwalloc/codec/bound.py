@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xwalloc.jit import inline_kernel, kernel
 
-__all__ = ["Finish", "misses", "substitute"]
+__all__ = ["Finish", "early_nodata", "misses", "stored", "substitute"]
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,25 @@ def substitute(nodata: Any) -> Any:
     with np.errstate(over="ignore", under="ignore"):
         up = np.nextafter(nodata, np.array(np.inf, dtype), dtype=dtype)
         return up if np.isfinite(up) else np.nextafter(nodata, np.array(-np.inf, dtype), dtype=dtype)
+
+
+def stored(decoded: NDArray[Any], nodata: NDArray[Any]) -> NDArray[Any]:
+    """Decoded samples in the stored type, that of `nodata`.
+
+    Only float16 is another type than the one worked with: the range and nodata are looked after once more.
+    """
+    if decoded.dtype == nodata.dtype:
+        return decoded
+    info = np.finfo(nodata.dtype)
+    samples: NDArray[Any] = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
+    if nodata.size:
+        samples[samples == nodata[0]] = nodata[1]
+    return samples
+
+
+def early_nodata(nodata: NDArray[Any]) -> NDArray[Any]:
+    """`nodata` for those who make samples; nothing for float16, whose samples are float32 until `stored`."""
+    return np.empty(0, np.float32) if nodata.dtype == np.float16 else nodata
 
 
 @inline_kernel

@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import bound, lattice_mode, transform_mode
-from xwalloc.codec.bound import substitute
+from xwalloc.codec import examine, lattice_mode, transform_mode
+from xwalloc.codec.bound import early_nodata, substitute
 from xwalloc.codec.config import CodecConfig
-from xwalloc.codec.decode import decode_frame, early_nodata, stored
+from xwalloc.codec.decode import decode_frame
 from xwalloc.codec.engine import blas_in_one_thread, map_parallel, noting_first_use
+from xwalloc.codec.examine import Examine
 from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import (
     Layout,
@@ -33,7 +33,7 @@ from xwalloc.codec.layout import (
     separate,
 )
 from xwalloc.codec.survey import Survey, survey
-from xwalloc.codec.transform_mode import Examine, Target
+from xwalloc.codec.transform_mode import Target
 from xwalloc.errors import BudgetError, ConfigError
 from xwalloc.models import lattice
 from xwalloc.models.spec import Grid, padded
@@ -232,12 +232,12 @@ class ChunkCodec:
             return self._bounded(chunk, layout, config.max_error)
         if config.step is not None and chunk.look.valid:
             target = Target(integral=False, step=0.0, quantum=config.step)
-            return self._transform(chunk, layout, target, _no_figure) or _lossless(chunk)
+            return self._transform(chunk, layout, target, examine.nothing) or _lossless(chunk)
         if config.snr is not None and chunk.look.valid:
             return self._at_snr(chunk, layout, config.snr)
         return _lossless(chunk)
 
-    def _transform(self, chunk: Chunk, layout: Layout, target: Target, examine: Examine) -> Candidate | None:
+    def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
         config = self.config
         if chunk.samples.shape[1] > MAX_CHANNELS:
             return None
@@ -251,7 +251,7 @@ class ChunkCodec:
         )
         edges = chunk.look.low, chunk.look.high
         coded = transform_mode.encode(
-            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, examine
+            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look
         )
         return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
@@ -268,19 +268,19 @@ class ChunkCodec:
                 return _lossless(chunk)
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
             target = Target(integral=False, step=grid.step, quantum=0.0)
-        examine = _misses(chunk, limit)
+        look = examine.misses(limit, chunk.nodata)
         size = chunk.samples.size
         many = chunk.samples.shape[1] >= MANY_CHANNELS
         expected = 0.0 if many else _lattice_bits(chunk, grid)
         transformed = None
         if expected < HOPELESS * size:
-            transformed = self._transform(chunk, layout, target, examine)
+            transformed = self._transform(chunk, layout, target, look)
             if transformed is not None:
                 if many and 8 * transformed.nbytes < CLEAR * size:
                     return transformed
                 if (expected or _lattice_bits(chunk, grid)) > 8 * transformed.nbytes * 1.02:
                     return transformed
-        coded = _lattice(chunk, grid, examine)
+        coded = _lattice(chunk, grid, look)
         if coded is None or (transformed is not None and transformed.nbytes <= coded.nbytes):
             return transformed or _lossless(chunk)
         return coded
@@ -292,11 +292,11 @@ class ChunkCodec:
         allowed = float(np.var(values.astype(np.float64) / scale)) / 10 ** (snr / 10)
         if not allowed > 0:
             return _lossless(chunk)
-        examine = _squares(chunk, scale)
+        look = examine.squares(scale, chunk.nodata)
         found = [_lossless(chunk)]
         for make in (
-            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), examine),
-            lambda step: _lattice(chunk, lattice_mode.for_reals(step), examine),
+            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
+            lambda step: _lattice(chunk, lattice_mode.for_reals(step), look),
         ):
             found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
         return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
@@ -326,42 +326,6 @@ def _search(make: Callable[[float], Candidate | None], count: int, step: float, 
     return best
 
 
-def _no_figure(
-    samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
-) -> float:
-    """Examination where nothing is promised of single samples."""
-    return 0.0
-
-
-def _as_stored(chunk: Chunk, decoded: NDArray[Any]) -> NDArray[Any]:
-    """What is decoded after its cast to the stored type, in the type that is worked with."""
-    return stored(decoded, chunk.nodata).astype(decoded.dtype, copy=False)
-
-
-def _misses(chunk: Chunk, limit: float) -> Examine:
-    """Examination that marks what misses a bound."""
-
-    def examine(
-        samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
-    ) -> float:
-        return float(bound.misses(samples, _as_stored(chunk, decoded), limit, missed, first))
-
-    return examine
-
-
-def _squares(chunk: Chunk, scale: float) -> Examine:
-    """Examination that adds up squared errors, in units of `scale`."""
-
-    def examine(
-        samples: NDArray[np.generic], decoded: NDArray[np.generic], missed: NDArray[np.bool_], first: int
-    ) -> float:
-        given = samples[:, first : first + decoded.shape[1]].astype(np.float64)
-        error = (given - _as_stored(chunk, decoded)) / scale
-        return float(np.sum(error * error))
-
-    return examine
-
-
 def _is_exact(chunk: Chunk, limit: float) -> bool:
     """Whether a bound leaves no room: nothing valid, or integers and a bound below 1."""
     if not chunk.look.valid:
@@ -385,7 +349,7 @@ def _lattice_bits(chunk: Chunk, grid: Lattice) -> float:
     return lattice.estimate(grid.indices(samples)[0], mask, width) * (chunk.samples.size / samples.size)
 
 
-def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
+def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
     indices, beyond = grid.indices(chunk.samples)
     if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
         return None
@@ -398,12 +362,12 @@ def _lattice(chunk: Chunk, grid: Lattice, examine: Examine) -> Candidate | None:
     samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), indices.reshape(rows)
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
-    figures = map_parallel(
-        lambda part: examine(
-            samples[part], grid.values(places[part], samples.dtype, chunk.early_nodata), flags[part], 0
-        ),
-        parts,
-    )
+
+    def work(part: slice) -> float:
+        decoded = grid.values(places[part], samples.dtype, chunk.early_nodata)
+        return look(samples[part], decoded, flags[part], 0)
+
+    figures = map_parallel(work, parts)
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 
 

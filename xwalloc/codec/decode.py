@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +10,13 @@ from numpy.typing import NDArray
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec import lattice_mode, transform_mode
-from xwalloc.codec.bound import substitute
+from xwalloc.codec.bound import early_nodata, stored, substitute
 from xwalloc.codec.engine import blas_in_one_thread, noting_first_use
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
 from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
 from xwalloc.settings import settings
 
-__all__ = ["decode_frame", "early_nodata", "stored"]
+__all__ = ["decode_frame"]
 
 
 def decode_frame(
@@ -122,22 +121,3 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
         positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], samples.size, native.itemsize)
         bits.reshape(-1)[positions] = values.astype(bits.dtype)
     return np.ascontiguousarray(layout.restore(samples)).astype(header.dtype, copy=False)
-
-
-def stored(decoded: NDArray[Any], nodata: NDArray[Any]) -> NDArray[Any]:
-    """Decoded samples in the stored type, that of `nodata`.
-
-    Only float16 is another type than the one worked with: the range and nodata are looked after once more.
-    """
-    if decoded.dtype == nodata.dtype:
-        return decoded
-    info = np.finfo(nodata.dtype)
-    samples: NDArray[Any] = np.clip(decoded, float(info.min), float(info.max)).astype(nodata.dtype)
-    if nodata.size:
-        samples[samples == nodata[0]] = nodata[1]
-    return samples
-
-
-def early_nodata(nodata: NDArray[Any]) -> NDArray[Any]:
-    """`nodata` for those who make samples; nothing for float16, whose samples are float32 until `stored`."""
-    return np.empty(0, np.float32) if nodata.dtype == np.float16 else nodata

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import Section
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
+from xwalloc.codec.examine import Examine
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import linear
 from xwalloc.models.linear import Scale
@@ -73,11 +74,6 @@ class Target:
 
 def _inverse(unit: float) -> float:
     return 1.0 / unit if unit > 0 else math.inf
-
-
-Examine = Callable[[NDArray[np.generic], NDArray[np.generic], NDArray[np.bool_], int], float]
-"""Looks at samples (channel, n) and at what will be decoded for them (channel, width) from a column on, marks those
-that miss (channel, n), returns a figure."""
 
 
 @dataclass(frozen=True)
