@@ -111,25 +111,18 @@ class _Taps:
 
     def __init__(self, geometry: Geometry, predictors: list[Predictor]) -> None:
         taps: list[tuple[int, int, int, int, int]] = []
-        lags: list[int] = []
-        ranges, lag_ranges, biases, shifts = [0], [0], [], []
+        ranges = [0]
         for channel, predictor in enumerate(predictors):
             own, others = _expand(predictor, geometry.dimensions)
             for reference, reference_taps in zip(predictor.references, others, strict=False):
                 distance = (reference - channel) * geometry.plane
                 taps += [(distance, *offset, c) for offset, c in reference_taps.items()]
-            taps += [(0, *offset, c) for offset, c in own.items() if offset[:2] != (0, 0)]
-            in_line = {-offset[2]: c for offset, c in own.items() if offset[:2] == (0, 0)}
-            line = [in_line.get(lag, 0) for lag in range(1, max(in_line, default=0) + 1)]
-            taps += [(0, 0, 0, -lag, c) for lag, c in enumerate(line, 1)]
-            lags += line
+            taps += [(0, *offset, c) for offset, c in own.items()]
             ranges.append(len(taps))
-            lag_ranges.append(len(lags))
-            biases.append(predictor.bias)
-            shifts.append(predictor.shift)
         self.arrays = (
-            np.array(taps, np.int64).reshape(-1, 5), np.array(ranges), np.array(lags, np.int64), np.array(lag_ranges),
-            np.array(biases, np.int64), np.array(shifts, np.int64),
+            np.array(taps, np.int64).reshape(-1, 5), np.array(ranges),
+            np.array([predictor.bias for predictor in predictors], np.int64),
+            np.array([predictor.shift for predictor in predictors], np.int64),
         )  # fmt: skip
 
 

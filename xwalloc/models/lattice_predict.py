@@ -21,7 +21,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from xwalloc.jit import allocating_kernel, kernel
+from xwalloc.jit import allocating_kernel, inline_kernel, kernel
 
 __all__ = ["MAX_REFERENCES", "MAX_SHIFT", "MAX_TAPS", "OWN", "PLAIN", "REFERENCE", "TILE", "Plain", "run"]
 
@@ -89,7 +89,7 @@ PLAIN: dict[Plain, tuple[int, dict[Offset, int], dict[Offset, int]]] = {
 """The fewest signal axes each makes sense for, and its taps in the channel and in the first reference."""
 
 
-@kernel
+@inline_kernel
 def wrap(value, width):
     """A 64-bit integer modulo 2^width, as a signed one."""
     if width == 32:
@@ -98,16 +98,21 @@ def wrap(value, width):
 
 
 @kernel
-def _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, start):
-    """Sum of the taps of one sample near the border; see the head of this module."""
+def _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, outside, start):
+    """Sum of the taps of one sample near the border, see the head of this module; or the start value, and true.
+
+    `outside` says whether any tap of the first sample points outside of the slab.
+    """
     if x > 0:
         stand_in = z * sz + y * sy + x - 1
     elif y > 0:
         stand_in = z * sz + (y - 1) * sy
     elif z > 0:
         stand_in = (z - 1) * sz
-    else:
+    elif outside:
         return start, True
+    else:
+        stand_in = 0  # of no use: all taps are inside
     total = bias
     for t in range(taps.shape[0]):
         dz, dy, dx = taps[t, 1], taps[t, 2], taps[t, 3]
@@ -122,64 +127,159 @@ def _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, start):
     return total, False
 
 
+@inline_kernel
+def _settle(total, half, shift, width):
+    """Prediction from a sum of taps, and whether it lies above the sum.
+
+    A sum between two integers makes the nearer one the prediction, and the other one the likelier miss: residuals are
+    counted positive in its direction.
+    """
+    rounded = (total + half) >> shift
+    return wrap(rounded, width), rounded << shift > total
+
+
+@inline_kernel
+def _value(prediction, above, residual, width):
+    """The sample that a residual stands for."""
+    return wrap(prediction - residual if above else prediction + residual, width)
+
+
+@inline_kernel
+def _residual(prediction, above, value, width):
+    """The residual of a sample."""
+    return wrap(prediction - value if above else value - prediction, width)
+
+
+@kernel
+def _add_taps(values, at, taps, sums):
+    """Add what taps contribute to the sums of adjacent samples."""
+    for t in range(taps.shape[0]):
+        source = values[at + taps[t, 0] : at + taps[t, 0] + sums.shape[0]]
+        coefficient = taps[t, 1]
+        for i in range(sums.shape[0]):
+            sums[i] += coefficient * np.int64(source[i])
+
+
+@kernel
+def _residuals_of(sums, line, half, shift, width, coded):
+    """Residuals of adjacent samples from the sums of all their taps."""
+    for i in range(sums.shape[0]):
+        prediction, above = _settle(sums[i], half, shift, width)
+        coded[i] = _residual(prediction, above, np.int64(line[i]), width)
+
+
+@kernel
+def _values_of(sums, line, first, lags, half, shift, width, coded):
+    """Samples from `first` on from their residuals, and the sums of their taps but for the lags."""
+    one = lags[0] if lags.shape[0] > 0 else 0
+    two = lags[1] if lags.shape[0] > 1 else 0
+    west = np.int64(line[first - 1]) if lags.shape[0] > 0 else 0
+    west_west = np.int64(line[first - 2]) if lags.shape[0] > 1 else 0
+    for i in range(sums.shape[0]):
+        total = sums[i] + two * west_west
+        for lag in range(2, lags.shape[0]):
+            total += lags[lag] * np.int64(line[first + i - 1 - lag])
+        prediction, above = _settle(total + one * west, half, shift, width)
+        value = _value(prediction, above, np.int64(coded[first + i]), width)
+        line[first + i] = value
+        west_west, west = west, value
+
+
+@kernel
+def _row_taps(taps, z, y, nz, ny, sz, sy, flat, lags):
+    """Taps of the samples of a row that are away from its ends, by distance in the flat array; see `_border`.
+
+    Those in the row itself go to `lags` (by distance, from 1), the others to `flat` (distance, coefficient). Returns
+    how many of each there are.
+    """
+    lags[:] = 0
+    count = order = 0
+    for t in range(taps.shape[0]):
+        dz, dy, dx = taps[t, 1], taps[t, 2], taps[t, 3]
+        tz = min(max(z + dz, 0), nz - 1)
+        ty = min(max(y + dy, 0), ny - 1)
+        distance = (tz - z) * sz + (ty - y) * sy + dx
+        if dz < 0 or (dz == 0 and (dy < 0 or (dy == 0 and dx < 0))):
+            if tz > z or (tz == z and (ty > y or (ty == y and dx >= 0))):
+                distance = -1
+        if taps[t, 0] == 0 and distance < 0 and (distance == -1 or (tz == z and ty == y)):
+            lags[-distance - 1] += taps[t, 4]
+            order = max(order, -distance)
+        else:
+            flat[count, 0] = taps[t, 0] + distance
+            flat[count, 1] = taps[t, 4]
+            count += 1
+    return count, order
+
+
 @kernel
 def _plane(
-    values, residuals, mask, origin, nz, ny, nx, sz, sy, taps, lags, bias, shift, start, width, decoding, sums
+    values, residuals, mask, origin, nz, ny, nx, sz, sy, taps, bias, shift, start, width, decoding, scratch, flat, lags
 ):  # fmt: skip
-    """Predict one plane; the taps include the lags (in-line taps of the channel itself), which come last."""
+    """Predict one plane."""
     has_mask = mask.shape[0] > 0
     half = (1 << shift) >> 1
-    order = lags.shape[0]
-    others = taps[: taps.shape[0] - order]
-    before_z = before_y = after_z = after_y = after_x = 0
-    before_x = order
-    for t in range(others.shape[0]):
-        before_z, after_z = max(before_z, -others[t, 1]), max(after_z, others[t, 1])
-        before_y, after_y = max(before_y, -others[t, 2]), max(after_y, others[t, 2])
-        before_x, after_x = max(before_x, -others[t, 3]), max(after_x, others[t, 3])
+    before_x, after_x = 1, 0
+    outside = False
+    for t in range(taps.shape[0]):
+        dz, dy, dx = taps[t, 1], taps[t, 2], taps[t, 3]
+        before_x, after_x = max(before_x, -dx), max(after_x, dx)
+        outside |= not (0 <= dz < nz and 0 <= dy < ny and 0 <= dx < nx)
+    left = min(before_x, nx)
+    right = max(nx - after_x, left)
     for z in range(nz):
         for y in range(ny):
             row = origin + z * sz + y * sy
             line = values[row : row + nx]
             coded = residuals[row : row + nx]
-            inside = z >= before_z and z < nz - after_z and y >= before_y and y < ny - after_y
-            left = min(before_x, nx) if inside else nx
-            right = max(nx - after_x, left)
-            tile = 0
-            for x in range(nx):
-                first = False
-                if x < left or x >= right:
-                    total_here, first = _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, start)
-                else:
-                    slot = (x - left) & (TILE - 1)
-                    if slot == 0:
-                        tile = min(TILE, right - x)
-                        part = sums[:tile]
-                        part[:] = bias
-                        for t in range(others.shape[0]):
-                            at = row + x + others[t, 0] + others[t, 1] * sz + others[t, 2] * sy + others[t, 3]
-                            source = values[at : at + tile]
-                            coefficient = others[t, 4]
-                            for i in range(tile):
-                                part[i] += coefficient * np.int64(source[i])
-                    total_here = sums[slot]
-                    for lag in range(order):
-                        total_here += lags[lag] * np.int64(line[x - 1 - lag])
-                # A sum between two integers makes the nearer one the prediction, and the other one the likelier miss:
-                # residuals are counted positive in its direction.
-                below = False
-                if not first:
-                    rounded = (total_here + half) >> shift
-                    below = rounded << shift > total_here
-                    total_here = wrap(rounded, width)
+            count, order = _row_taps(taps, z, y, nz, ny, sz, sy, flat, lags)
+            row_lags = lags[:order]
+            if not decoding:
+                for lag in range(order):
+                    flat[count + lag, 0], flat[count + lag, 1] = -1 - lag, lags[lag]
+            x = 0
+            while x < nx:
+                if left <= x < right:
+                    # Away from the ends, many samples at a time.
+                    tile = min(TILE, right - x)
+                    holes = 0
+                    if has_mask:
+                        for i in range(row + x, row + x + tile):
+                            holes += mask[i] != 0
+                    sums = scratch[:tile]
+                    for i in range(tile):
+                        sums[i] = bias
+                    known = not decoding and holes == 0
+                    _add_taps(values, row + x, flat[: count + order if known else count], sums)
+                    if known:
+                        _residuals_of(sums, line[x : x + tile], half, shift, width, coded[x : x + tile])
+                    elif holes == 0:
+                        _values_of(sums, line, x, row_lags, half, shift, width, coded)
+                    else:
+                        for i in range(tile):
+                            total = sums[i]
+                            for lag in range(order):
+                                total += row_lags[lag] * np.int64(line[x + i - 1 - lag])
+                            prediction, above = _settle(total, half, shift, width)
+                            if mask[row + x + i]:
+                                line[x + i] = prediction
+                            elif decoding:
+                                line[x + i] = _value(prediction, above, np.int64(coded[x + i]), width)
+                            else:
+                                coded[x + i] = _residual(prediction, above, np.int64(line[x + i]), width)
+                    x += tile
+                    continue
+                total, first = _border(values, origin, nz, ny, nx, sz, sy, z, y, x, taps, bias, outside, start)
+                prediction, above = _settle(total, half, shift, width)
+                if first:
+                    prediction, above = total, False
                 if has_mask and mask[row + x]:
-                    line[x] = total_here
+                    line[x] = prediction
                 elif decoding:
-                    residual = np.int64(coded[x])
-                    line[x] = wrap(total_here - residual if below else total_here + residual, width)
+                    line[x] = _value(prediction, above, np.int64(coded[x]), width)
                 else:
-                    residual = np.int64(line[x])
-                    coded[x] = wrap(total_here - residual if below else residual - total_here, width)
+                    coded[x] = _residual(prediction, above, np.int64(line[x]), width)
+                x += 1
 
 
 @kernel
@@ -204,8 +304,7 @@ def _magnitude(residuals, mask, origin, nz, ny, nx, sz, sy):
 
 @allocating_kernel
 def run(
-    values, residuals, mask, slab, order, taps, tap_ranges, lags, lag_ranges, biases, shifts,
-    starts, magnitudes, width, decoding,
+    values, residuals, mask, slab, order, taps, tap_ranges, biases, shifts, starts, magnitudes, width, decoding,
 ):  # fmt: skip
     """Predict all planes of a slab.
 
@@ -224,19 +323,23 @@ def run(
         Channels in the order of coding.
     taps : (taps, 5) int64
         Distance to the reference in the flat array (0 for the channel itself), dz, dy, dx, coefficient.
-    tap_ranges, lag_ranges : (channel + 1,) int64
-        First tap and first lag of each channel; its last taps are its lags, again, by distance from 1.
+    tap_ranges : (channel + 1,) int64
+        First tap of each channel.
     starts : (batch, channel) int64
     """
-    sums = np.empty(TILE, np.int64)
+    longest = 1
+    for t in range(taps.shape[0]):
+        longest = max(longest, -taps[t, 3])
+    scratch, lags = np.empty(TILE, np.int64), np.empty(longest, np.int64)
+    flat = np.empty((taps.shape[0] + longest, 2), np.int64)
     offset, nz, ny, nx, sz, sy, stride, batch, item_stride = slab
     for b in range(batch):
         for c in order:
             origin = b * item_stride + c * stride + offset
             _plane(
                 values, residuals, mask, origin, nz, ny, nx, sz, sy,
-                taps[tap_ranges[c] : tap_ranges[c + 1]], lags[lag_ranges[c] : lag_ranges[c + 1]],
-                biases[c], shifts[c], starts[b, c], width, decoding, sums,
+                taps[tap_ranges[c] : tap_ranges[c + 1]], biases[c], shifts[c], starts[b, c], width, decoding,
+                scratch, flat, lags,
             )  # fmt: skip
             if not decoding:
                 magnitudes[b, c] = _magnitude(residuals, mask, origin, nz, ny, nx, sz, sy)
