@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """The encoder's half of the linear model that precedes the wavelet: samples -> units -> latents.
 
-Here floats do: nothing of this reaches the decoder but the integers that come out. Products are made tile by tile, with
-a BLAS in one thread and tiles that follow from the shape alone, so that they are the same whatever the threads.
+Products of integers in float64 whose partial sums stay below 2^53: the same whatever the BLAS and its threads. Single
+precision would be faster, but not that.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
 from xwalloc.models.spec import Parallel
 
-__all__ = ["Scale", "bits_of", "filter_shift", "precision", "project", "tiles", "to_units"]
+__all__ = ["Scale", "bits_of", "exact_shift", "filter_shift", "project", "tiles", "to_units"]
 
 TILE_SAMPLES = 1 << 17
 """Samples of a tile: its floats fit into a second-level cache."""
-
-SINGLE_RANGE = 2.0**14
-"""Quanta that the samples of a chunk may span where single precision does for the analysis."""
 
 HEADROOM_BITS = 2
 """By how much coefficients of ordinary signals exceed their latents."""
@@ -51,26 +48,26 @@ class Scale:
 
 @kernel
 def to_units(samples, per_sample, mean, out, first=0):
-    """Samples (channel, n), from a column on, in units less the channel means (channel, width)."""
+    """Samples (channel, n), from a column on, as integers in units less the channel means (channel, width)."""
     for c in range(samples.shape[0]):
         offset = mean[c]
         row = out[c]
         source = samples[c][first : first + row.shape[0]]
         for i in range(row.shape[0]):
-            row[i] = np.float64(source[i]) * per_sample - offset
+            row[i] = np.rint(np.float64(source[i]) * per_sample) - offset
 
 
 @kernel
-def _round(product, out, first):
-    """Round a product (latent, width) to integers, into columns of `out`; returns the largest magnitude."""
+def _round(product, scale, out, first):
+    """Round a product (latent, width) times a power of two, into columns of `out`; returns the largest magnitude."""
     largest = 0.0
     for k in range(product.shape[0]):
         source = product[k]
         row = out[k][first : first + source.shape[0]]
         for i in range(row.shape[0]):
-            value = np.rint(np.float64(source[i]))
-            row[i] = value
-            largest = max(largest, abs(value))
+            row[i] = np.rint(source[i] * scale)
+        for i in range(row.shape[0]):
+            largest = max(largest, abs(row[i]))
     return largest
 
 
@@ -89,16 +86,27 @@ def bits_of(value: float) -> int:
     return int(math.frexp(abs(value))[1])
 
 
-def precision(reach: float, quantum: int) -> type[np.floating]:
-    """Type of the analysis of samples of some reach, both in units: what it rounds away is far below the quantum."""
-    return np.float32 if reach < SINGLE_RANGE * quantum else np.float64
+def exact_shift(matrix: NDArray[np.float64], reach: float) -> int:
+    """Fractional bits for a matrix (n, m), so that its products with integers below `reach` in magnitude are exact.
+
+    Raises
+    ------
+    BudgetError
+        If fewer than 8 are left.
+    """
+    norm = float(np.abs(matrix).sum(axis=1).max(initial=0.0))
+    shift = min(26, 52 - bits_of(reach) - bits_of(norm))
+    if shift < 8:
+        raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")
+    return shift
 
 
 def project(
     samples: NDArray[np.generic],
     per_sample: float,
     means: NDArray[np.float64],
-    analysis: NDArray[np.floating],
+    analysis: NDArray[np.float64],
+    reach: float,
     parallel: Parallel,
 ) -> tuple[NDArray[np.float64], float]:
     """Latents before the wavelet, and a bound of their magnitude.
@@ -112,7 +120,9 @@ def project(
     means : (channel,)
         Channel means, in units.
     analysis : (rank, channel)
-        What the samples are multiplied by, in its precision.
+        What the samples, less their means, are multiplied by.
+    reach
+        Largest magnitude of the samples less their means, in units.
     parallel
         Runs a function over items on idle threads, results in order.
 
@@ -120,16 +130,23 @@ def project(
     -------
     latents, largest : (batch, rank, z, y, x) float64, float
         Integers, in units.
+
+    Raises
+    ------
+    BudgetError
+        If fewer than 8 fractional bits are left for the analysis.
     """
     batch, channels, *signal = samples.shape
     flat = samples.reshape(batch, channels, -1)
+    shift = exact_shift(analysis, reach)
+    matrix = np.rint(np.ldexp(analysis, shift))
     latents = np.empty((batch, len(analysis), flat.shape[2]))
 
     def one(tile: tuple[int, slice]) -> float:
         item, part = tile
-        units = np.empty((channels, part.stop - part.start), analysis.dtype)
+        units = np.empty((channels, part.stop - part.start))
         to_units(flat[item], per_sample, means, units, part.start)
-        return float(_round(analysis @ units, latents[item], part.start))
+        return float(_round(matrix @ units, 2.0**-shift, latents[item], part.start))
 
     largest = max(parallel(one, list(tiles(samples.shape))))
     return latents.reshape(batch, len(analysis), *signal), largest + 1.0

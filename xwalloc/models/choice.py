@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
-from xwalloc.models.analysis import Scale, filter_shift, precision, project, to_units
+from xwalloc.models.analysis import Scale, exact_shift, filter_shift, project, to_units
 from xwalloc.models.spec import Grid, Parallel, in_turn
 
 __all__ = ["aligned", "boxes_of", "choose", "code_lengths", "precisions_of", "side_bits", "windows_in"]
@@ -42,6 +42,9 @@ FIRST = 3
 
 RANKS = tuple(sorted({round(2 ** (i / 4)) for i in range(41)}))
 """Candidate ranks."""
+
+HEADROOM = 4.0
+"""By how much quantised latents may exceed the largest before the wavelet."""
 
 GENEROUS = 2.0
 """Ranks are tried up to where latents would still pay if they saved so many times the error that they save."""
@@ -142,7 +145,9 @@ class _Window:
     holes : (1, channel, z, y, x)
         Not 0 where a sample is not coded; None where all are.
     basis : (rank, channel)
-        Spectral basis, in the precision to work with.
+        Spectral basis.
+    reach
+        Largest magnitude of the samples less their means, in units.
     """
 
     def __init__(
@@ -152,18 +157,21 @@ class _Window:
         scale: Scale,
         grid: Grid,
         means: NDArray[np.float64],
-        basis: NDArray[np.floating],
+        basis: NDArray[np.float64],
+        reach: float,
     ) -> None:
         self.grid = grid.cropped(crop.shape[2:])
-        latents, largest = project(crop, scale.per_sample, means, basis, in_turn)
+        latents, largest = project(crop, scale.per_sample, means, basis, reach, in_turn)
         self.shift = filter_shift(largest)
         self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
         self.boxes = boxes_of(self.grid)
         self.sizes = np.prod(self.boxes[:, 1::2] - self.boxes[:, ::2], axis=1)
         self.some = slice(None, None, -(-basis.shape[1] // CHANNELS))
-        self.basis = np.ascontiguousarray(basis[:, self.some].T)
+        synthesis = np.ascontiguousarray(basis[:, self.some].T)
+        self.basis_shift = exact_shift(synthesis, HEADROOM * largest)
+        self.basis = np.rint(np.ldexp(synthesis, self.basis_shift))
         flat = crop.reshape(crop.shape[1], -1)[self.some]
-        self.units = np.empty(flat.shape, basis.dtype)
+        self.units: NDArray[np.float64] = np.empty(flat.shape)
         to_units(flat, scale.per_sample, means[self.some], self.units)
         self.holes = np.empty((1, 0), np.uint8)
         self.coded = np.full(len(flat), flat.shape[1])
@@ -178,21 +186,20 @@ class _Window:
 
     def quantise(self, quantum: int, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quantise `rank` latents; returns the estimated bits of each, and the squared error that each saves."""
-        self.quantised = np.empty((rank, *self.coefficients.shape[1:]))
+        self.quantised = np.empty_like(self.coefficients[:rank])
         magnitudes, saved = np.zeros((rank, len(self.boxes))), np.zeros(rank)
         q.try_quantum(self.coefficients[:rank], self.boxes, float(quantum), self.quantised, magnitudes, saved)
         return (code_lengths(magnitudes / self.sizes) * self.sizes).sum(axis=1), saved
 
     def residual_bits(self, ranks: Sequence[int], step: float) -> NDArray[np.float64]:
         """Estimated bits of the residual layer after `quantise`, at some ranks (ascending)."""
-        latents = self.grid.inverse(self.quantised[: ranks[-1]], self.shift, in_turn)
-        latents = latents.reshape(ranks[-1], -1).astype(self.units.dtype)
-        rest = self.units.copy()
+        latents = self.grid.inverse(self.quantised[: ranks[-1]], self.shift, in_turn).reshape(ranks[-1], -1)
+        rest = np.ldexp(self.units, self.basis_shift)
         sums = np.zeros(len(rest), np.int64)
         bits = np.zeros(len(ranks))
         for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
             rest -= self.basis[:, before:now] @ latents[before:now]
-            _count(rest, self.holes, 1.0 / step, sums)
+            _count(rest, self.holes, 2.0**-self.basis_shift / step, sums)
             bits[i] = float((code_lengths(sums / np.maximum(self.coded, 1)) * self.coded).sum())
         return bits
 
@@ -219,7 +226,7 @@ def choose(
     means : (channel,)
         Channel means, in units.
     reach
-        Largest magnitude of the samples, in units.
+        Largest magnitude of the samples less their means, in units.
     variances : (channel,)
         Variances along the basis, descending.
     basis : (channel, channel)
@@ -239,11 +246,10 @@ def choose(
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
     limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * usual) ** 2)))
-    vectors = basis[:limit].astype(precision(reach, quanta[0]))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
-        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, scale, grid, means, vectors)
+        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, scale, grid, means, basis[:limit], reach)
 
     box = aligned([slice(0, n) for n in signal] if mask is None else _coded_box(mask), signal, 1 << grid.levels)
     windows = parallel(look, windows_in(box, grid.dimensions))

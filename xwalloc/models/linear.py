@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-call"
 """The self-fitted linear model: channel means, a spectral basis (KLT), a wavelet tree, and what quantises them.
 
-Encoding: samples -> units less channel means -> projection on the basis -> integer wavelet -> symbols.
+Encoding: samples -> units (integers) -> minus channel means -> projection on the basis -> wavelet -> symbols.
 Decoding: symbols -> latents in units -> inverse wavelet -> basis: products that `codec.bound` turns into samples.
-From the latents on, both directions are products of integers in float64 whose partial sums stay below 2^53, with a
-rounding shift between them, so that neither depends on the device, the BLAS, the number of threads or the batch.
+Both directions are products of integers in float64 whose partial sums stay below 2^53, with a rounding shift between
+them, so that neither depends on the device, the BLAS, the number of threads or the batch.
 
 Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in closed form.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
-from xwalloc.models.analysis import Scale, bits_of, filter_shift, precision, project, tiles, to_units
+from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, tiles, to_units
 from xwalloc.models.choice import boxes_of, choose, code_lengths, precisions_of, side_bits
 from xwalloc.models.spec import Grid, LinearModel, Parallel
 from xwalloc.transform import spectral
@@ -93,7 +93,7 @@ def fit(
     if not max(abs(low), abs(high)) < 2.0**40:
         return None
     means, covariance = _means_and_covariance(samples, scale, parallel)
-    reach = max(abs(low), abs(high)) + 1.0
+    reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
     variances, basis = spectral.klt(covariance)
     try:
         quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
@@ -108,8 +108,7 @@ def fit(
             precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
         )  # fmt: skip
         analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
-        analysis = analysis.astype(precision(reach, quantum))
-        latents, largest = project(samples, scale.per_sample, model.mean_units, analysis, parallel)
+        latents, largest = project(samples, scale.per_sample, model.mean_units, analysis, reach, parallel)
         shift = filter_shift(largest)
         coefficients = grid.forward(latents, shift, largest, parallel)
     except BudgetError:
