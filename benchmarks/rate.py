@@ -2,7 +2,7 @@
 
 .. code-block:: shell
 
-    python -m benchmarks.rate                        # everything: results/rate.json and a table
+    python -m benchmarks.rate                        # everything: out/rate.json and a table
     python -m benchmarks.rate --peers-only
     python -m benchmarks.rate --scene abu eeg        # scenes with one of these texts in their name
     python -m benchmarks.rate --kind timeseries
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=HERE / ".cache", help="folder that keeps the results of the peers"
     )
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "rate.json")
+    parser.add_argument("--output", type=Path, default=HERE / "out" / "rate.json")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 

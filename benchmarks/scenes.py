@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-__all__ = ["KINDS", "Kind", "Scene", "data_root", "indian_pines", "load_scenes", "matlab_cube"]
+__all__ = ["KINDS", "Kind", "Scene", "data_root", "indian_pines", "load_scenes", "matlab_cube", "results_folder"]
 
 Kind = Literal["hyperspectral", "hyperspectral-float", "multispectral", "timeseries"]
 KINDS: tuple[Kind, ...] = ("hyperspectral", "hyperspectral-float", "multispectral", "timeseries")
@@ -80,6 +80,13 @@ def data_root(path: str | Path | None = None) -> Path | None:
     if chosen and not root.is_dir():
         raise FileNotFoundError(f"Expected a folder with the benchmark data. Got {root}.")
     return root if root.is_dir() else None
+
+
+def results_folder(root: Path | None) -> Path:
+    """Where results go: beside those of the documents only if all scenes are there."""
+    folder = Path(__file__).resolve().parent / ("out" if root is None else "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def load_scenes(root: Path | None, names: list[str] | None = None, kinds: list[Kind] | None = None) -> Iterator[Scene]:

@@ -37,13 +37,12 @@ from numpy.typing import NDArray
 from pysz import sz, szConfig, szErrorBoundMode
 from threadpoolctl import threadpool_info
 
-from benchmarks.scenes import data_root, indian_pines, matlab_cube
+from benchmarks.scenes import data_root, indian_pines, matlab_cube, results_folder
 
 __all__ = ["Timing", "main", "markdown", "mosaics"]
 
 logger = logging.getLogger(__name__)
 
-HERE = Path(__file__).resolve().parent
 SIDE = 256
 RANGE_FRACTIONS = (0.005, 0.0005)
 REFERENCES = {"encode": "zfp", "decode": "SZ3"}
@@ -256,23 +255,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the data (default: $XWALLOC_BENCH_DATA or ../shared/data)")
     parser.add_argument("--repeats", type=int, default=7, help="timed repetitions after the warm-up")
     parser.add_argument("--peers-only", action="store_true", help="leave xwalloc out")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "speed.json")
+    parser.add_argument("--output", type=Path, help="default: speed.json in benchmarks/results, or in benchmarks/out")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
     codecs = [codec for codec in CODERS if not (options.peers_only and codec.startswith("xwalloc"))]
+    root = data_root(options.data)
+    output = options.output or results_folder(None if options.peers_only else root) / "speed.json"
     timings = [
         timing
-        for name, cube in mosaics(data_root(options.data))
+        for name, cube in mosaics(root)
         for fraction in RANGE_FRACTIONS
         for timing in time_mosaic(name, cube, fraction, codecs, options.repeats)
     ]
     machine = {
         "cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(), "blas": _blas(),
     }  # fmt: skip
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine, "timings": [asdict(timing) for timing in timings]}
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(timings))
     return 0 if all(timing.max_abs_error <= timing.bound for timing in timings) else 1
 

@@ -13,10 +13,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from benchmarks.scenes import data_root
+from benchmarks.scenes import data_root, results_folder
 from benchmarks.speed import RANGE_FRACTIONS, mosaics
 from xwalloc.codec import bound, chunk, transform_mode
 from xwalloc.codec.chunk import ChunkCodec
@@ -25,7 +24,6 @@ from xwalloc.models import linear
 from xwalloc.models.spec import Grid
 from xwalloc.settings import settings
 
-HERE = Path(__file__).resolve().parent
 REPEATS = 5
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "survey": ((chunk, "survey"),),
@@ -100,7 +98,7 @@ def main() -> None:
                 ("decode", functools.partial(codec.decode, frame)),
             ):
                 results.append({"mosaic": name, "direction": direction, "seconds": measure(run)})
-    (HERE / "results" / "stages.json").write_text(json.dumps(results, indent=1) + "\n")
+    (results_folder(data_root()) / "stages.json").write_text(json.dumps(results, indent=1) + "\n")
     for result in results:
         print(result["mosaic"], result["direction"], {k: round(1e3 * v, 1) for k, v in result["seconds"].items()})
 

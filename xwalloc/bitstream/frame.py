@@ -215,13 +215,11 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
     FormatError
         If the bytes are not a whole, undamaged header followed by as many bytes as it states.
     """
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise FormatError(f"Expected a frame of xwalloc, which begins with {MAGIC!r}. Got {data[: len(MAGIC)]!r}.")
     if len(data) < FIXED.size:
         raise TruncatedError(f"Expected a frame of at least {FIXED.size} bytes. Got {len(data)}.")
-    magic, version, mode, dtype, order, ndim, count, quality, flags, value, nodata, tables, length = FIXED.unpack_from(
-        data
-    )
-    if magic != MAGIC:
-        raise FormatError(f"Expected a frame of xwalloc, which begins with {MAGIC!r}. Got {magic!r}.")
+    _, version, mode, dtype, order, ndim, count, quality, flags, value, nodata, tables, length = FIXED.unpack_from(data)
     if version != FORMAT_VERSION:
         raise UnsupportedFormatError(
             f"The frame has format version {version}; this xwalloc reads {FORMAT_VERSION}. Install a newer xwalloc."

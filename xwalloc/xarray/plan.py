@@ -197,15 +197,22 @@ def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[H
             logger.info("Variable %r is stored exactly by another codec: %s.", name, reason)
     if not result:
         found = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items()) or "no data variables"
-        raise ConfigError(
-            f"Expected at least one variable to compress. Got {found}. Name the variables that you mean: "
-            "max_error={'name': bound}."
-        )
+        fits = any(as_stored(variable).dtype.newbyteorder("=") in DTYPES for variable in dataset.data_vars.values())
+        remedy = "Name the variables that you mean: max_error={'name': bound}."
+        if not fits:
+            remedy = f"Variables of these dtypes can be compressed: {', '.join(map(str, DTYPES))}."
+        raise ConfigError(f"Expected at least one variable to compress. Got {found}. {remedy}")
     return result
 
 
 def parse_quality(**targets: Any) -> dict[str, Any]:
     """One checked quality target, 0 as lossless."""
+    given = [key for key, value in targets.items() if value is not None and value is not False]
+    if len(given) != 1:
+        raise ConfigError(
+            f"Expected exactly one of max_error, snr and lossless. Got {' and '.join(given) or 'none'}. "
+            "max_error is the largest error that any value may have, and the usual choice."
+        )
     config = CodecConfig(signal_axes=(0,), **targets)
     return {key: value for key, value in config.to_json().items() if key in ("max_error", "snr", "lossless")}
 
