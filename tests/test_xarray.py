@@ -377,11 +377,11 @@ def worker_threads():
 def test_errors_name_what_encoding_takes():
     """`step` is a target of the codec alone, and a dtype that cannot be compressed is not worth naming."""
     floats = xr.Dataset({"a": (("band", "y", "x"), np.zeros((2, 8, 8)))})
-    with pytest.raises(ConfigError, match="one of max_error, snr and lossless. Got none"):
+    with pytest.raises(ConfigError, match=r"one of max_error, snr and lossless\. Got none"):
         xwalloc.encoding(floats)
     with pytest.raises(ConfigError, match="Got max_error and snr"):
         xwalloc.encoding(floats, max_error=1, snr=3)
-    with pytest.raises(ConfigError, match="of these dtypes can be compressed: .*float32"):
+    with pytest.raises(ConfigError, match=r"of these dtypes can be compressed: .*float32"):
         xwalloc.encoding(floats.astype("int64"), max_error=1)
     with pytest.raises(ConfigError, match="Name the variables"):
         xwalloc.encoding(floats.astype("int32"), max_error=1)
