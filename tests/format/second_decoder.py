@@ -908,6 +908,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     if packet or boundary == 1:
         multiples = [1 << min(levels, split_count(n)) for n in shape[2:]]
         z, y, x = (-(-n // m) * m for n, m in zip(shape[2:], multiples, strict=True))
+    expect(rank <= shape[0] * z * y * x, "more basis vectors than pixels")
     count = len(subbands_of((z, y, x), levels, packet))
     layout = [(rank, 17), (rank, 17), (channels, means_code)] + [(channels, 27)] * rank + [(rank, 17)] * count
     planes = [Plane((1, 1, n), code) for n, code in layout]

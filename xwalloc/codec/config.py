@@ -16,6 +16,7 @@ import numpy as np
 
 from xwalloc.bitstream.frame import DTYPES
 from xwalloc.errors import ConfigError
+from xwalloc.transform.filters import REFLECTING
 
 __all__ = ["Boundary", "CodecConfig", "Configuration", "Profile", "Tree"]
 
@@ -121,6 +122,11 @@ class CodecConfig:
         check_model(self.model)
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
+        if self.boundary == "reflect" and self.wavelet not in REFLECTING:
+            raise ConfigError(
+                "Expected a wavelet with symmetric filters of odd length for boundary 'reflect': "
+                f"{', '.join(REFLECTING)}. Got {self.wavelet!r}. Choose one of these or boundary='periodization'."
+            )
         if self.channel_axis in self.signal_axes:
             raise ConfigError(
                 f"Expected channel_axis to be none of the signal_axes. Got channel_axis {self.channel_axis} and "

@@ -152,7 +152,9 @@ def encode(
     fitted_model, symbols = fitted
     model_bytes = fitted_model.to_bytes()
     # From here on with the model that the decoder will read.
-    model = LinearModel.from_bytes(model_bytes, (original[2], original[3], original[4]), grid.dimensions, channels)
+    model = LinearModel.from_bytes(
+        model_bytes, (original[2], original[3], original[4]), grid.dimensions, channels, batch
+    )
     try:
         latents = linear.synthesise(model, symbols, map_parallel)
         _check_products(model, latents)
@@ -325,7 +327,7 @@ def decode(
     if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
         raise FormatError("The model of the frame has impossible units.")
     batch, channels = shape[:2]
-    model = LinearModel.from_bytes(data[HEAD.size :], (shape[2], shape[3], shape[4]), dimensions, channels)
+    model = LinearModel.from_bytes(data[HEAD.size :], (shape[2], shape[3], shape[4]), dimensions, channels, batch)
     signal = model.grid.signal
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     symbols = _decode_latents(model, sections[Section.LATENTS], batch, kind)

@@ -245,7 +245,7 @@ def choose(
     pixels = batch * math.prod(signal)
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
-    limit = max(1, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * usual) ** 2)))
+    limit = max(1, min(pixels, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * usual) ** 2))))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]

@@ -345,13 +345,14 @@ def estimate(q: Samples, mask: Mask | None, width: int) -> float:
     Of many channels some are looked at, each with the one before it for context, from cheap ones to expensive ones: a
     simple predictor on few samples of every channel tells.
     """
-    if q.size <= 2 * ESTIMATE_SAMPLES:
+    geometry = Geometry(q.shape)
+    batch, channels = geometry.shape[:2]
+    if q.size <= 2 * ESTIMATE_SAMPLES or not fit.runs(geometry, 1)[1]:
+        # Small, or so thin along an axis that nothing is away from a border.
         try:
             return 8.0 * sum(map(len, encode(q, mask, width)))
         except BudgetError:
             return math.inf
-    geometry = Geometry(q.shape)
-    batch, channels = geometry.shape[:2]
     values, flags, levels = _prepared(q, mask, width)
     wanted = max(ESTIMATE_SAMPLES, q.size // 20)
     counted = order = np.arange(channels)

@@ -48,7 +48,9 @@ def _means_and_covariance(
         runs = flat[:, :, : flat.shape[2] // RUN * RUN].reshape(batch, channels, -1, RUN)[:, :, ::stride]
         some = runs.transpose(1, 0, 2, 3).reshape(channels, -1)
     else:
-        some = flat[:, :, ::stride].transpose(1, 0, 2).reshape(channels, -1)
+        kept = batch * -(-flat.shape[2] // stride)
+        items = max(1, kept // (2 * COVARIANCE_SAMPLES)) | 1
+        some = flat[::items, :, ::stride].transpose(1, 0, 2).reshape(channels, -1)
     units = np.empty(some.shape, np.float64)
     to_units(some, scale.per_sample, np.zeros(channels), units)
     means = np.rint(units.mean(axis=1))
@@ -92,10 +94,10 @@ def fit(
     low, high = (edge * scale.per_sample for edge in edges)
     if not max(abs(low), abs(high)) < 2.0**40:
         return None
-    means, covariance = _means_and_covariance(samples, scale, parallel)
-    reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
-    variances, basis = spectral.klt(covariance)
     try:
+        means, covariance = _means_and_covariance(samples, scale, parallel)
+        reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
+        variances, basis = spectral.klt(covariance)
         quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
         precisions = precisions_of(variances[:rank], quantum, channels)
         vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -290,7 +291,9 @@ class LinearModel:
         return head + bytes([code]) + coder.encode(buffer, planes, Kind.SIDE, 1)
 
     @classmethod
-    def from_bytes(cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int) -> LinearModel:
+    def from_bytes(
+        cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int, batch: int = 1
+    ) -> LinearModel:
         """Inverse of `to_bytes` for a chunk of that extent (without padding).
 
         Raises
@@ -320,6 +323,8 @@ class LinearModel:
             check_boundary(grid.filters("synthesis", filter_shift), grid.boundary)
         except ConfigError as error:
             raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
+        if rank > batch * math.prod(grid.signal):
+            raise FormatError("The model of the frame has more basis vectors than its chunk has pixels.")
         sizes = [rank, rank, channels, rank * channels, count * rank]
         buffer = np.zeros(sum(sizes), np.int32)
         stream = data[at + 1 :]
