@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.errors import ConfigError, FormatError
@@ -63,11 +62,10 @@ def test_a_basis_is_never_larger_than_the_chunk():
         precisions=np.zeros(channels, np.int64), vectors=np.zeros((channels, channels), np.int64),
         codes=np.zeros((channels, 1), np.int64), filter_shift=8,
     )  # fmt: skip
-    codec = ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1,), step=1.0))
-    frame = Frame.parse(codec.encode(np.arange(2 * channels, dtype="i2").reshape(channels, 2)), DecodeLimits())
-    data = frame.sections[Section.MODEL][:15] + model.to_bytes()
     with pytest.raises(FormatError, match="more basis vectors"):
-        LinearModel.from_bytes(data[15:], (1, 1, 1), 1, channels)
+        LinearModel.from_bytes(model.to_bytes(), (1, 1, 1), 1, channels)
+    again = LinearModel.from_bytes(model.to_bytes(), (1, 1, 1), 1, channels, batch=channels)
+    assert again.rank == channels
 
 
 def test_wavelets_that_cannot_reflect_are_refused_at_once():
