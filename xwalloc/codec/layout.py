@@ -8,6 +8,7 @@ holes that they leave are filled smoothly, so that they never leak into a transf
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import AxisRole
+from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
 
 __all__ = ["Layout", "Special", "fill_holes", "pack_exceptions", "pack_mask", "unpack_exceptions", "unpack_mask"]
@@ -259,6 +261,9 @@ def unpack_exceptions(data: bytes, size: int, itemsize: int) -> tuple[NDArray[np
     return positions, np.frombuffer(data, f"<u{itemsize}", count, offset=9 + count * width).astype(np.uint64)
 
 
+FILL_SAMPLES = 1 << 18
+"""Holes are filled in so many samples at a time."""
+
 SWEEPS = 8
 """How often the fill of holes is smoothed at each scale: blocks leave edges, which cost bits."""
 
@@ -275,14 +280,20 @@ def fill_holes(array: NDArray[np.generic], holes: NDArray[np.bool_]) -> NDArray[
     holes : same shape, bool
         Where to fill.
     """
-    known = ~holes
-    values = np.where(known, array, 0).astype(np.float64)
-    scale = max(float(np.abs(values).max(initial=0.0)), 1.0)  # sums of the largest floats would overflow
-    filled = _pull(values / scale, known.astype(np.float64)) * scale
-    if array.dtype.kind in "iu":
-        filled = np.rint(filled)
     out = array.copy()
-    out[holes] = filled[holes].astype(array.dtype)
+    out[holes] = 0
+    # Sums of the largest floats would overflow.
+    scale = max(float(out.max(initial=0)), -float(out.min(initial=0)), 1.0)
+
+    def fill(channels: slice) -> None:
+        part, where = out[:, channels], holes[:, channels]
+        filled = _pull(part.astype(np.float64) / scale, (~where).astype(np.float64)) * scale
+        if array.dtype.kind in "iu":
+            filled = np.rint(filled)
+        part[where] = filled[where].astype(array.dtype)
+
+    width = max(1, FILL_SAMPLES * array.shape[1] // max(array.size, 1))
+    map_parallel(fill, [slice(first, first + width) for first in range(0, array.shape[1], width)])
     return out
 
 
@@ -302,22 +313,23 @@ def _pull(values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[n
         coarse = np.repeat(coarse, 2, axis=axis)[
             tuple(slice(None) if a != axis else slice(values.shape[a]) for a in range(5))
         ]
-    filled = np.where(empty, coarse, safe)
+    filled = np.ascontiguousarray(np.where(empty, coarse, safe))
+    flat, places = filled.reshape(-1), np.flatnonzero(empty)
+    neighbours = _neighbours(places, values.shape)
     for _ in range(SWEEPS):
-        filled[empty] = _neighbours(filled)[empty]
+        flat[places] = sum(flat[before] + flat[behind] for before, behind in neighbours) / (2 * len(neighbours))
     return filled
 
 
-def _neighbours(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the neighbours of each sample along the signal axes; beyond an edge the sample itself stands in."""
-    total, count = np.zeros(values.shape), 0
+def _neighbours(places: NDArray[np.int64], shape: Sequence[int]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Flat indices of both neighbours along each signal axis; beyond an edge the sample itself stands in."""
+    found = []
     for axis in (2, 3, 4):
-        n = values.shape[axis]
+        n, stride = shape[axis], math.prod(shape[axis + 1 :])
         if n > 1:
-            at = np.arange(n)
-            total += values.take(np.maximum(at - 1, 0), axis) + values.take(np.minimum(at + 1, n - 1), axis)
-            count += 2
-    return total / count
+            at = places // stride % n
+            found.append((places - stride * (at > 0), places + stride * (at < n - 1)))
+    return found
 
 
 def _halve(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
