@@ -15,7 +15,8 @@ from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models import choice, linear
 from xwalloc.models.analysis import Scale, project
-from xwalloc.models.spec import Grid, in_turn, padded
+from xwalloc.models.spec import Grid, padded
+from xwalloc.types import in_turn
 
 CUBE = CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=40.0)
 

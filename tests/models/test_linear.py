@@ -8,8 +8,9 @@ from threadpoolctl import threadpool_limits
 
 from xwalloc.errors import FormatError
 from xwalloc.models import linear
-from xwalloc.models.linear import Scale
-from xwalloc.models.spec import Grid, LinearModel, in_turn, padded
+from xwalloc.models.analysis import Scale
+from xwalloc.models.spec import Grid, LinearModel, padded
+from xwalloc.types import in_turn
 
 
 def smooth(batch=2, channels=12, side=40):

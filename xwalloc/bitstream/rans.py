@@ -32,7 +32,6 @@ LANES = 4
 LOWER = 1 << 16
 SLOT_MASK = (1 << PROB_BITS) - 1
 DIRECT = 15  # largest magnitude with a token of its own
-MAX_RAW_CHUNK = 16
 TOKEN_BITS = 7
 LAST_TOKEN = 125
 FREQUENCY_ONE = 1 << 16

@@ -94,7 +94,7 @@ def _get_row(row, holes, contexts, count, limit, symbols, spans, words, states, 
 def _put_serial(
     row, holes, first, last, expected, own, w, mean, tables, near_tables, count, values, found, expectations
 ):  # fmt: skip
-    """`_put_row` where tables depend on the row itself; returns the new count and running mean."""
+    """`_put_valid` where tables depend on the row itself; returns the new count and running mean."""
     masked = holes.shape[0] > 0
     tracing = expectations.shape[0] > 0
     w_mean, w_w, w_ww = w[1], w[2], w[3]

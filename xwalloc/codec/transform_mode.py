@@ -21,7 +21,7 @@ from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import linear
-from xwalloc.models.linear import Scale
+from xwalloc.models.analysis import Scale, tiles
 from xwalloc.models.spec import Grid, LinearModel
 
 __all__ = ["Target", "Transformed", "decode", "encode"]
@@ -183,7 +183,7 @@ def encode(
             )  # fmt: skip
         return examine(flat[item], decoded, missed[item], part.start), sums
 
-    figures = map_parallel(work, list(linear.tiles(samples.shape)))
+    figures = map_parallel(work, list(tiles(samples.shape)))
     if residuals is not None:
         sums = np.sum([part for _, part in figures], axis=0)
         layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions)
@@ -350,5 +350,5 @@ def decode(
         rest = NO_RESIDUALS if residuals is None else residuals[item]
         finish.samples(product, model.mean_units, rest, nodata, decoded[item], part.start)
 
-    map_parallel(work, list(linear.tiles(whole)))
+    map_parallel(work, list(tiles(whole)))
     return decoded.reshape(whole)[tuple(slice(0, n) for n in shape)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
-from xwalloc.models.spec import Parallel
+from xwalloc.types import Parallel
 
 __all__ = ["Scale", "bits_of", "exact_shift", "filter_shift", "project", "tiles", "to_units"]
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, exact_shift, filter_shift, project, to_units
-from xwalloc.models.spec import Grid, Parallel, in_turn
+from xwalloc.models.spec import Grid
+from xwalloc.types import Parallel, in_turn
 
 __all__ = ["aligned", "boxes_of", "choose", "code_lengths", "precisions_of", "side_bits", "windows_in"]
 
@@ -144,6 +145,10 @@ class _Window:
         Its samples.
     holes : (1, channel, z, y, x)
         Not 0 where a sample is not coded; None where all are.
+    scale, grid
+        Units of the chunk; its tree, wavelet, boundary and levels.
+    means : (channel,)
+        Channel means, in units.
     basis : (rank, channel)
         Spectral basis.
     reach
@@ -235,6 +240,11 @@ def choose(
         Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
+
+    Returns
+    -------
+    quantum, rank : int, int
+        Units per step of the latents; number of basis vectors.
 
     Raises
     ------

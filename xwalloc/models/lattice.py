@@ -11,9 +11,8 @@ Samples under the mask are not coded and take their prediction as value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +27,18 @@ from xwalloc.models.lattice_fit import Geometry
 from xwalloc.models.lattice_levels import Levels, from_ranks, levels_of, to_ranks
 from xwalloc.models.lattice_parameters import Parameters, Predictor
 from xwalloc.models.lattice_predict import OWN, PLAIN, REFERENCE, Plain, run
+from xwalloc.types import Parallel, in_turn
 
 __all__ = ["decode", "encode", "estimate", "residual_planes"]
 
 Samples = NDArray[np.signedinteger]
 Mask = NDArray[np.uint8]
-Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
 ESTIMATE_SAMPLES = 60_000
 ESTIMATE_WINDOWS = 4
 ESTIMATE_ALL_CHANNELS = 16
 ESTIMATE_CHANNELS = 10
-
-
-def _plain_loop(fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    return [fn(item) for item in items]
 
 
 @dataclass(frozen=True)
@@ -254,7 +249,7 @@ def _plan(
     return plan
 
 
-def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = _plain_loop) -> tuple[bytes, bytes]:
+def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = in_turn) -> tuple[bytes, bytes]:
     """Code integers losslessly.
 
     Parameters
@@ -293,7 +288,7 @@ def decode(
     shape: Sequence[int],
     mask: Mask | None,
     width: int,
-    parallel: Parallel = _plain_loop,
+    parallel: Parallel = in_turn,
 ) -> Samples:
     """Inverse of `encode`; `mask` must be the same, and the samples under it have arbitrary values.
 
@@ -334,7 +329,7 @@ def residual_planes(q: Samples, mask: Mask | None, width: int) -> Iterator[tuple
     For training the tables and weights of `Kind.LATTICE`.
     """
     if q.size:
-        plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, _plain_loop)
+        plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, in_turn)
         for index in range(len(plan.boxes)):
             yield plan.residuals, plan.planes(index), plan.mask, plan.geometry.dimensions
 
@@ -373,7 +368,7 @@ def estimate(q: Samples, mask: Mask | None, width: int) -> float:
         items = np.arange(batch)[:, None] * (channels * geometry.plane)
         lines = (items + np.concatenate([box.lines() for box in boxes])).reshape(-1)
         typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted.tolist())
-    plan = _plan(geometry, values, flags, levels, width, _plain_loop, boxes, order, fit.Effort(2048, 768))
+    plan = _plan(geometry, values, flags, levels, width, in_turn, boxes, order, fit.Effort(2048, 768))
     bits, samples = 0.0, 0
     valid = flags.reshape(batch, channels, -1) == 0 if flags.size else flags
     for index, box in enumerate(boxes):

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
-from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, tiles, to_units
+from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, to_units
 from xwalloc.models.choice import boxes_of, choose, code_lengths, precisions_of, side_bits
-from xwalloc.models.spec import Grid, LinearModel, Parallel
+from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
+from xwalloc.types import Parallel
 
-__all__ = ["Scale", "fit", "products", "synthesise", "tiles"]
+__all__ = ["fit", "products", "synthesise"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18

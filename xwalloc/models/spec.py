@@ -18,8 +18,9 @@ from xwalloc.errors import ConfigError, FormatError
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.filters import check_boundary
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
+from xwalloc.types import Parallel, in_turn
 
-__all__ = ["Grid", "LinearModel", "Parallel", "in_turn", "padded"]
+__all__ = ["Grid", "LinearModel", "padded"]
 
 Tree = Literal["dyadic", "packet"]
 Boundary = Literal["reflect", "periodization"]
@@ -36,15 +37,6 @@ TAPS = struct.Struct("<BBbb")
 MAX_PRECISION = 30
 SIDE_CODE = 17
 """Magnitude code of planes of side information, whose magnitudes are about 1."""
-
-Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
-"""Runs a function over items, perhaps on several threads; results in order."""
-
-
-def in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-    """Run one after the other."""
-    return [fn(item) for item in items]
-
 
 VECTOR_CODE = 27
 """Magnitude code of basis vectors: about 32 to begin with."""
@@ -294,7 +286,7 @@ class LinearModel:
     def from_bytes(
         cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int, batch: int = 1
     ) -> LinearModel:
-        """Inverse of `to_bytes` for a chunk of that extent (without padding).
+        """Inverse of `to_bytes` for a chunk of that extent (without padding), channels and batch items.
 
         Raises
         ------

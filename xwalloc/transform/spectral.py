@@ -7,7 +7,6 @@ computed in floats, in a fixed order (linalg.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from xwalloc.errors import BudgetError, ConfigError
 from xwalloc.transform.kernels import largest_magnitude
 from xwalloc.transform.linalg import eigh
+from xwalloc.types import Parallel, in_turn
 
 __all__ = ["Moments", "klt", "moments"]
 
@@ -43,14 +43,7 @@ class Moments:
     covariance: NDArray[np.float64]
 
 
-Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
-
-
-def _in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
-    return [fn(item) for item in items]
-
-
-def moments(x: Any, *, bound: float | None = None, parallel: Parallel = _in_turn) -> Moments:
+def moments(x: Any, *, bound: float | None = None, parallel: Parallel = in_turn) -> Moments:
     """Means and covariance of integer-valued channels, from exact sums.
 
     Parameters

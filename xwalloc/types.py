@@ -1,0 +1,16 @@
+"""What several floors hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["Parallel", "in_turn"]
+
+Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
+"""Runs a function over items, perhaps on several threads; results in order."""
+
+
+def in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+    """Run a function over items, one after the other: the `Parallel` of those who have nobody to help them."""
+    return [fn(item) for item in items]
