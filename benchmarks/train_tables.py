@@ -37,11 +37,15 @@ from xwalloc.bitstream.contexts import (
     class_of,
     direct_classes,
     first_class,
+    lattice_weights,
 )
 from xwalloc.bitstream.contexts import weights as shipped_weights
 from xwalloc.bitstream.tables import TOKENS, Tables, from_counts, shipped
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
+from xwalloc.models import lattice
+from xwalloc.models.lattice_passes import FEATURES as LATTICE_FEATURES
+from xwalloc.models.lattice_passes import SEQUENTIAL_FEATURES
 
 IN_ROW = ("mean", "w", "ww")
 """What makes a serial chain of a row (scan.py): left out where other rows know nearly as much."""
@@ -52,18 +56,35 @@ PER_CALL = 40_000
 PRIOR = 24.0
 LEAST = 20_000
 Call = tuple[NDArray[Any], NDArray[Any], Kind, int, NDArray[Any]]
+LatticeCall = tuple[Any, int, Any]
+"""A plan, the number of a box, and what its analysis found."""
 
 
-def record(without: list[str]) -> Iterator[tuple[str, Call]]:
-    """What the encoder codes for every scene and bound: the arguments of `planes.encode`."""
-    original = coder.encode
+def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
+    """What the encoder codes for every scene and bound: the arguments of `planes.encode`, and boxes in lattice mode."""
+    encode, encode_segments, packed = coder.encode, coder.encode_segments, lattice._Plan.classified
     calls: list[Call] = []
+    boxes: list[LatticeCall] = []
 
-    def spy(buffer: Any, planes: Any, kind: Kind, dimensions: int, mask: Any = coder.NO_MASK) -> bytes:
+    def note(buffer: Any, planes: Any, kind: Kind, dimensions: int, mask: Any = coder.NO_MASK) -> None:
         calls.append((buffer.copy(), planes.copy(), kind, dimensions, mask.copy()))
-        return original(buffer, planes, kind, dimensions, mask)
 
-    coder.encode = spy  # type: ignore[assignment]
+    def spy(*args: Any) -> bytes:
+        note(*args)
+        return encode(*args)
+
+    def spy_segments(buffer: Any, parts: Any, kind: Kind, dimensions: int, mask: Any, parallel: Any) -> bytes:
+        shared, holes = buffer.copy(), mask.copy()
+        calls.extend((shared, planes.copy(), kind, dimensions, holes) for planes in parts)
+        return encode_segments(buffer, parts, kind, dimensions, mask, parallel)
+
+    def spy_lattice(plan: Any, index: int, found: Any, weights: Any = None) -> Any:
+        if weights is None:
+            boxes.append((plan, index, found))
+        return packed(plan, index, found, weights)
+
+    coder.encode, coder.encode_segments = spy, spy_segments  # type: ignore[assignment]
+    lattice._Plan.classified = spy_lattice  # type: ignore[method-assign]
     try:
         for scene in [*load_scenes(data_root()), *volumes()]:
             if scene.name in without:
@@ -71,11 +92,10 @@ def record(without: list[str]) -> Iterator[tuple[str, Call]]:
             for quality in [{"max_error": bound} for bound in scene.bounds] + [{"lossless": True}]:
                 axes: dict[str, Any] = {"channel_axis": scene.channel_axis, "signal_axes": tuple(scene.signal_axes)}
                 ChunkCodec(CodecConfig(**axes, **quality, nodata=scene.nodata)).encode(scene.array)
-                for call in calls:
-                    yield scene.name, call
-                calls.clear()
     finally:
-        coder.encode = original  # type: ignore[assignment]
+        coder.encode, coder.encode_segments = encode, encode_segments
+        lattice._Plan.classified = packed  # type: ignore[method-assign]
+    return calls, boxes
 
 
 def volumes() -> Iterator[Scene]:
@@ -138,6 +158,86 @@ def features(call: Call, rng: np.random.Generator) -> Iterator[tuple[tuple[Any, 
         yield (kind, dimensions, following, True), magnitudes[is_flag], table[is_flag][:, : len(FLAG_FEATURES)]
 
 
+def classified(call: LatticeCall, weights: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[NDArray[Any], ...]:
+    """Symbols, roles and expectations of a box under given weights."""
+    plan, index, found = call
+    symbols, classes, expected = plan.classified(index, found, weights)
+    return symbols, classes // CLASSES, expected
+
+
+def lattice_features(
+    call: LatticeCall, rng: np.random.Generator
+) -> Iterator[tuple[tuple[int, int, bool], NDArray[Any], NDArray[Any]]]:
+    """((dimensions, class, next?), magnitudes, features) of a sample of the symbols of a box.
+
+    The class after the last one stands for channels that are visited sample by sample.
+    """
+    d = call[0].geometry.dimensions
+    classes = (1 << d) - 1
+
+    def one_hot(feature: int, interpolated: Any = ONE, sequential: Any = ONE) -> NDArray[np.int64]:
+        levels = lattice.OWN_LEVELS[d] + 1
+        weights = (
+            np.zeros((levels * classes, 2, len(LATTICE_FEATURES)), np.int64), np.zeros((2, len(SEQUENTIAL_FEATURES)), np.int64)
+        )  # fmt: skip
+        for array, value in zip(weights, (interpolated, sequential), strict=True):
+            if feature < array.shape[-1]:
+                array[..., feature] = value
+        return np.asarray(classified(call, weights)[2])
+
+    symbols, _, _ = classified(call, call[0].weights)
+    if not len(symbols):
+        return
+    base = one_hot(0, 16 * ONE, 16 * ONE)
+    ranks = np.tile(1 + np.arange(classes), lattice.OWN_LEVELS[d] + 1)[:, None]
+    rank = np.rint(one_hot(0, 16 * ONE * ranks, 16 * ONE * (1 + classes)) / np.maximum(base, 1)).astype(int) - 1
+    double = np.array([1, 2])
+    following = one_hot(0, 16 * ONE * double, 16 * ONE * double) > base * 3 // 2
+    table = np.stack([one_hot(f) / ONE for f in range(len(SEQUENTIAL_FEATURES))], axis=1)
+    for k in range(classes + 1):
+        count = len(LATTICE_FEATURES) if k < classes else len(SEQUENTIAL_FEATURES)
+        for which in (False, True):
+            at = np.flatnonzero((rank == k) & (following == which))
+            at = rng.permutation(at)[:PER_CALL]
+            if len(at):
+                yield (d, k, which), np.abs(symbols[at].astype(np.float64)), table[at][:, :count]
+
+
+def train_lattice(boxes: list[LatticeCall], rng: np.random.Generator) -> dict[str, list[int]]:
+    """Weights of lattice mode."""
+    stacks: dict[tuple[int, int, bool], list[tuple[NDArray[Any], NDArray[Any]]]] = defaultdict(list)
+    for call in boxes:
+        for key, magnitudes, table in lattice_features(call, rng):
+            stacks[key].append((magnitudes, table))
+    found: dict[str, list[int]] = {}
+    for d in (1, 2, 3):
+        classes = (1 << d) - 1
+        for k in range(classes + 1):
+            names = LATTICE_FEATURES if k < classes else SEQUENTIAL_FEATURES
+            for following in (False, True):
+                name = f"{d}d-{k if k < classes else 'sequential'}-{'next' if following else 'first'}"
+                stack = stacks.get((d, k, following)) or stacks[d, k, not following]
+                if sum(len(m) for m, _ in stack) < LEAST:
+                    shipped_lattice = lattice_weights(d)
+                    found[name] = (shipped_lattice[1] if k == classes else shipped_lattice[0][k])[int(following)].tolist()
+                    continue
+                magnitudes = np.concatenate([m for m, _ in stack])
+                table = np.concatenate([t for _, t in stack])
+                allowed = table.any(axis=0)
+                if not following:
+                    allowed[np.isin(names, ("previous", "ring"))] = False
+                found[name] = fit_weights(magnitudes, table, allowed).tolist()
+                print("lattice", name, len(magnitudes), dict(zip(names, found[name], strict=True)))
+    return found
+
+
+def chosen_lattice(weights: dict[str, list[int]], d: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`lattice_weights` of weights that are not shipped yet."""
+    whiches = ("first", "next")
+    interpolated = [[weights[f"{d}d-{k}-{which}"] for which in whiches] for k in range((1 << d) - 1)]
+    return np.array(interpolated), np.array([weights[f"{d}d-sequential-{which}"] for which in whiches])
+
+
 def fit_weights(
     magnitudes: NDArray[np.float64], table: NDArray[np.float64], allowed: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
@@ -163,14 +263,16 @@ def fit_weights(
 
 def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
     rng = np.random.default_rng(0)
-    calls = list(record(without))
+    calls, boxes = record(without)
     stacks: dict[tuple[Any, ...], list[tuple[NDArray[Any], NDArray[Any]]]] = defaultdict(list)
-    for _, call in calls:
+    for call in calls:
         for key, magnitudes, table in features(call, rng):
             if len(magnitudes):
                 stacks[key].append((magnitudes, table))
-    result: dict[str, dict[str, list[int]]] = {"symbols": {}, "flags": {}}
+    result: dict[str, dict[str, list[int]]] = {"symbols": {}, "flags": {}, "lattice": train_lattice(boxes, rng)}
     for kind in Kind:
+        if kind == Kind.LATTICE:
+            continue
         source = Kind.LATENT if kind == Kind.LATENT_PARALLEL else kind
         for dimensions in (1, 2, 3):
             for following in (False, True):
@@ -179,12 +281,12 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
                     (False, "symbols", FEATURES, CAUSAL),
                     (True, "flags", FLAG_FEATURES, FLAG_CAUSAL),
                 ):
+                    if kind == Kind.SIDE and dimensions > 1:  # masks: too few scenes have one
+                        result[group][name] = shipped_weights(kind, dimensions)[int(flag)][int(following)].tolist()
+                        continue
                     stack = stacks.get((source, dimensions, following, flag))
                     if stack is not None and sum(len(m) for m, _ in stack) < LEAST:
                         stack = None
-                    if kind == Kind.SIDE and stack is None:  # side information has one axis and no previous plane
-                        result[group][name] = result[group][name.replace("side-", "lattice-")]
-                        continue
                     if stack is None:  # no such data: what other numbers of axes say
                         others = [(d, f) for f in (following, not following) for d in (2, 1, 3)]
                         stack = next((stacks[key] for d, f in others if stacks.get(key := (source, d, f, flag))), None)
@@ -208,10 +310,10 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
                         allowed &= ~np.isin(names, ("n", "diagonal", "nn", "ne"))
                     result[group][name] = fit_weights(magnitudes, table, allowed).tolist()
                     print(name, group, len(magnitudes), dict(zip(names, result[group][name], strict=True)))
-    return result, tables([call for _, call in calls], result)
+    return result, tables(calls, boxes, result)
 
 
-def tables(calls: list[Call], weights: dict[str, dict[str, list[int]]]) -> Tables:
+def tables(calls: list[Call], boxes: list[LatticeCall], weights: dict[str, dict[str, list[int]]]) -> Tables:
     counts = np.zeros((len(Kind) * len(Role) * CLASSES, TOKENS))
     for call in calls:
         kinds = (Kind.LATENT, Kind.LATENT_PARALLEL) if call[2] == Kind.LATENT else (call[2],)
@@ -224,19 +326,34 @@ def tables(calls: list[Call], weights: dict[str, dict[str, list[int]]]) -> Table
             )
             if not len(values):
                 continue
-            near = expected < DIRECT_CLASSES
-            level = np.where(near, direct_classes()[np.minimum(expected, DIRECT_CLASSES - 1)], 0)
-            for i in np.flatnonzero(~near):
-                level[i] = class_of(int(expected[i]))
-            small = np.abs(values) <= rans.DIRECT
-            token = np.where(values > 0, 2 * np.abs(values) - 1, 2 * np.abs(values)).astype(np.int64)
-            for i in np.flatnonzero(~small):
-                token[i] = rans.split(int(values[i]))[0]
-            row = (int(kind) * len(Role) + roles.astype(np.int64)) * CLASSES + level
-            # A large scene counts for at most as much as a few small ones.
-            share = min(1.0, 400_000 / len(values))
-            np.add.at(counts, (row, token), share)
+            count(counts, kind, values, roles, expected)
+    for box in boxes:
+        d = box[0].geometry.dimensions
+        interpolated, sequential = chosen_lattice(weights["lattice"], d)
+        codes = box[0].parameters.weights
+        repeated = np.tile(interpolated, (lattice.OWN_LEVELS[d] + 1, 1, 1))
+        chosen = np.where(codes < 0, repeated, lattice.WEIGHTS[codes])
+        count(counts, Kind.LATTICE, *classified(box, (chosen, sequential)))
     return merged(counts)
+
+
+def count(
+    counts: NDArray[np.float64], kind: Kind, values: NDArray[Any], roles: NDArray[Any], expected: NDArray[Any]
+) -> None:
+    """Add the tokens of values to the counts of their classes."""
+    if not len(values):
+        return
+    near = expected < DIRECT_CLASSES
+    level = np.where(near, direct_classes()[np.minimum(expected, DIRECT_CLASSES - 1)], 0)
+    for i in np.flatnonzero(~near):
+        level[i] = class_of(int(expected[i]))
+    small = np.abs(values) <= rans.DIRECT
+    token = np.where(values > 0, 2 * np.abs(values) - 1, 2 * np.abs(values)).astype(np.int64)
+    for i in np.flatnonzero(~small):
+        token[i] = rans.split(int(values[i]))[0]
+    row = (int(kind) * len(Role) + roles.astype(np.int64)) * CLASSES + level
+    # A large scene counts for at most as much as a few small ones.
+    np.add.at(counts, (row, token), min(1.0, 400_000 / len(values)))
 
 
 def merged(counts: NDArray[np.float64]) -> Tables:
@@ -261,7 +378,7 @@ def merged(counts: NDArray[np.float64]) -> Tables:
                     for other in (c - d, c + d):
                         if 0 <= other < CLASSES:
                             near += block[other] * 0.5**d
-                rows.append(near + PRIOR * prior(c, role))
+                rows.append(near + PRIOR * prior(c, Role.DENSE if kind == Kind.LATTICE else role))
     frequencies = from_counts(np.array(rows))
     unique, index = np.unique(frequencies, axis=0, return_inverse=True)
     return Tables(unique, index.reshape(-1).astype(np.uint16))

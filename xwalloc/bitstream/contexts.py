@@ -35,6 +35,7 @@ __all__ = [
     "direct_classes",
     "first_class",
     "large_class",
+    "lattice_weights",
     "magnitude_code",
     "weights",
 ]
@@ -126,6 +127,23 @@ def _shipped() -> dict[str, dict[str, list[int]]]:
         resources.files("xwalloc.bitstream").joinpath("weights-1.json").read_text()
     )
     return weights
+
+
+@cache
+def lattice_weights(dimensions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Weights (in 1/256) of what residuals of lattice mode depend on, for planes along 1, 2 or 3 axes.
+
+    Returns
+    -------
+    interpolated : (class, 2, 5) int64
+        By class of the samples; for channels without and with another one to look at.
+    sequential : (2, 9) int64
+        Of channels that are visited sample by sample, likewise.
+    """
+    stored = _shipped()["lattice"]
+    whiches = ("first", "next")
+    interpolated = [[stored[f"{dimensions}d-{k}-{w}"] for w in whiches] for k in range((1 << dimensions) - 1)]
+    return np.array(interpolated), np.array([stored[f"{dimensions}d-sequential-{w}"] for w in whiches])
 
 
 @cache

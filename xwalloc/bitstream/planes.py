@@ -14,24 +14,32 @@ Encoding classifies first (all values are known) and then runs rANS backwards; d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.bitstream import rans
-from xwalloc.bitstream.contexts import (
-    CLASSES,
-    MAGNITUDES,
-    Kind,
-    Role,
-    direct_classes,
-    first_class,
-    weights,
-)
+from xwalloc.bitstream import rans, segments
+from xwalloc.bitstream.choices import Choice, choose, identities
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind, weights
 from xwalloc.bitstream.scan import GROUP, is_serial, scan, scratch
-from xwalloc.bitstream.tables import Tables, shipped
+from xwalloc.bitstream.tables import shipped
 from xwalloc.errors import FormatError
+from xwalloc.types import Parallel
 
-__all__ = ["GROUP", "NO_PLANE", "PLANE_DTYPE", "decode", "encode", "planes_of"]
+__all__ = [
+    "GROUP",
+    "NO_PLANE",
+    "PLANE_DTYPE",
+    "classify",
+    "decode",
+    "decode_segments",
+    "encode",
+    "encode_segments",
+    "pack_segments",
+    "planes_of",
+    "unpack_segments",
+]
 
 NO_PLANE = -1
 
@@ -64,13 +72,6 @@ def _symbols_at_most(planes: NDArray[np.void]) -> int:
     return int(np.sum(np.where(planes["code"] > 0, rows * (planes["nx"] + -(-planes["nx"] // GROUP)), 0)))
 
 
-def _table_of(kind: Kind, tables: Tables) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Table of each class, (role, class), and of each small expected magnitude, (role, magnitude)."""
-    first = first_class(kind, Role.DENSE)
-    table_of = tables.index[first : first + len(Role) * CLASSES].reshape(len(Role), CLASSES)
-    return table_of, table_of[:, direct_classes()]
-
-
 NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_VALUES = np.empty(0, np.int32)
 _NO_CONTEXTS = np.empty(0, np.uint16)
@@ -85,16 +86,16 @@ def classify(
     kind: Kind,
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
-    tables: Tables | None = None,
+    lookups: tuple[NDArray[np.uint16], NDArray[np.uint16]] | None = None,
 ) -> tuple[NDArray[np.signedinteger], NDArray[np.uint16]]:
-    """Symbols of the planes in coding order, and the table of each."""
-    tables = tables or shipped()
+    """Symbols of the planes in coding order, and the table of each (of `Choice.lookups`; else the number of its class)."""
+    tables = shipped()
     room = _symbols_at_most(planes)
     values = np.empty(room, buffer.dtype)
     contexts = np.empty(room, np.uint16)
     chosen = weights(kind, dimensions)
     count, _ = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *_table_of(kind, tables), False, 0,
+        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *(lookups or identities()), False, 0,
         values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.spans, _NO_WORDS, _NO_STATES, *scratch(planes),
     )  # fmt: skip
     return values[:count], contexts[:count]
@@ -107,7 +108,7 @@ def encode(
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
 ) -> bytes:
-    """Code planes of integers.
+    """Code planes of integers with the usual tables.
 
     Parameters
     ----------
@@ -120,8 +121,7 @@ def encode(
     mask : (n,) uint8, optional
         Samples that are not coded, where it is not 0; they must be 0 in `buffer`.
     """
-    tables = shipped()
-    return rans.encode(*classify(buffer, planes, kind, dimensions, mask, tables), tables)
+    return rans.encode(*classify(buffer, planes, kind, dimensions, mask, Choice.usual(kind).lookups), shipped())
 
 
 def decode(
@@ -131,6 +131,7 @@ def decode(
     kind: Kind,
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
+    choice: Choice | None = None,
 ) -> None:
     """Inverse of `encode`; `buffer` must be all zeros where the planes lie, and is filled.
 
@@ -144,9 +145,72 @@ def decode(
     limit = int(np.iinfo(buffer.dtype).max)
     chosen = weights(kind, dimensions)
     _, position = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *_table_of(kind, tables), True, limit,
-        _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states, *scratch(planes),
+        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *(choice or Choice.usual(kind)).lookups, True,
+        limit, _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
+        *scratch(planes),
     )  # fmt: skip
     if position > words.shape[0]:
         raise FormatError("A stream of the frame ends too early or holds impossible values.")
     rans.check_end(position, words, states)
+
+
+def encode_segments(
+    buffer: NDArray[np.signedinteger],
+    parts: Sequence[NDArray[np.void]],
+    kind: Kind,
+    dimensions: int,
+    mask: NDArray[np.uint8],
+    parallel: Parallel,
+) -> bytes:
+    """Code segments, each a table of planes, with the tables that suit them all."""
+    classified = parallel(lambda planes: classify(buffer, planes, kind, dimensions, mask), parts)
+    return pack_segments(classified, kind, parallel)
+
+
+def pack_segments(
+    classified: Sequence[tuple[NDArray[np.signedinteger], NDArray[np.uint16]]], kind: Kind, parallel: Parallel
+) -> bytes:
+    """Streams of symbols and the numbers of their classes, behind the choice of tables."""
+    choice = choose(classified, kind)
+
+    def stream(part: tuple[NDArray[np.signedinteger], NDArray[np.uint16]]) -> bytes:
+        values, classes = part
+        return rans.encode(values, choice.tables[classes], shipped())
+
+    return segments.pack([choice.to_bytes(), *parallel(stream, classified)])
+
+
+def decode_segments(
+    data: bytes,
+    buffer: NDArray[np.signedinteger],
+    parts: Sequence[NDArray[np.void]],
+    kind: Kind,
+    dimensions: int,
+    mask: NDArray[np.uint8],
+    parallel: Parallel,
+) -> None:
+    """Inverse of `encode_segments`; `buffer` must be all zeros where the planes lie, and is filled.
+
+    Raises
+    ------
+    FormatError
+        If the streams do not fit the planes.
+    """
+    choice, streams = unpack_segments(data, len(parts), kind)
+
+    def restore(index: int) -> None:
+        decode(streams[index], buffer, parts[index], kind, dimensions, mask, choice)
+
+    parallel(restore, range(len(parts)))
+
+
+def unpack_segments(data: bytes, count: int, kind: Kind) -> tuple[Choice, list[bytes]]:
+    """The choice of tables, and the streams behind it.
+
+    Raises
+    ------
+    FormatError
+        If there are not exactly `count` streams.
+    """
+    chosen, *streams = segments.unpack(data, count + 1)
+    return Choice.from_bytes(chosen, kind), streams

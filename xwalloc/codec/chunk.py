@@ -43,8 +43,14 @@ __all__ = ["ChunkCodec", "decode_frame"]
 MAX_CHANNELS = 1024
 """Chunks with more channels are coded in lattice mode: the spectral basis costs time with their cube."""
 
-MANY_CHANNELS, CLEAR = 16, 1.25
-"""With that many channels, transform mode wins below that many bits per sample: nothing else is tried."""
+MANY_CHANNELS = 16
+"""From so many channels on, transform mode is tried first, else lattice mode."""
+
+CLEAR, LOOSE = 0.7, 1.0
+"""Bits per sample below which transform mode wins with many channels; and above which it loses with few."""
+
+NEARLY = 1.2
+"""Lattice mode is not tried where it is estimated to take so many times the bits of transform mode."""
 
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020
@@ -53,13 +59,8 @@ LARGEST_REAL_BOUND = 2.0**1020
 MAX_CHUNK_BYTES = 2**32 - 2**20
 """A frame states its length in 32 bits."""
 
-HOPELESS = 4.5
-"""Bits per sample above which lattice mode always wins (experiments: from 1.5 to 2 on)."""
-
 SNR_TOLERANCE = 0.05
 """dB by which the search for a step may miss the target."""
-
-ESTIMATE_SAMPLES = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class ChunkCodec:
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
         largest = max(abs(chunk.look.low), abs(chunk.look.high))
         if chunk.look.integral:
-            grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND))
+            grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND), _span(chunk))
             target = Target(integral=True, step=grid.step, quantum=0.0)
         else:
             # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
@@ -266,28 +267,25 @@ class ChunkCodec:
             inner = min(limit, largest, LARGEST_REAL_BOUND) - 0.5 * float(edge - np.nextafter(edge, edge.dtype.type(0)))
             if not inner > 0 or (inner <= limit * 0.125 and limit < largest):
                 return _lossless(chunk)
-            grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40))
+            grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40), largest)
             target = Target(integral=False, step=grid.step, quantum=0.0)
         look = examine.misses(limit, chunk.nodata)
         size = chunk.samples.size
-        many = chunk.samples.shape[1] >= MANY_CHANNELS
-        expected = 0.0 if many else _lattice_bits(chunk, grid)
-        transformed = None
-        if expected < HOPELESS * size:
-            transformed = self._transform(chunk, layout, target, look)
-            if transformed is not None:
-                if many and 8 * transformed.nbytes < CLEAR * size:
-                    return transformed
-                if (expected or _lattice_bits(chunk, grid)) > 8 * transformed.nbytes * 1.02:
-                    return transformed
-        coded = _lattice(chunk, grid, look)
-        if coded is None or (transformed is not None and transformed.nbytes <= coded.nbytes):
-            return transformed or _lossless(chunk)
-        return coded
+        if chunk.samples.shape[1] < MANY_CHANNELS:
+            coded = _lattice(chunk, grid, look)
+            if coded is not None and 8 * coded.nbytes > LOOSE * size:
+                return coded
+            return _smaller(coded, self._transform(chunk, layout, target, look)) or _lossless(chunk)
+        transformed = self._transform(chunk, layout, target, look)
+        if transformed is not None:
+            if 8 * transformed.nbytes < CLEAR * size or _lattice_bits(chunk, grid) > NEARLY * 8 * transformed.nbytes:
+                return transformed
+        return _smaller(transformed, _lattice(chunk, grid, look)) or _lossless(chunk)
 
     def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
         """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
-        scale = max(abs(chunk.look.low), abs(chunk.look.high)) or 1.0
+        largest = max(abs(chunk.look.low), abs(chunk.look.high))
+        scale = largest or 1.0
         values = chunk.samples if chunk.look.special is None else chunk.samples[~chunk.look.special]
         allowed = float(np.var(values.astype(np.float64) / scale)) / 10 ** (snr / 10)
         if not allowed > 0:
@@ -296,10 +294,16 @@ class ChunkCodec:
         found = [_lossless(chunk)]
         for make in (
             lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
-            lambda step: _lattice(chunk, lattice_mode.for_reals(step), look),
+            lambda step: _lattice(chunk, lattice_mode.for_reals(step, largest), look),
         ):
             found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
         return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
+
+
+def _smaller(first: Candidate | None, second: Candidate | None) -> Candidate | None:
+    if first is None or second is None:
+        return first or second
+    return first if first.nbytes <= second.nbytes else second
 
 
 def _search(make: Callable[[float], Candidate | None], count: int, step: float, allowed: float) -> Candidate | None:
@@ -326,6 +330,11 @@ def _search(make: Callable[[float], Candidate | None], count: int, step: float, 
     return best
 
 
+def _span(chunk: Chunk) -> float:
+    """Largest magnitude that a lattice of integers must reach; all integer types fit."""
+    return max(abs(chunk.look.low), abs(chunk.look.high)) if chunk.samples.dtype.kind == "f" else 0.0
+
+
 def _is_exact(chunk: Chunk, limit: float) -> bool:
     """Whether a bound leaves no room: nothing valid, or integers and a bound below 1."""
     if not chunk.look.valid:
@@ -334,19 +343,9 @@ def _is_exact(chunk: Chunk, limit: float) -> bool:
 
 
 def _lattice_bits(chunk: Chunk, grid: Lattice) -> float:
-    """Estimated bits of a chunk in lattice mode, from a part of it."""
-    shape = chunk.samples.shape
-    part = [slice(None)] * 5
-    for axis in (0, 2, 3, 4):
-        excess = math.prod(len(range(n)[p]) for n, p in zip(shape, part, strict=True)) / ESTIMATE_SAMPLES
-        keep = max(min(shape[axis], 48), math.ceil(shape[axis] / max(excess, 1.0)))
-        start = (shape[axis] - keep) // 2
-        part[axis] = slice(start, start + keep)
-    crop = tuple(part)
-    samples = np.ascontiguousarray(chunk.samples[crop])
-    mask = None if chunk.mask is None else np.ascontiguousarray(chunk.mask[crop])
-    width = grid.width(samples.dtype)
-    return lattice.estimate(grid.indices(samples)[0], mask, width) * (chunk.samples.size / samples.size)
+    """Estimated bits of a chunk in lattice mode."""
+    indices, _ = grid.indices(chunk.samples)
+    return lattice.estimate(indices, chunk.mask, grid.width(chunk.samples.dtype), grid.radius, map_parallel)
 
 
 def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
@@ -354,7 +353,7 @@ def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
     if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
         return None
     try:
-        sections = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype)
+        sections, indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype)
     except BudgetError:
         return None
     missed = np.zeros(chunk.samples.shape, np.bool_)
@@ -374,13 +373,13 @@ def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
 def _lossless(chunk: Chunk) -> Candidate | None:
     """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
     if chunk.original.dtype.kind in "iu" or chunk.look.integral:
-        grid = lattice_mode.for_integers(0)
+        grid = lattice_mode.for_integers(0, _span(chunk))
         samples = chunk.samples
     else:
         grid = lattice_mode.for_bits()
         samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
     try:
-        sections = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype)
+        sections, _ = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype)
     except BudgetError:
         return None
     return Candidate(Mode.LATTICE, sections, None)

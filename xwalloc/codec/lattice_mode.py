@@ -18,8 +18,13 @@ from xwalloc.models import lattice
 
 __all__ = ["Lattice", "LatticeKind", "decode", "for_bits", "for_integers", "for_reals"]
 
-HEAD = struct.Struct("<Bd")
+HEAD = struct.Struct("<BdI")
 LARGEST_INDEX = 2**31 - 1
+LARGEST_UNIT = 2.0**33
+LARGEST_RADIUS = 2**30
+
+FINENESS = 7
+"""Largest radius on reals, in units of the lattice: predictions are rounded to 1 / (2 FINENESS + 1) of a bin."""
 
 UNSIGNED_ORIGIN = 2**31
 """Indices of uint32 count from the lattice point at or below this value."""
@@ -35,30 +40,33 @@ class LatticeKind(IntEnum):
 
 @dataclass(frozen=True)
 class Lattice:
-    """A lattice: its kind, and the width of its step in samples."""
+    """A lattice: its kind, the distance of its points in samples, and how many points a decoded sample may be off."""
 
     kind: LatticeKind
-    step: float
+    unit: float
+    radius: int
 
     def width(self, dtype: np.dtype) -> int:
         """Bits of an index."""
         return 64 if self.kind == LatticeKind.BITS and dtype.itemsize == 8 else 32
+
+    @property
+    def step(self) -> float:
+        """Width of the bins that residuals are rounded to."""
+        return self.unit * (2 * self.radius + 1)
 
     def indices(self, samples: NDArray[np.generic]) -> tuple[NDArray[np.signedinteger], NDArray[np.bool_] | None]:
         """Index of the nearest lattice point of each sample; and which samples have none within 31 bits."""
         if self.kind == LatticeKind.BITS:
             return ordered_bits(samples), None
         if self.kind == LatticeKind.INTEGERS and samples.dtype.kind in "iu":
-            step, half = int(self.step), int(self.step) // 2
+            unit, half = int(self.unit), int(self.unit) // 2
             if samples.dtype == np.uint32:
-                wide = samples.astype(np.int64)
-                return ((wide + half) // step - UNSIGNED_ORIGIN // step).astype(np.int32), None
-            if samples.dtype.itemsize == 4:
-                return ((samples.astype(np.int64) + half) // step).astype(np.int32), None
-            return (samples.astype(np.int32) + half) // np.int32(step) if step < 2**17 else (
-                (samples.astype(np.int64) + half) // step
-            ).astype(np.int32), None  # fmt: skip
-        quotient = np.rint(samples.astype(np.float64) / self.step)
+                return ((samples.astype(np.int64) + half) // unit - UNSIGNED_ORIGIN // unit).astype(np.int32), None
+            if unit == 1:
+                return samples.astype(np.int32), None
+            return ((samples.astype(np.int64) + half) // unit).astype(np.int32), None
+        quotient = np.rint(samples.astype(np.float64) / self.unit)
         beyond = ~(np.abs(quotient) <= LARGEST_INDEX)
         if beyond.any():
             quotient[beyond] = 0
@@ -73,10 +81,10 @@ class Lattice:
             return from_ordered_bits(indices, dtype)
         info = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
         if dtype == np.uint32 and self.kind == LatticeKind.INTEGERS:
-            values = (indices.astype(np.float64) + UNSIGNED_ORIGIN // int(self.step)) * self.step
+            values = (indices.astype(np.float64) + UNSIGNED_ORIGIN // int(self.unit)) * self.unit
         else:
             with np.errstate(over="ignore"):
-                values = indices * np.float64(self.step)
+                values = indices * np.float64(self.unit)
         if dtype.kind in "iu" and self.kind == LatticeKind.REALS:
             np.rint(values, out=values)
         samples = np.clip(values, float(info.min), float(info.max), out=values).astype(dtype)
@@ -85,19 +93,28 @@ class Lattice:
         return samples
 
 
-def for_integers(bound: float) -> Lattice:
-    """Lattice on integers whose points are at most `bound` from every integer: step 2 floor(bound) + 1."""
-    return Lattice(LatticeKind.INTEGERS, float(2 * math.floor(bound) + 1))
+def for_integers(bound: float, largest: float = 0.0) -> Lattice:
+    """Lattice on integers of magnitudes up to `largest` whose decoded samples are at most `bound` off.
+
+    It has all integers, or, where these take more than 31 bits, every (2 floor(bound) + 1)-th.
+    """
+    if largest < LARGEST_INDEX:
+        return Lattice(LatticeKind.INTEGERS, 1.0, math.floor(bound))
+    return Lattice(LatticeKind.INTEGERS, float(2 * math.floor(bound) + 1), 0)
 
 
-def for_reals(step: float) -> Lattice:
-    """Lattice of multiples of `step`."""
-    return Lattice(LatticeKind.REALS, step)
+def for_reals(step: float, largest: float = math.inf) -> Lattice:
+    """Lattice whose bins have width `step`, as fine as magnitudes up to `largest` allow."""
+    for radius in (FINENESS, 1):
+        unit = step / (2 * radius + 1)
+        if unit > 0 and largest / unit < LARGEST_INDEX:
+            return Lattice(LatticeKind.REALS, unit, radius)
+    return Lattice(LatticeKind.REALS, step, 0)
 
 
 def for_bits() -> Lattice:
     """The order-preserving integer image of the bits of floats."""
-    return Lattice(LatticeKind.BITS, 1.0)
+    return Lattice(LatticeKind.BITS, 1.0, 0)
 
 
 def ordered_bits(samples: NDArray[np.generic]) -> NDArray[np.signedinteger]:
@@ -115,10 +132,11 @@ def from_ordered_bits(ordered: NDArray[np.signedinteger], dtype: np.dtype) -> ND
 
 def encode(
     grid: Lattice, indices: NDArray[np.signedinteger], mask: NDArray[np.uint8] | None, dtype: np.dtype
-) -> dict[Section, bytes]:
-    """Sections of a chunk in lattice mode."""
-    parameters, symbols = lattice.encode(indices, mask, grid.width(dtype), parallel=map_parallel)
-    return {Section.LATTICE: HEAD.pack(grid.kind, grid.step) + parameters, Section.LATTICE_SYMBOLS: symbols}
+) -> tuple[dict[Section, bytes], NDArray[np.signedinteger]]:
+    """Sections of a chunk in lattice mode, and the indices that they decode to."""
+    coded = lattice.encode(indices, mask, grid.width(dtype), grid.radius, parallel=map_parallel)
+    head = HEAD.pack(grid.kind, grid.unit, grid.radius)
+    return {Section.LATTICE: head + coded.parameters, Section.LATTICE_SYMBOLS: coded.symbols}, coded.decoded
 
 
 def decode(
@@ -138,13 +156,17 @@ def decode(
     """
     if len(parameters) < HEAD.size:
         raise FormatError("The lattice of the frame is cut.")
-    kind, step = HEAD.unpack_from(parameters)
-    if kind > LatticeKind.BITS or not 0 < step < math.inf or (kind == LatticeKind.BITS and dtype.kind != "f"):
+    kind, unit, radius = HEAD.unpack_from(parameters)
+    if kind > LatticeKind.BITS or not 0 < unit < math.inf or (kind == LatticeKind.BITS and dtype.kind != "f"):
         raise FormatError("The lattice of the frame is impossible.")
-    if kind == LatticeKind.INTEGERS and (step != math.floor(step) or step > 2.0**33):
+    if kind == LatticeKind.INTEGERS and (unit != math.floor(unit) or unit > LARGEST_UNIT):
         raise FormatError("The lattice of the frame is impossible.")
-    grid = Lattice(LatticeKind(kind), step)
-    indices = lattice.decode(parameters[HEAD.size :], symbols, shape, mask, grid.width(dtype), parallel=map_parallel)
+    if radius > LARGEST_RADIUS or (radius and kind == LatticeKind.BITS):
+        raise FormatError("The radius of the frame's lattice is impossible.")
+    grid = Lattice(LatticeKind(kind), unit, radius)
+    indices = lattice.decode(
+        parameters[HEAD.size :], symbols, shape, mask, grid.width(dtype), radius, parallel=map_parallel
+    )
     return grid.values(indices, dtype, nodata)
 
 

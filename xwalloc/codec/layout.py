@@ -159,7 +159,7 @@ def pack_mask(labels: NDArray[np.uint8], palette: Sequence[int]) -> bytes:
     which = int(np.count_nonzero(candidates[1]) <= np.count_nonzero(candidates[0]))
     corrections = candidates[which]
     codes = magnitude_code(corrections.mean(axis=(2, 3, 4)).reshape(-1))
-    stream = coder.encode(corrections.reshape(-1), _label_planes(labels.shape, codes), Kind.LATTICE, 2)
+    stream = coder.encode(corrections.reshape(-1), _label_planes(labels.shape, codes), Kind.SIDE, 2)
     head = struct.pack("<BB", which, len(palette)) + np.array(palette, "<u8").tobytes()
     used = codes.astype("u1").tobytes()
     if used == used[:1] * len(used):
@@ -191,7 +191,7 @@ def unpack_mask(data: bytes, shape: Sequence[int], itemsize: int) -> tuple[NDArr
     corrections = np.zeros(int(np.prod(shape)), np.int32)
     stream = data[at + 1 + codes.size :]
     codes = np.broadcast_to(codes, (count,)).copy()
-    coder.decode(stream, corrections, _label_planes(shape, codes), Kind.LATTICE, 2)
+    coder.decode(stream, corrections, _label_planes(shape, codes), Kind.SIDE, 2)
     if corrections.min(initial=0) < 0 or corrections.max(initial=0) > size + 1:
         raise FormatError("The mask of the frame names values outside its palette.")
     return _apply_corrections(corrections.reshape(shape), bool(from_channel)), palette

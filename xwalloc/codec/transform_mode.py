@@ -209,11 +209,8 @@ def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], kind: Kind) 
     slabs = _slabs(model.grid, batch, rank)
     buffer = symbols.reshape(-1)
 
-    def code(slab: tuple[int, int, int]) -> bytes:
-        planes = model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1])
-        return coder.encode(buffer, planes, kind, model.grid.dimensions)
-
-    return segments.pack(map_parallel(code, slabs))
+    parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
+    return coder.encode_segments(buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel)
 
 
 def _decode_latents(model: LinearModel, data: bytes, batch: int, kind: Kind) -> NDArray[np.int32]:
@@ -221,12 +218,8 @@ def _decode_latents(model: LinearModel, data: bytes, batch: int, kind: Kind) -> 
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
     buffer = symbols.reshape(-1)
 
-    def code(item: tuple[tuple[int, int, int], bytes]) -> None:
-        slab, stream = item
-        planes = model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1])
-        coder.decode(stream, buffer, planes, kind, model.grid.dimensions)
-
-    map_parallel(code, list(zip(slabs, segments.unpack(data, len(slabs)), strict=True)))
+    parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
+    coder.decode_segments(data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel)
     return symbols
 
 
@@ -265,10 +258,9 @@ def _encode_residuals(
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
 
-    def code(part: tuple[int, int]) -> bytes:
-        return coder.encode(buffer, _residual_planes(shape, codes, axis, *part), Kind.RESIDUAL, dimensions, holes)
-
-    return codes.astype("u1").tobytes() + segments.pack(map_parallel(code, parts))
+    slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
+    streams = coder.encode_segments(buffer, slabs, Kind.RESIDUAL, dimensions, holes, map_parallel)
+    return codes.astype("u1").tobytes() + streams
 
 
 def _decode_residuals(
@@ -283,11 +275,8 @@ def _decode_residuals(
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
 
-    def code(item: tuple[tuple[int, int], bytes]) -> None:
-        part, stream = item
-        coder.decode(stream, buffer, _residual_planes(shape, codes, axis, *part), Kind.RESIDUAL, dimensions, holes)
-
-    map_parallel(code, list(zip(parts, segments.unpack(data[channels:], len(parts)), strict=True)))
+    slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
+    coder.decode_segments(data[channels:], buffer, slabs, Kind.RESIDUAL, dimensions, holes, map_parallel)
     return residuals
 
 

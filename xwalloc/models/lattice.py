@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Lattice mode: lossless coding of integers by prediction in space, time and across channels.
+"""Lattice mode: integers coded by interpolation in space, time and across channels, within a radius.
 
-A chunk (batch, channel, z, y, x) is cut into slabs that are predicted and coded independently. Every channel has a
-predictor (lattice_predict.py) that is shared by batch items and slabs; the residuals, modulo 2^width, are coded as
-planes (bitstream/planes.py) with the residuals of the channel's first reference as previous plane.
+A chunk (batch, channel, z, y, x) is cut into slabs that are coded independently. In each, every plane is visited from a
+coarse grid to ever finer ones (lattice_grid.py). A sample is predicted from decoded samples on all sides of it and from
+channels that were visited before, with predictors (lattice_fit.py) that batch items and slabs share; what is left is
+rounded to a multiple of 2 radius + 1, so that the decoded sample is within the radius. Radius 0 is lossless.
 
 Samples under the mask are not coded and take their prediction as value.
 """
@@ -11,39 +12,59 @@ Samples under the mask are not coded and take their prediction as value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream import planes as coder
-from xwalloc.bitstream import segments
-from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
+from xwalloc.bitstream import rans, segments
+from xwalloc.bitstream.choices import Choice, identities
+from xwalloc.bitstream.contexts import MAGNITUDES, ONE, Kind, lattice_weights, magnitude_code
+from xwalloc.bitstream.tables import shipped
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import lattice_fit as fit
 from xwalloc.models import lattice_parameters as serial
-from xwalloc.models.lattice_fit import Geometry
+from xwalloc.models import lattice_passes as passes
+from xwalloc.models.lattice_fit import Geometry, Samples
+from xwalloc.models.lattice_grid import (
+    CLASSES,
+    NEAR,
+    OWN,
+    OWN_LEVELS,
+    REFERENCE,
+    SEQUENTIAL,
+    SEQUENTIAL_REFERENCE,
+    Tap,
+    grid_of,
+    groups,
+    neighbours,
+    size_of_pyramid,
+)
 from xwalloc.models.lattice_levels import Levels, from_ranks, levels_of, to_ranks
-from xwalloc.models.lattice_parameters import Parameters, Predictor
-from xwalloc.models.lattice_predict import OWN, PLAIN, REFERENCE, Plain, run
+from xwalloc.models.lattice_parameters import Channel, Parameters, Plain, Predictor, no_weights
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["decode", "encode", "estimate", "residual_planes"]
+__all__ = ["Coded", "decode", "encode", "estimate"]
 
-Samples = NDArray[np.signedinteger]
+Integers = NDArray[np.signedinteger]
 Mask = NDArray[np.uint8]
+Weights = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-
-ESTIMATE_SAMPLES = 60_000
-ESTIMATE_WINDOWS = 4
-ESTIMATE_ALL_CHANNELS = 16
 ESTIMATE_CHANNELS = 10
+WEIGHT_SAMPLES = 1 << 18
+PER_GROUP = 3000
+FEWEST_FOR_WEIGHTS = 400
+BITS_PER_WEIGHTS = 60.0
+OUTLIER = 8.0
+"""Residuals count for at most so many times the mean magnitude of their group."""
 
 
 @dataclass(frozen=True)
 class _Box:
-    """A slab of all planes of some batch items, as distances in the flat array."""
+    """A slab of all planes, as distances in the flat array."""
 
     offset: int
     nz: int
@@ -67,28 +88,9 @@ class _Box:
         """Samples of a plane."""
         return self.nz * self.ny * self.nx
 
-    def lines(self) -> NDArray[np.int64]:
-        """Where the lines of the box begin in a plane."""
-        return (self.offset + np.arange(self.nz)[:, None] * self.sz + np.arange(self.ny) * self.sy).reshape(-1)
-
-    def array(self) -> NDArray[np.int64]:
-        return np.array(astuple(self), np.int64)
-
-    def planes(
-        self, order: NDArray[np.int64], predictors: list[Predictor], codes: NDArray[np.int64]
-    ) -> NDArray[np.void]:
-        """Planes of the residuals of channels for the entropy coder; a plane of a channel that is left out is none."""
-        previous = np.array([p.references[0] if p.references else -1 for p in predictors])[order]
-        previous[~np.isin(previous, order)] = -1
-        table = coder.planes_of(self.items * len(order))
-        rows = table.reshape(self.items, len(order))
-        item = np.arange(self.items)[:, None] * self.item_stride + self.offset
-        rows["base"] = item + order * self.stride
-        rows["nz"], rows["ny"], rows["nx"], rows["sz"], rows["sy"] = self.nz, self.ny, self.nx, self.sz, self.sy
-        rows["code"] = codes[:, order]
-        rows["previous"] = np.where(previous >= 0, item + previous * self.stride, coder.NO_PLANE)
-        rows["previous_code"] = np.where(previous >= 0, codes[:, previous], 0)
-        return table
+    def grid(self, d: int) -> NDArray[np.int64]:
+        """Levels of a plane."""
+        return grid_of((self.nz, self.ny, self.nx), d)
 
 
 def _slabs(geometry: Geometry) -> list[_Box]:
@@ -102,37 +104,267 @@ def _slabs(geometry: Geometry) -> list[_Box]:
 
 
 class _Taps:
-    """Predictors as the arrays that the kernel takes."""
+    """Predictors as the arrays that the kernel takes: taps; and begin, end, bias and shift of each group."""
 
-    def __init__(self, geometry: Geometry, predictors: list[Predictor]) -> None:
-        taps: list[tuple[int, int, int, int, int]] = []
-        ranges = [0]
-        for channel, predictor in enumerate(predictors):
-            own, others = _expand(predictor, geometry.dimensions)
-            for reference, reference_taps in zip(predictor.references, others, strict=False):
-                distance = (reference - channel) * geometry.plane
-                taps += [(distance, *offset, c) for offset, c in reference_taps.items()]
-            taps += [(0, *offset, c) for offset, c in own.items()]
-            ranges.append(len(taps))
-        self.arrays = (
-            np.array(taps, np.int64).reshape(-1, 5), np.array(ranges),
-            np.array([predictor.bias for predictor in predictors], np.int64),
-            np.array([predictor.shift for predictor in predictors], np.int64),
-        )  # fmt: skip
+    def __init__(self, d: int, channels: Sequence[Channel], size: int) -> None:
+        taps: list[tuple[int, ...]] = []
+        count = groups(d)
+        self.predictors = np.zeros((len(channels), count, 4), np.int64)
+        for c, channel in enumerate(channels):
+            for group, found in enumerate(channel.predictors):
+                rank = group % len(CLASSES[d])
+                predictor = _resolved(channel, group, len(CLASSES[d])) if found.kind == Plain.INHERITED else found
+                begin = len(taps)
+                expanded, shift = _expand(predictor, channel, c, d, rank)
+                for source, tap, coefficient in expanded:
+                    taps.append(((source - c) * size, *tap[0], coefficient, len(tap) - 1))
+                self.predictors[c, group] = begin, len(taps), predictor.bias, shift
+        near, ranges = NEAR
+        self.means = np.zeros((len(ranges), 4), np.int64)
+        for at, (begin, end) in enumerate(ranges):
+            weight = int(near[begin:end, 3].sum())
+            self.means[at] = len(taps) + begin, len(taps) + end, 0, max(weight, 1).bit_length() - 1
+        taps += [(0, *row, 0) for row in near.tolist()]
+        self.taps = np.array(taps, np.int64).reshape(-1, 6)
 
 
-Taps = dict[tuple[int, int, int], int]
+def _resolved(channel: Channel, group: int, classes: int) -> Predictor:
+    """The predictor of a group, inherited or not."""
+    while channel.predictors[group].kind == Plain.INHERITED:
+        group -= classes
+    return channel.predictors[group]
 
 
-def _expand(predictor: Predictor, dimensions: int) -> tuple[Taps, list[Taps]]:
-    """Taps in the channel itself and in each reference."""
+def _expand(
+    predictor: Predictor, channel: Channel, number: int, d: int, rank: int
+) -> tuple[list[tuple[int, Tap, int]], int]:
+    """Channels, taps and coefficients; and the shift."""
     if predictor.kind != Plain.FITTED:
-        _, own, reference = PLAIN[predictor.kind]
-        return own, [reference] if reference else []
+        own, others, shift = fit.plain_taps(predictor.kind, d, None if channel.sequential else rank)
+        taps: list[tuple[int, Tap, int]] = [(channel.references[0], (o,), w) for o, w in others] if others else []
+        return taps + [(number, (o,), w) for o, w in own], shift
     coefficients = iter(predictor.coefficients)
     count, *counts = predictor.counts
-    own = {offset: next(coefficients) for offset in OWN[dimensions][:count]}
-    return own, [{offset: next(coefficients) for offset in REFERENCE[dimensions][:n]} for n in counts]
+    own_taps, reference_taps = (
+        (SEQUENTIAL[d], SEQUENTIAL_REFERENCE[d]) if channel.sequential else (OWN[d][rank], REFERENCE[d])
+    )
+    taps = [(number, tap, next(coefficients)) for tap in own_taps[:count]]
+    for reference, n in zip(channel.references, counts, strict=True):
+        taps += [(reference, tap, next(coefficients)) for tap in reference_taps[:n]]
+    return taps, predictor.shift
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the analysis of a box leaves: residuals and sides in the order of the passes, plane by plane."""
+
+    residuals: Integers
+    sides: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Features of a sample of the symbols: which channels to visit, share of the samples of each group, and tables."""
+
+    order: NDArray[np.int64] | None
+    others: NDArray[np.int64]
+    share: NDArray[np.float64]
+    wanted: NDArray[np.float64]
+    taken: NDArray[np.int64]
+    features: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, d: int) -> _Sampled:
+        """No sample."""
+        zeros = np.zeros((groups(d), 2))
+        return cls(None, np.empty(0, np.int64), zeros[:, 0].copy(), zeros, zeros.astype(np.int64), np.empty((groups(d), 2, 0, 6)))
+
+
+WEIGHTS = np.array([0] + [int(np.rint(2.0 ** (i / 4))) for i in range(52)], np.int64)
+"""The weight, in 1/256, that each code stands for: quarter octaves."""
+
+
+def weight_codes(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Codes of weights in units."""
+    codes = 1 + np.rint(4 * np.log2(np.maximum(weights * ONE, 1.0))).astype(np.int64)
+    return np.where(weights * ONE < 0.7, 0, np.clip(codes, 1, len(WEIGHTS) - 1))
+
+
+def weights_of(d: int, codes: NDArray[np.int64]) -> Weights:
+    """Weights by group: those of codes, and the shipped ones where these are -1."""
+    interpolated, sequential = lattice_weights(d)
+    repeated = np.tile(interpolated, (OWN_LEVELS[d] + 1, 1, 1))
+    return np.where(codes < 0, repeated, WEIGHTS[codes]), sequential
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An array with its predictors, ready to be coded box by box."""
+
+    geometry: Geometry
+    mask: Mask
+    width: int
+    radii: NDArray[np.int64]
+    parameters: Parameters
+    boxes: list[_Box]
+    decoded: Integers
+    others: NDArray[np.int64]
+
+    @cached_property
+    def taps(self) -> _Taps:
+        return _Taps(self.geometry.dimensions, self.parameters.channels, self.pyramid)
+
+    @property
+    def weights(self) -> Weights:
+        """Weights of the features of residuals, by group and for sequential channels."""
+        return weights_of(self.geometry.dimensions, self.parameters.weights)
+
+    def fit_weights(self, found: _Found) -> None:
+        """Weights of features that fit this chunk better than the shipped ones, from a part of its first box."""
+        d, box, order = self.geometry.dimensions, self.boxes[0], self.parameters.order
+        number = min(len(order), max(1, WEIGHT_SAMPLES // box.size))
+        start = (len(order) - number) // 2
+        some = order[start : start + number]
+        others = np.where(np.isin(self.others, some), self.others, -1)
+        visited = some[~self.sequential[some]]
+        if not visited.size:
+            return
+        counts = np.zeros(groups(d))
+        for level in range(64):
+            group = min(level, OWN_LEVELS[d]) * len(CLASSES[d])
+            counts[group : group + len(CLASSES[d])] += box.size * 2.0 ** (-d * (level + 1))
+        share = np.minimum(1.0, PER_GROUP / (counts * len(visited)))
+        sampled = _Sampled(
+            some, others, share, np.zeros((len(share), 2)), np.zeros((len(share), 2), np.int64),
+            np.empty((len(share), 2, PER_GROUP, len(passes.FEATURES) + 1)),
+        )  # fmt: skip
+        part = _Found(found.residuals[start * box.size :], found.sides[start * box.size :])
+        room = number * box.size
+        self._run(
+            passes.CLASSIFY, 0, self.decoded, part, np.empty(room, self.decoded.dtype), np.empty(room, np.uint16),
+            _NO_EXPECTATIONS, identities(), self.weights, _NO_WORDS, _NO_STATES, sampled,
+        )  # fmt: skip
+        following = np.count_nonzero(self.others[order] >= 0), np.count_nonzero(self.others[order] < 0)
+        for group in range(len(share)):
+            for which in range(2):
+                taken = int(sampled.taken[group, which])
+                if taken < FEWEST_FOR_WEIGHTS:
+                    continue
+                table = sampled.features[group, which, :taken]
+                before = self.weights[0][group, which] / ONE
+                _, start_bits = passes.fit_weights(table, before.copy(), 0)
+                fitted = np.maximum(before, 0.02)
+                passes.fit_weights(table, fitted, 12)
+                codes = weight_codes(fitted)
+                _, bits = passes.fit_weights(table, WEIGHTS[codes] / ONE, 0)
+                whole = counts[group] * len(self.boxes) * self.geometry.shape[0] * following[1 - which]
+                if (start_bits - bits) * whole / taken > BITS_PER_WEIGHTS:
+                    self.parameters.weights[group, which] = codes
+
+    @cached_property
+    def sequential(self) -> NDArray[np.bool_]:
+        """Which channels are visited sample by sample."""
+        return np.array([channel.sequential for channel in self.parameters.channels])
+
+    @property
+    def pyramid(self) -> int:
+        """Room for the pyramid of a plane of the largest box."""
+        return max(size_of_pyramid(box.grid(self.geometry.dimensions)) for box in self.boxes)
+
+    def _run(
+        self,
+        mode: int,
+        index: int,
+        source: Integers,
+        found: _Found,
+        symbols: Integers,
+        contexts: NDArray[np.uint16],
+        expectations: NDArray[np.int64],
+        lookups: tuple[NDArray[np.uint16], NDArray[np.uint16]],
+        weights: Weights,
+        words: NDArray[np.uint16],
+        states: NDArray[np.int64],
+        sampled: _Sampled | None = None,
+    ) -> tuple[int, int]:
+        d, box, taps, tables = self.geometry.dimensions, self.boxes[index], self.taps, shipped()
+        channels = self.geometry.shape[1]
+        dtype = self.decoded.dtype
+        sampled = sampled or _Sampled.none(d)
+        items = astuple(box)
+        if sampled.order is not None:
+            items = (*items[:-2], 1, items[-1])
+        values = np.empty(channels * self.pyramid if mode != passes.CLASSIFY else 0, dtype)
+        activities = np.empty(channels * self.pyramid if mode != passes.ANALYSE else 0, np.int32)
+        count, position = passes.run(
+            mode, values, activities, source, self.decoded, self.mask,
+            np.array([*items, self.pyramid], np.int64), box.grid(d), np.array(CLASSES[d]),
+            self.parameters.order if sampled.order is None else sampled.order, self.sequential, taps.taps, taps.predictors, taps.means, self.radii,
+            self.parameters.starts[index], self.others if sampled.order is None else sampled.others, MAGNITUDES[self.parameters.codes[index]],
+            weights[1], weights[0], neighbours(d), *lookups, self.width == 64,
+            found.residuals, found.sides, symbols, contexts, expectations, tables.spans, tables.symbols, words, states,
+            np.empty(2 * passes.TILE, np.int64), np.empty(2 * passes.TILE, np.int64),
+            np.empty(passes.MAX_LAGS, np.int64), np.empty(passes.TILE, np.uint8), np.empty(passes.TILE, np.uint16),
+            sampled.share, sampled.wanted, sampled.taken, sampled.features,
+        )  # fmt: skip
+        return int(count), int(position)
+
+    def analyse(self, index: int, source: Integers) -> _Found:
+        """Predict and quantise a box; its magnitude codes are known thereafter."""
+        batch = self.geometry.shape[0]
+        size = batch * len(self.parameters.order) * self.boxes[index].size
+        found = _Found(np.empty(size, self.decoded.dtype), np.empty(size, np.uint8))
+        self._run(
+            passes.ANALYSE, index, source, found, _NO_SYMBOLS, _NO_CONTEXTS, _NO_EXPECTATIONS, identities(),
+            self.weights, _NO_WORDS, _NO_STATES,
+        )  # fmt: skip
+        self.parameters.codes[index][:, self.parameters.order] = self._codes(index, found)
+        return found
+
+    def _codes(self, index: int, found: _Found) -> NDArray[np.int64]:
+        """Magnitude codes of the groups of planes that were visited; outliers count for little."""
+        d = self.geometry.dimensions
+        planes = self.geometry.shape[0], len(self.parameters.order)
+        means = np.full((math.prod(planes), groups(d)), np.inf)
+        for factor in (1.0, OUTLIER):
+            totals = np.zeros((*means.shape, 2))
+            passes.add_magnitudes(
+                found.residuals, self.boxes[index].grid(d), np.array(CLASSES[d]),
+                self.sequential[self.parameters.order], means * factor, totals,
+            )
+            means = totals[..., 0] / np.maximum(totals[..., 1], 1)
+        return magnitude_code(means).reshape(*planes, -1)
+
+    def classified(
+        self, index: int, found: _Found, weights: Weights | None = None
+    ) -> tuple[Integers, NDArray[np.uint16], NDArray[np.int64]]:
+        """Symbols of a box, the numbers of their classes, and (with given weights) what is expected of them."""
+        symbols = np.empty(len(found.residuals), self.decoded.dtype)
+        contexts = np.empty(len(symbols), np.uint16)
+        expectations = np.empty(0 if weights is None else len(symbols), np.int64)
+        count, _ = self._run(
+            passes.CLASSIFY, index, self.decoded, found, symbols, contexts, expectations, identities(),
+            self.weights if weights is None else weights, _NO_WORDS, _NO_STATES,
+        )  # fmt: skip
+        return symbols[:count], contexts[:count], expectations[:count]
+
+    def restore(self, index: int, stream: bytes, choice: Choice) -> None:
+        """Decode a box."""
+        states, words = rans.unpack_stream(stream)
+        nothing = _Found(_NO_SYMBOLS.astype(self.decoded.dtype), np.empty(0, np.uint8))
+        _, position = self._run(
+            passes.DECODE, index, self.decoded, nothing, nothing.residuals, _NO_CONTEXTS, _NO_EXPECTATIONS,
+            choice.lookups, self.weights, words, states,
+        )  # fmt: skip
+        if position > len(words):
+            raise FormatError("A stream of the frame ends too early or holds impossible values.")
+        rans.check_end(position, words, states)
+
+
+_NO_SYMBOLS = np.empty(0, np.int32)
+_NO_CONTEXTS = np.empty(0, np.uint16)
+_NO_EXPECTATIONS = np.empty(0, np.int64)
+_NO_WORDS = np.empty(0, np.uint16)
+_NO_STATES = np.empty(0, np.int64)
 
 
 def _no_mask(mask: Mask | None, size: int) -> Mask:
@@ -144,48 +376,7 @@ def _no_mask(mask: Mask | None, size: int) -> Mask:
     return flat if flat.any() else coder.NO_MASK
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """An array with its predictors, ready to be predicted box by box."""
-
-    geometry: Geometry
-    values: Samples
-    mask: Mask
-    width: int
-    order: NDArray[np.int64]
-    predictors: list[Predictor]
-    boxes: list[_Box]
-    starts: NDArray[np.int64]
-    codes: NDArray[np.int64]
-    residuals: Samples
-    taps: _Taps
-    levels: Levels
-
-    def predict(self, index: int, decoding: bool) -> None:
-        """Residuals and codes of a box, or its values."""
-        magnitudes = np.zeros(self.codes.shape[1:])
-        run(
-            self.values, self.residuals, self.mask, self.boxes[index].array(), self.order, *self.taps.arrays,
-            self.starts[index], magnitudes, self.width, decoding,
-        )  # fmt: skip
-        if not decoding:
-            self.codes[index] = magnitude_code(magnitudes)
-
-    @property
-    def parameters(self) -> Parameters:
-        """What the section LATTICE holds."""
-        return Parameters(self.order, self.predictors, self.starts, self.codes, self.levels)
-
-    def planes(self, index: int) -> NDArray[np.void]:
-        """Planes of the residuals of a box."""
-        return self.boxes[index].planes(self.order, self.predictors, self.codes[index])
-
-    def encoded(self, index: int) -> bytes:
-        """Stream of the residuals of a box."""
-        return coder.encode(self.residuals, self.planes(index), Kind.LATTICE, self.geometry.dimensions, self.mask)
-
-
-def _filled(values: Samples, mask: Mask, channels: int) -> Samples:
+def _filled(values: Integers, mask: Mask, channels: int) -> Integers:
     """A copy in which samples under the mask repeat the last one before them in their plane (or the first behind)."""
     planes = values.reshape(channels, -1)
     valid = mask.reshape(channels, -1) == 0
@@ -198,25 +389,26 @@ def _filled(values: Samples, mask: Mask, channels: int) -> Samples:
     return filled.reshape(-1)
 
 
-def _prepared(q: Samples, mask: Mask | None, width: int) -> tuple[Samples, Mask, Levels]:
-    """Flat samples with sensible values under the mask, by rank where that pays; the mask; the levels."""
+def _prepared(q: Integers, mask: Mask | None, width: int, radius: int) -> tuple[Samples, NDArray[np.int64], Levels]:
+    """Flat samples with sensible values under the mask, by rank where that pays; radius of each channel; levels."""
     dtype: type[np.signedinteger] = np.int64 if width == 64 else np.int32
-    values: Samples = np.ascontiguousarray(q, dtype).reshape(-1)
+    values: Integers = np.ascontiguousarray(q, dtype).reshape(-1)
     flags = _no_mask(mask, q.size)
     if flags.size:
         values = _filled(values, flags, q.shape[0] * q.shape[1])
     planes = (q.shape[0], q.shape[1], -1)
-    levels = levels_of(values.reshape(planes), flags.reshape(planes) == 0 if flags.size else None)
+    levels = levels_of(values.reshape(planes), flags.reshape(planes) == 0 if flags.size else None, radius)
     if levels:
         values = values if flags.size else values.copy()
-        to_ranks(values.reshape(planes), levels)
-    return values, flags, levels
+        to_ranks(values.reshape(planes), levels, radius)
+    radii = np.full(q.shape[1], radius, np.int64)
+    radii[list(levels)] = 0
+    return Samples(values, flags, Geometry.of(q.shape), 2.0 * radii + 1), radii, levels
 
 
 def _plan(
-    geometry: Geometry,
-    values: Samples,
-    flags: Mask,
+    samples: Samples,
+    radii: NDArray[np.int64],
     levels: Levels,
     width: int,
     parallel: Parallel,
@@ -224,33 +416,59 @@ def _plan(
     order: NDArray[np.int64] | None = None,
     effort: fit.Effort | None = None,
 ) -> _Plan:
-    """Choose predictors and fill in residuals and codes, for all planes or for some channels and boxes."""
+    """Choose predictors, for all planes or for some channels and boxes."""
+    geometry = samples.geometry
     batch, channels = geometry.shape[:2]
     boxes = _slabs(geometry) if boxes is None else boxes
     order = np.arange(channels) if order is None else order
     effort = effort or fit.Effort.of(geometry)
-    firsts, length = fit.runs(geometry, effort.fit)
+    samplings = fit.samplings_of(geometry, effort)
+    count = groups(geometry.dimensions)
 
-    def predictor(channel: int) -> Predictor:
-        references = fit.references_of(values, flags, geometry, channel, range(channel), firsts, length)
-        return fit.choose(values, flags, geometry, channel, references, firsts, length, width, effort.choice)[0]
+    def channel(number: int) -> Channel:
+        return fit.channel_of(samples, number, range(number), samplings, effort, width)[0]
 
-    predictors = [Predictor()] * channels
-    for channel, found in zip(order, parallel(predictor, order.tolist()), strict=True):
-        predictors[channel] = found
+    known = [Channel((), False, (Predictor(),) * count)] * channels
+    for number, found in zip(order, parallel(channel, order.tolist()), strict=True):
+        known[number] = found
     starts = np.empty((len(boxes), batch, channels), np.int64)
+    bins = 2 * radii + 1
     for box, start in zip(boxes, starts, strict=True):
-        start[:] = values.reshape(batch, channels, -1)[:, :, box.offset]
-    plan = _Plan(
-        geometry, values, flags, width, order, predictors, boxes, starts, np.zeros_like(starts), np.zeros_like(values),
-        _Taps(geometry, predictors), levels,
+        firsts = samples.values.reshape(batch, channels, -1)[:, :, box.offset].astype(np.int64)
+        start[:] = np.where(radii == 0, firsts, np.sign(firsts) * ((np.abs(firsts) + radii) // bins))
+    codes = np.zeros((*starts.shape, count), np.int64)
+    others = _others(known)
+    others[~np.isin(others, order)] = -1
+    return _Plan(
+        geometry, samples.mask, width, radii, Parameters(order, known, starts, codes, no_weights(count), levels), boxes,
+        np.zeros_like(samples.values), others,
     )  # fmt: skip
-    parallel(lambda index: plan.predict(index, False), range(len(boxes)))
-    return plan
 
 
-def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = in_turn) -> tuple[bytes, bytes]:
-    """Code integers losslessly.
+def _others(channels: Sequence[Channel]) -> NDArray[np.int64]:
+    """The channel that the contexts of each one look at; -1 for none."""
+    return np.array([channel.references[0] if channel.references else -1 for channel in channels], np.int64)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A chunk in lattice mode.
+
+    Parameters
+    ----------
+    parameters, symbols : bytes
+        The sections LATTICE and LATTICE_SYMBOLS.
+    decoded : like the input
+        What a decoder returns.
+    """
+
+    parameters: bytes
+    symbols: bytes
+    decoded: Integers
+
+
+def encode(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel: Parallel = in_turn) -> Coded:
+    """Code integers within a radius.
 
     Parameters
     ----------
@@ -259,14 +477,11 @@ def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = in_tu
     mask : same shape, uint8, optional
         Not 0 where `q` holds nothing of interest; such samples are not coded.
     width : {32, 64}
-        Residuals are taken modulo 2^width. 64-bit integers have plain predictors only.
+        Residuals of lossless coding are taken modulo 2^width. 64-bit integers have plain predictors only.
+    radius : int
+        Largest difference of a decoded integer; 0 is lossless, and all that 64-bit integers have.
     parallel
         ``parallel(fn, items)`` returns ``[fn(item) for item in items]``, perhaps with several threads.
-
-    Returns
-    -------
-    parameters, symbols : bytes
-        The sections LATTICE and LATTICE_SYMBOLS.
 
     Raises
     ------
@@ -274,12 +489,23 @@ def encode(q: Samples, mask: Mask | None, width: int, parallel: Parallel = in_tu
         If a residual is -2^(width - 1), which the entropy coder has no token for; store the chunk in another mode.
     """
     if q.size == 0:
-        return b"", b""
-    plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, parallel)
-    if plan.residuals.min() == np.iinfo(plan.residuals.dtype).min:
+        return Coded(b"", b"", q)
+    samples, radii, levels = _prepared(q, mask, width, radius)
+    plan = _plan(samples, radii, levels, width, parallel)
+    found = parallel(lambda index: plan.analyse(index, samples.values), range(len(plan.boxes)))
+    if min(int(f.residuals.min()) for f in found) == np.iinfo(plan.decoded.dtype).min:
         raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
-    streams = parallel(plan.encoded, range(len(plan.boxes)))
-    return serial.write(plan.parameters), segments.pack(streams)
+    plan.fit_weights(found[0])
+    classified = parallel(lambda index: plan.classified(index, found[index])[:2], range(len(plan.boxes)))
+    streams = coder.pack_segments(classified, Kind.LATTICE, parallel)
+    _to_values(plan, radius)
+    return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(q.shape))
+
+
+def _to_values(plan: _Plan, radius: int) -> None:
+    planes = (*plan.geometry.shape[:2], -1)
+    valid = plan.mask.reshape(planes) == 0 if plan.mask.size else None
+    from_ranks(plan.decoded.reshape(planes), valid, plan.parameters.levels, radius)
 
 
 def decode(
@@ -288,9 +514,10 @@ def decode(
     shape: Sequence[int],
     mask: Mask | None,
     width: int,
+    radius: int = 0,
     parallel: Parallel = in_turn,
-) -> Samples:
-    """Inverse of `encode`; `mask` must be the same, and the samples under it have arbitrary values.
+) -> Integers:
+    """What `encode` calls `decoded`; `mask` must be the same, and the samples under it have arbitrary values.
 
     Raises
     ------
@@ -298,109 +525,37 @@ def decode(
         If the bytes do not fit the shape.
     """
     dtype = np.dtype(np.int64 if width == 64 else np.int32)
-    geometry = Geometry(tuple(int(n) for n in shape))  # type: ignore[arg-type]
-    if math.prod(geometry.shape) == 0:
+    if math.prod(shape) == 0:
         if parameters or symbols:
             raise FormatError("An empty chunk has no symbols.")
         return np.zeros(shape, dtype)
+    geometry = Geometry.of(shape)
     batch, channels = geometry.shape[:2]
     boxes = _slabs(geometry)
-    streams = segments.unpack(symbols, len(boxes))
+    choice, streams = coder.unpack_segments(symbols, len(boxes), Kind.LATTICE)
     known = serial.read(parameters, len(boxes), batch, channels, geometry.dimensions, width, len(MAGNITUDES))
-    buffer = np.zeros(math.prod(geometry.shape), dtype)
-    plan = _Plan(
-        geometry, buffer, _no_mask(mask, buffer.size), width, known.order, known.predictors, boxes, known.starts,
-        known.codes, buffer, _Taps(geometry, known.predictors), known.levels,
-    )  # fmt: skip
-
-    def restore(index: int) -> None:
-        coder.decode(streams[index], buffer, plan.planes(index), Kind.LATTICE, geometry.dimensions, plan.mask)
-        plan.predict(index, True)
-
-    parallel(restore, range(len(boxes)))
-    planes = (batch, channels, -1)
-    from_ranks(buffer.reshape(planes), plan.mask.reshape(planes) == 0 if plan.mask.size else None, known.levels)
-    return buffer.reshape(shape)
+    radii = np.full(channels, radius, np.int64)
+    radii[list(known.levels)] = 0
+    decoded = np.zeros(math.prod(geometry.shape), dtype)
+    others = _others(known.channels)
+    plan = _Plan(geometry, _no_mask(mask, decoded.size), width, radii, known, boxes, decoded, others)
+    parallel(lambda index: plan.restore(index, streams[index], choice), range(len(boxes)))
+    _to_values(plan, radius)
+    return decoded.reshape(shape)
 
 
-def residual_planes(q: Samples, mask: Mask | None, width: int) -> Iterator[tuple[Samples, NDArray[np.void], Mask, int]]:
-    """Buffer, planes, mask and number of signal axes of each slab, as `bitstream.planes.encode` gets them.
+def estimate(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel: Parallel = in_turn) -> float:
+    """Estimated bits of `encode`: what the predictors of some channels expect."""
+    samples, _, _ = _prepared(q, mask, width, radius)
+    geometry = samples.geometry
+    effort = fit.Effort(2048, 768)
+    samplings = fit.samplings_of(geometry, effort)
+    channels = geometry.shape[1]
+    number = min(channels, ESTIMATE_CHANNELS)
+    some = [(2 * i + 1) * channels // (2 * number) for i in range(number)]
 
-    For training the tables and weights of `Kind.LATTICE`.
-    """
-    if q.size:
-        plan = _plan(Geometry(q.shape), *_prepared(q, mask, width), width, in_turn)
-        for index in range(len(plan.boxes)):
-            yield plan.residuals, plan.planes(index), plan.mask, plan.geometry.dimensions
+    def bits(channel: int) -> float:
+        return fit.channel_of(samples, channel, range(channel), samplings, effort, width)[1]
 
-
-def estimate(q: Samples, mask: Mask | None, width: int) -> float:
-    """Estimated bits of `encode`, from a part of the chunk (all of it where it is small; inf where that fails).
-
-    Of many channels some are looked at, each with the one before it for context, from cheap ones to expensive ones: a
-    simple predictor on few samples of every channel tells.
-    """
-    geometry = Geometry(q.shape)
-    batch, channels = geometry.shape[:2]
-    if q.size <= 2 * ESTIMATE_SAMPLES or not fit.runs(geometry, 1)[1]:
-        # Small, or so thin along an axis that nothing is away from a border.
-        try:
-            return 8.0 * sum(map(len, encode(q, mask, width)))
-        except BudgetError:
-            return math.inf
-    values, flags, levels = _prepared(q, mask, width)
-    wanted = max(ESTIMATE_SAMPLES, q.size // 20)
-    counted = order = np.arange(channels)
-    typical = 1.0
-    if channels > ESTIMATE_ALL_CHANNELS:
-        firsts, length = fit.runs(geometry, 512)
-        proxies = np.array([fit.proxy(values, flags, geometry, c, firsts, length) for c in range(channels)])
-        number = max(ESTIMATE_CHANNELS, min(channels // 4, wanted // (batch * geometry.plane)))
-        at = (2 * np.arange(number) + 1) * channels // (2 * number)
-        counted = np.sort(np.argsort(proxies, kind="stable")[at])
-        order = np.union1d(counted, np.maximum(counted - 1, 0))
-        typical = proxies.mean() / proxies[counted].mean()
-    context = np.setdiff1d(order, counted)
-    boxes = _windows(geometry, wanted // (len(counted) * batch))
-    if boxes[0].size < geometry.plane:
-        firsts, length = fit.runs(geometry, wanted // len(counted))
-        whole = sum(fit.proxy(values, flags, geometry, c, firsts, length) for c in counted.tolist())
-        items = np.arange(batch)[:, None] * (channels * geometry.plane)
-        lines = (items + np.concatenate([box.lines() for box in boxes])).reshape(-1)
-        typical *= whole / sum(fit.proxy(values, flags, geometry, c, lines, boxes[0].nx) for c in counted.tolist())
-    plan = _plan(geometry, values, flags, levels, width, in_turn, boxes, order, fit.Effort(2048, 768))
-    bits, samples = 0.0, 0
-    valid = flags.reshape(batch, channels, -1) == 0 if flags.size else flags
-    for index, box in enumerate(boxes):
-        bits += 8 * len(plan.encoded(index))
-        if context.size:
-            table = box.planes(context, plan.predictors, plan.codes[index])
-            bits -= 8 * len(coder.encode(plan.residuals, table, Kind.LATTICE, geometry.dimensions, flags))
-        if valid.size:
-            where = (box.lines()[:, None] + np.arange(box.nx)).reshape(-1)
-            samples += int(np.count_nonzero(valid[:, counted[:, None], where]))
-        else:
-            samples += batch * len(counted) * box.size
-    total = int(np.count_nonzero(valid)) if valid.size else q.size
-    described = np.mean([12 + 6.5 * (4 + len(plan.predictors[c].coefficients)) for c in counted]) * channels
-    return float(bits * typical * total / max(samples, 1) + described + 20.0 * batch * channels * len(_slabs(geometry)))
-
-
-def _windows(geometry: Geometry, samples: int) -> list[_Box]:
-    """A few boxes that hold about so many samples of a plane."""
-    signal = geometry.shape[2:]
-    d = geometry.dimensions
-    if samples >= geometry.plane:
-        return [_Box.of(geometry, (0, 0, 0), signal)]
-    number = ESTIMATE_WINDOWS
-    extent = [1, 1, 1]
-    left = samples / number
-    for rank, axis in enumerate(sorted(range(3 - d, 3), key=lambda a: signal[a])):
-        extent[axis] = max(1, min(signal[axis], round(left ** (1 / (d - rank)))))
-        left /= extent[axis]
-    boxes = []
-    for i in range(number):
-        at = [((2 * i + 1) / (2 * number) + 0.5 * a) % 1.0 for a in range(3)]
-        begin = [int(f * (n - e)) for f, n, e in zip(at, signal, extent, strict=True)]
-        boxes.append(_Box.of(geometry, begin, extent))
-    return boxes
+    valid = q.size if not samples.mask.size else q.size - int(np.count_nonzero(samples.mask))
+    return float(np.mean(parallel(bits, some))) * valid

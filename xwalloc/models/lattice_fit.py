@@ -9,14 +9,34 @@ with weights that follow from the residuals of the pass before come close to it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.jit import allocating_kernel, kernel
-from xwalloc.models.lattice_parameters import COEFFICIENT_LIMIT, Predictor
-from xwalloc.models.lattice_predict import MAX_SHIFT, OWN, PLAIN, REFERENCE, Plain
+from xwalloc.models.lattice_grid import (
+    CLASSES,
+    OWN,
+    OWN_LEVELS,
+    REFERENCE,
+    SEQUENTIAL,
+    SEQUENTIAL_REFERENCE,
+    Offset,
+    Tap,
+    mean_taps,
+)
+from xwalloc.models.lattice_parameters import (
+    COEFFICIENT_LIMIT,
+    INTERPOLATING,
+    MAX_SHIFT,
+    REFERRING,
+    SEQUENTIAL_KINDS,
+    Channel,
+    Plain,
+    Predictor,
+)
 from xwalloc.models.lattice_solve import (
     code_length,
     gram_of,
@@ -29,30 +49,60 @@ from xwalloc.models.lattice_solve import (
     solve,
 )
 
-__all__ = ["Geometry", "choose", "code_length", "proxy", "references_of"]
+__all__ = ["Geometry", "Samples", "Sampling", "channel_of", "plain_taps", "references_of"]
 
-Samples = NDArray[np.signedinteger]
+Integers = NDArray[np.signedinteger]
 
 RUN = 128
 FAR = 16.0
 """Rows with a value beyond so many times the 98th percentile take no part."""
 FOLDING = 0.93
-"""About what fitted predictions save beyond the code length of their rounded residuals: the side of the rounding."""
-FIRST_PASSES, LAST_PASSES = 3, 2
+"""About what fitted predictions save beyond the code length of exact residuals: the side of the rounding."""
+FIRST_PASSES, LAST_PASSES = 2, 1
 MIN_SHIFT = 5
 NEAREST_BELOW = 16
 """Up to so many channels, references are chosen; beyond, they are the channels just before."""
 OTHERS = 6
 """Most references."""
-MOST_TAPS = {1: (5, 5, 3, 3, 3, 3), 2: (9, 5, 3, 1, 1, 1), 3: (9, 5, 1, 1, 1, 1)}
+MOST_TAPS = {1: (5, 5, 3, 3, 3, 3), 2: (5, 5, 3, 1, 1, 1), 3: (4, 4, 1, 1, 1, 1)}
 """Most taps in each reference, most useful reference first."""
+SEQUENTIAL_MOST_TAPS = {1: (5, 5, 3, 3, 3, 3), 2: (9, 5, 3, 1, 1, 1), 3: (9, 5, 1, 1, 1, 1)}
 FEWEST_SAMPLES = 96
 BITS_PER_COEFFICIENT = 6.0
+SEQUENTIAL_FROM = 0.7
+"""Bits per sample from which visiting samples one after the other is tried."""
+COARSE = 1.08
+"""How much more than estimated interpolation takes: its coarsest levels are too small to be looked at."""
+
+
+MOST_OWN_TAPS = 13
+_STEPS = np.array([1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32])
+Weighted = tuple[Offset, int]
+
+_PLANES: dict[int, list[Weighted]] = {
+    1: [((0, 0, -1), 3), ((0, 0, -2), -3), ((0, 0, -3), 1)],
+    2: [((0, 0, -1), 1), ((0, -1, 0), 1), ((0, -1, -1), -1)],
+    3: [
+        ((-1, 0, 0), 1), ((0, 0, -1), 1), ((0, -1, 0), 1), ((-1, 0, -1), -1), ((-1, -1, 0), -1), ((0, -1, -1), -1),
+        ((-1, -1, -1), 1),
+    ],
+}  # fmt: skip
+SEQUENTIAL_PLAIN: dict[int, dict[Plain, tuple[bool, list[Weighted]]]] = {
+    d: {
+        Plain.PREVIOUS: (False, [((0, 0, -1), 1)]),
+        Plain.SECOND: (False, [((0, 0, -1), 2), ((0, 0, -2), -1)]),
+        Plain.PLANE: (False, plane),
+        Plain.REFERENCE: (True, []),
+        Plain.REFERENCE_PREVIOUS: (True, [((0, 0, -1), 1)]),
+        Plain.REFERENCE_PLANE: (True, plane),
+    }
+    for d, plane in _PLANES.items()
+}
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of a chunk and how many of its signal axes have an extent.
+    """Shape of a chunk, its signal axes of extent 1 moved to the front.
 
     Parameters
     ----------
@@ -62,9 +112,17 @@ class Geometry:
 
     shape: tuple[int, int, int, int, int]
 
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Geometry:
+        """Geometry of an array (batch, channel, z, y, x)."""
+        batch, channels, *signal = (int(n) for n in shape)
+        long = [n for n in signal if n > 1]
+        z, y, x = [1] * (3 - len(long)) + long
+        return cls((batch, channels, z, y, x))
+
     @property
     def dimensions(self) -> int:
-        """1, 2 or 3."""
+        """How many signal axes have an extent; at least 1."""
         return 3 if self.shape[2] > 1 else 2 if self.shape[3] > 1 else 1
 
     @property
@@ -72,49 +130,135 @@ class Geometry:
         """Samples of a channel of a batch item."""
         return self.shape[2] * self.shape[3] * self.shape[4]
 
-    def flat(self, offset: tuple[int, int, int]) -> int:
+    def flat(self, offset: Offset) -> int:
         """Distance in the flat array of a position at an offset."""
         return (offset[0] * self.shape[3] + offset[1]) * self.shape[4] + offset[2]
 
 
-def runs(geometry: Geometry, count: int) -> tuple[NDArray[np.int64], int]:
-    """First positions (in the first channel) of runs along x away from borders, and their length.
+@dataclass(frozen=True)
+class Samples:
+    """What predictors are fitted to.
 
-    There are about `count` samples in all; none where the chunk is too small.
+    Parameters
+    ----------
+    values : flat int32 or int64
+        The chunk, with sensible values under the mask.
+    mask : flat uint8, or empty
+        Not 0 where a sample is not coded.
+    geometry
+        Shape of the chunk.
+    bins : (channel,) float64
+        Width of the bins that residuals are rounded to.
     """
-    batch, channels, nz, ny, nx = geometry.shape
-    d = geometry.dimensions
-    if d == 1:
-        before = np.array([0, 0, min(32, nx // 8)])
-    else:
-        before = np.array([min(2, nz - 1) if d == 3 else 0, 2, 2])
-    after = np.array([1 if d == 3 else 0, 1 if d > 1 else 0, 2])
-    inner = np.array([nz, ny, nx]) - before - after
-    if inner.min() < 1 or inner[2] < 8 or inner.prod() * batch < FEWEST_SAMPLES:
-        return np.empty(0, np.int64), 0
-    length = int(min(RUN, inner[2]))
-    per_line = int(inner[2]) // length
-    total = batch * int(inner[0] * inner[1]) * per_line
-    number = max(1, min(total, count // length))
-    at = (2 * np.arange(number, dtype=np.int64) + 1) * total // (2 * number)
-    line, part = np.divmod(at, per_line)
-    line, y = np.divmod(line, inner[1])
-    b, z = np.divmod(line, inner[0])
-    spare = int(inner[2]) - per_line * length
-    x = before[2] + part * length + (np.arange(number) * 40503) % (spare + 1)
-    return ((b * channels * nz + z + before[0]) * ny + y + before[1]) * nx + x, length
+
+    values: Integers
+    mask: NDArray[np.uint8]
+    geometry: Geometry
+    bins: NDArray[np.float64]
+
+    @cached_property
+    def noisy(self) -> Integers:
+        """The values with what rounding adds to them: visiting samples one after the other spreads it."""
+        if not np.any(self.bins > 1):
+            return self.values
+        radii = ((self.bins - 1) / 2).astype(self.values.dtype)
+        noise = np.random.default_rng(0).random(self.values.shape, np.float32).reshape(self._planes)
+        noise *= (2 * radii + 1)[:, None].astype(np.float32)
+        wide = self.values.reshape(self._planes) + noise.astype(self.values.dtype) - radii[:, None]
+        return wide.reshape(-1)
+
+    @property
+    def _planes(self) -> tuple[int, int, int]:
+        return (*self.geometry.shape[:2], -1)
+
+    def seen(self, sampling: Sampling) -> Integers:
+        """The values that predictions of a sampling are made of."""
+        return self.noisy if sampling.rank is None else self.values
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Some samples of one class of a level: runs along x, away from the borders.
+
+    Parameters
+    ----------
+    firsts : (run,) int64
+        Positions of the first sample of each run in the first channel; none where the level is too small.
+    length
+        Samples of a run.
+    level, rank
+        The level, and the class by its place in `CLASSES`; None for all samples.
+    margin
+        Offsets reach at most so far along each axis, in units of the level.
+    """
+
+    firsts: NDArray[np.int64]
+    length: int
+    level: int
+    rank: int | None
+    margin: Offset
+
+    @classmethod
+    def of(cls, geometry: Geometry, level: int, rank: int | None, count: int) -> Sampling:
+        """About `count` samples."""
+        batch, channels = geometry.shape[:2]
+        d = geometry.dimensions
+        odd = np.array(CLASSES[d][rank] if rank is not None else (0, 0, 0))
+        stride = 2 if rank is not None else 1
+        extent = -(-np.array(geometry.shape[2:]) // (1 << level))
+        reach = (15 if rank is not None else 32) if d == 1 else 3
+        margin = np.where(extent > 1, np.minimum(reach, np.maximum((extent - 4) // 4, 0)), 0)
+        low = margin + ((margin + odd) % stride)
+        inner = np.where(extent > 1, np.maximum(extent - margin - low + stride - 1, 0) // stride, 1)
+        none = cls(np.empty(0, np.int64), 0, level, rank, (0, 0, 0))
+        used = extent[3 - d :]
+        if used.min() < 6 or margin[3 - d :].min() < 1 or inner.prod() * batch < FEWEST_SAMPLES or inner[2] < 4:
+            return none
+        length = int(min(RUN, inner[2]))
+        per_line = int(inner[2]) // length
+        total = batch * int(inner[0] * inner[1]) * per_line
+        number = max(1, min(total, count // length))
+        at = (2 * np.arange(number, dtype=np.int64) + 1) * total // (2 * number)
+        line, part = np.divmod(at, per_line)
+        line, y = np.divmod(line, inner[1])
+        b, z = np.divmod(line, inner[0])
+        spare = int(inner[2]) - per_line * length
+        x = part * length + (np.arange(number) * 40503) % (spare + 1)
+        z, y, x = ((low[a] + stride * i) << level for a, i in enumerate((z, y, x)))
+        nz, ny, nx = geometry.shape[2:]
+        z0, y0, x0 = int(margin[0]), int(margin[1]), int(margin[2])
+        return cls(((b * channels * nz + z) * ny + y) * nx + x, length, level, rank, (z0, y0, x0))
+
+    @property
+    def step(self) -> int:
+        """Distance of the samples of a run."""
+        return (1 if self.rank is None else 2) << self.level
+
+    def some(self, count: int) -> Sampling:
+        """About `count` of the samples."""
+        return replace(self, firsts=self.firsts[:: max(1, len(self.firsts) * self.length // count)])
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        return (self.firsts[:, None] + np.arange(0, self.length, max(1, self.length // 4)) * self.step)[
+            :: max(1, len(self.firsts) // 16)
+        ].reshape(-1)
 
 
 @allocating_kernel
-def _gather(values, mask, firsts, length, columns, target, centres, rows, valid):
+def _gather(values, targets, mask, firsts, length, step, columns, target, centres, scale, rows, valid):
     n = 0
     last = columns.shape[0]
     for first in firsts:
-        for i in range(first, first + length):
+        for j in range(length):
+            i = first + j * step
             for k in range(last):
-                rows[n, k] = np.float64(values[i + columns[k]]) - np.float64(centres[k])
+                value = np.float64(values[i + columns[k, 0]])
+                if columns[k, 2]:
+                    value += np.float64(values[i + columns[k, 1]])
+                rows[n, k] = (value - centres[k]) * scale
             rows[n, last] = 1.0
-            rows[n, last + 1] = np.float64(values[i + target]) - np.float64(centres[last])
+            rows[n, last + 1] = (np.float64(targets[i + target]) - centres[last]) * scale
             valid[n] = 0.0 if mask.shape[0] > 0 and mask[i + target] else 1.0
             n += 1
     # Rows that an outlier touches would decide alone.
@@ -130,32 +274,60 @@ def _gather(values, mask, firsts, length, columns, target, centres, rows, valid)
             valid[r] = 0.0
 
 
-_STEPS = {
-    1: np.array([1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32]),
-    2: np.array([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
-    3: np.array([1, 2, 3, 4, 5, 7, 9, 11, 13]),
-}
+@cache
+def _flat_taps(geometry: Geometry, level: int, taps: tuple[Tap, ...]) -> NDArray[np.int64]:
+    """Distances of the samples of taps: of the first, of the second, and whether there is one."""
+    rows = [[geometry.flat(o) << level for o in (tap[0], tap[-1])] + [len(tap) - 1] for tap in taps]
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def references_of(
-    values: Samples,
-    mask: NDArray[np.uint8],
-    geometry: Geometry,
-    channel: int,
-    earlier: Sequence[int],
-    firsts: NDArray[np.int64],
-    length: int,
-) -> tuple[int, ...]:
+def _columns(samples: Samples, sampling: Sampling, taps: Sequence[tuple[int, tuple[Tap, ...]]]) -> NDArray[np.int64]:
+    """Distances of the samples of taps in channels, likewise."""
+    parts = []
+    for channel, some in taps:
+        part = _flat_taps(samples.geometry, sampling.level, some).copy()
+        part[:, :2] += channel * samples.geometry.plane
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def _centres(samples: Samples, sampling: Sampling, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Medians of what taps sum up to."""
+    some = sampling._places[:, None]
+    sums = samples.values[some + columns[:, 0]].astype(np.float64)
+    sums += samples.values[some + columns[:, 1]] * columns[:, 2]
+    return np.sort(sums, axis=0)[len(some) // 2]
+
+
+def _rows(
+    samples: Samples, sampling: Sampling, channel: int, columns: NDArray[np.int64], centres: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Regressors, 1, and the target, in bins; and which rows count."""
+    rows = np.empty((len(sampling.firsts) * sampling.length, len(columns) + 2))
+    valid = np.empty(len(rows))
+    target = channel * samples.geometry.plane
+    _gather(
+        samples.seen(sampling), samples.values, samples.mask, sampling.firsts, sampling.length, sampling.step, columns, target, centres,
+        1.0 / samples.bins[channel], rows, valid,
+    )  # fmt: skip
+    return rows, valid
+
+
+def _with_target(samples: Samples, channel: int, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    here = channel * samples.geometry.plane
+    return np.concatenate([columns, [[here, here, 0]]])
+
+
+def references_of(samples: Samples, channel: int, earlier: Sequence[int], sampling: Sampling) -> tuple[int, ...]:
     """The channels among `earlier` that help most to predict a channel, best first."""
-    if geometry.shape[1] > NEAREST_BELOW or not firsts.size:
+    geometry = samples.geometry
+    if geometry.shape[1] > NEAREST_BELOW or not sampling.firsts.size:
         return tuple(reversed(earlier[-OTHERS:]))
-    firsts = firsts[:: max(1, len(firsts) * length // 2048)]
-    own = OWN[geometry.dimensions][:3]
-    here = channel * geometry.plane
-    columns = [here + geometry.flat(o) for o in own] + [c * geometry.plane for c in earlier]
-    rows, weights = _rows(
-        values, mask, firsts, length, columns, here, _centres(values, firsts, length, [*columns, here])
-    )
+    sampling = sampling.some(2048)
+    own = OWN[geometry.dimensions][sampling.rank or 0][:2]
+    columns = _columns(samples, sampling, [(channel, own), *((c, (((0, 0, 0),),)) for c in earlier)])
+    centres = _centres(samples, sampling, _with_target(samples, channel, columns))
+    rows, weights = _rows(samples, sampling, channel, columns, centres)
     gram = gram_of(rows, weights)
     chosen = [len(columns), *range(len(own))]
     found: list[int] = []
@@ -177,29 +349,51 @@ def references_of(
     return tuple(found)
 
 
-def _centres(values: Samples, firsts: NDArray[np.int64], length: int, columns: Sequence[int]) -> NDArray[np.int64]:
-    """Medians of some of the samples at distances `columns` from the runs."""
-    some = (firsts[:, None] + np.arange(0, length, max(1, length // 4)))[:: max(1, len(firsts) // 16)].reshape(-1)
-    medians: NDArray[np.int64] = np.sort(values[some[:, None] + np.array(columns)], axis=0)[len(some) // 2].astype(
-        np.int64
-    )
-    return medians
+def plain_taps(kind: Plain, d: int, rank: int | None) -> tuple[list[Weighted], list[Weighted], int]:
+    """Weighted offsets of a plain predictor in the channel itself and in its first reference, and their shift.
+
+    `rank` is the class of the samples; None where they are visited one after the other.
+    """
+    here = (0, 0, 0)
+    if kind == Plain.REFERENCE:
+        return [], [(here, 1)], 0
+    if rank is None:
+        _, own = SEQUENTIAL_PLAIN[d][kind]
+        if kind in REFERRING:
+            return own, [(here, 1), *((o, -w) for o, w in own)], 0
+        return own, [], 0
+    odd = CLASSES[d][rank]
+    if kind == Plain.PREVIOUS:
+        return [((-odd[0], -odd[1], -odd[2]), 1)], [], 0
+    near, shift = mean_taps(tuple(range(3 - d, 3)), odd)
+    if kind == Plain.MEAN:
+        return near, [], shift
+    return near, [(here, 1 << shift), *((o, -w) for o, w in near)], shift
 
 
-def _rows(
-    values: Samples,
-    mask: NDArray[np.uint8],
-    firsts: NDArray[np.int64],
-    length: int,
-    columns: Sequence[int],
-    target: int,
-    centres: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Regressors at distances `columns` from the runs, 1, and the target; and which rows count."""
-    rows = np.empty((len(firsts) * length, len(columns) + 2))
-    valid = np.empty(len(rows))
-    _gather(values, mask, firsts, length, np.array(columns, np.int64), target, centres, rows, valid)
-    return rows, valid
+@cache
+def _plain_columns(
+    geometry: Geometry, kind: Plain, level: int, rank: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Distances of the samples that a plain predictor looks at, whether they lie in the reference, and weights."""
+    own, others, shift = plain_taps(kind, geometry.dimensions, rank)
+    taps = [*own, *others]
+    distances = np.array([geometry.flat(o) << level for o, _ in taps], np.int64)
+    return distances, np.arange(len(taps)) >= len(own), np.array([w * 2.0**-shift for _, w in taps])
+
+
+@kernel
+def _plain_residuals(values, targets, firsts, length, step, target, columns, weights, scale, out):
+    """Residuals of a plain predictor, in bins."""
+    n = 0
+    for first in firsts:
+        for j in range(length):
+            i = first + j * step
+            total = np.float64(targets[i + target])
+            for k in range(columns.shape[0]):
+                total -= weights[k] * np.float64(values[i + columns[k]])
+            out[n] = total * scale
+            n += 1
 
 
 @dataclass(frozen=True)
@@ -214,134 +408,142 @@ class Effort:
         Samples that decide which coefficients and which predictor.
     """
 
-    fit: int = 6144
+    fit: int = 4096
     choice: int = 1024
 
     @classmethod
     def of(cls, geometry: Geometry) -> Effort:
-        """Effort of encoding: small planes are not worth the largest samples."""
-        return cls(min(6144, max(2048, geometry.shape[0] * geometry.plane // 3)))
+        """Effort of encoding: many channels get less each."""
+        return cls(2048, 640) if geometry.shape[1] > NEAREST_BELOW else cls()
 
 
-def choose(
-    values: Samples,
-    mask: NDArray[np.uint8],
-    geometry: Geometry,
+def samplings_of(geometry: Geometry, effort: Effort) -> list[Sampling]:
+    """Samples for each group of a channel, and some of all."""
+    d = geometry.dimensions
+    grouped = [
+        Sampling.of(geometry, level, rank, effort.fit)
+        for level in range(OWN_LEVELS[d] + 1)
+        for rank in range(len(CLASSES[d]))
+    ]
+    return [*grouped, Sampling.of(geometry, 0, None, effort.fit)]
+
+
+def channel_of(
+    samples: Samples, channel: int, earlier: Sequence[int], samplings: Sequence[Sampling], effort: Effort, width: int
+) -> tuple[Channel, float]:
+    """How a channel is predicted, and the bits per sample that it is expected to take.
+
+    `samplings` are those of the groups, and one of all samples.
+    """
+    classes = len(CLASSES[samples.geometry.dimensions])
+    references = references_of(samples, channel, earlier, samplings[classes - 1])
+    predictors: list[Predictor] = []
+    expected = 0.0
+    for group, sampling in enumerate(samplings[:-1]):
+        finer = predictors[group - classes] if group >= classes else None
+        found, bits = _choose(samples, channel, references, sampling, effort, width, finer)
+        predictors.append(found)
+        expected += bits * _share(samples.geometry, sampling)
+    expected /= samples.geometry.shape[0] * samples.geometry.plane
+    if expected > SEQUENTIAL_FROM:
+        found, bits = _choose(samples, channel, references, samplings[-1], effort, width, None)
+        if bits < COARSE * expected:
+            return Channel(references, True, (found,)), bits
+    return Channel(references, False, tuple(predictors)), expected
+
+
+def _share(geometry: Geometry, sampling: Sampling) -> float:
+    """Samples of a channel that the predictor of a group predicts."""
+    d = geometry.dimensions
+    if sampling.rank is None:
+        return float(geometry.shape[0] * geometry.plane)
+    level, number = sampling.level, geometry.shape[0] * geometry.plane
+    if level >= OWN_LEVELS[d]:
+        return number * 2.0 ** (-d * level) / len(CLASSES[d])
+    return number * 2.0 ** (-d * (level + 1))
+
+
+def _choose(
+    samples: Samples,
     channel: int,
     references: tuple[int, ...],
-    firsts: NDArray[np.int64],
-    length: int,
+    sampling: Sampling,
+    effort: Effort,
     width: int,
-    choice: int,
+    finer: Predictor | None,
 ) -> tuple[Predictor, float]:
-    """Predictor of one channel, and the bits per sample that it is expected to take.
-
-    Parameters
-    ----------
-    values : (n,) int32 or int64
-        The chunk, flat, with sensible values under the mask.
-    firsts, length
-        What `runs` returned.
-    choice
-        How many samples decide.
-    """
-    d = geometry.dimensions
-    default = Plain.PREVIOUS if not references else Plain.REFERENCE_PREVIOUS
-    if not firsts.size:
-        return Predictor(default, references[:1]), 8.0
-    few = firsts[:: max(1, len(firsts) * length // choice)]
-    here = channel * geometry.plane
-    residuals, valid = np.empty(len(few) * length), np.ones(len(few) * length)
-    best, best_bits, best_residuals = Predictor(default, references[:1]), np.inf, residuals
-    for kind, (fewest, own, others) in PLAIN.items():
-        if fewest > d or (others and not references):
+    """Predictor of one group of a channel."""
+    sequential = sampling.rank is None
+    default = (Plain.PREVIOUS if sequential else Plain.MEAN) if finer is None else Plain.INHERITED
+    if not sampling.firsts.size:
+        return Predictor(default if finer or sequential or not references else Plain.REFERENCE_MEAN), 8.0
+    exact = samples.bins[channel] == 1.0
+    few = sampling.some(effort.choice)
+    here = channel * samples.geometry.plane
+    at = (few.firsts[:, None] + np.arange(few.length) * few.step).reshape(-1) + here
+    valid = np.ones(len(at)) if not samples.mask.size else (samples.mask[at] == 0).astype(np.float64)
+    best, best_bits, best_residuals = Predictor(default), np.inf, np.zeros(len(at))
+    for kind in SEQUENTIAL_KINDS if sequential else INTERPOLATING:
+        if kind in REFERRING and not references:
             continue
-        columns = [here + geometry.flat(o) for o in own]
-        columns += [references[0] * geometry.plane + geometry.flat(o) for o in others]
-        coefficients = [*own.values(), *others.values()]
-        _plain_residuals(values, mask, few, length, here, np.array(columns), np.array(coefficients), residuals, valid)
-        bits = code_length(residuals, length, valid)
+        distances, refers, weights = _plain_columns(samples.geometry, kind, few.level, few.rank)
+        columns = distances + np.where(refers, references[0] * samples.geometry.plane if references else 0, here)
+        residuals = np.empty(len(at))
+        _plain_residuals(
+            samples.seen(few), samples.values, few.firsts, few.length, few.step, here, columns, weights,
+            1.0 / samples.bins[channel], residuals,
+        )  # fmt: skip
+        bits = code_length(residuals if exact else np.rint(residuals), few.length, valid)
         if bits < best_bits:
-            best, best_bits, best_residuals = Predictor(kind, references[:1]), bits, residuals.copy()
-    samples = float(valid.sum())
-    if width == 32 and samples >= FEWEST_SAMPLES and best_bits >= 0.02 * samples:
-        fitted, bits = _fit(values, mask, geometry, channel, references, firsts, few, length, best_residuals, best_bits)
+            best, best_bits, best_residuals = Predictor(kind), bits, residuals
+    number = float(valid.sum())
+    if width == 32 and number >= FEWEST_SAMPLES and best_bits >= 0.02 * number:
+        fitted, bits = _fit(samples, channel, references, sampling, few, best_residuals, best_bits)
         if bits < best_bits:
-            return fitted, bits / samples
-    return best, best_bits / max(samples, 1.0)
-
-
-def proxy(
-    values: Samples,
-    mask: NDArray[np.uint8],
-    geometry: Geometry,
-    channel: int,
-    firsts: NDArray[np.int64],
-    length: int,
-) -> float:
-    """Bits per sample that a channel would take with the simplest prediction from itself and the channel before it."""
-    here = channel * geometry.plane
-    before = here - geometry.plane if channel else here
-    columns, coefficients = np.array([here - 1, before, before - 1]), np.array([1, 1, -1])
-    residuals, valid = np.empty(len(firsts) * length), np.ones(len(firsts) * length)
-    _plain_residuals(values, mask, firsts, length, here, columns[: 3 if channel else 1], coefficients, residuals, valid)
-    return float(code_length(residuals, length, valid) / max(valid.sum(), 1.0)) + 0.01
-
-
-@kernel
-def _plain_residuals(values, mask, firsts, length, here, columns, coefficients, out, valid):
-    n = 0
-    for first in firsts:
-        for i in range(first, first + length):
-            total = np.int64(values[i + here])
-            for k in range(columns.shape[0]):
-                total -= coefficients[k] * np.int64(values[i + columns[k]])
-            out[n] = np.float64(total)
-            if mask.shape[0] > 0 and mask[i + here]:
-                valid[n] = 0.0
-            n += 1
+            return fitted, bits / number
+    return best, best_bits / max(number, 1.0)
 
 
 def _fit(
-    values: Samples,
-    mask: NDArray[np.uint8],
-    geometry: Geometry,
+    samples: Samples,
     channel: int,
     references: tuple[int, ...],
-    firsts: NDArray[np.int64],
-    few: NDArray[np.int64],
-    length: int,
+    sampling: Sampling,
+    few: Sampling,
     residuals: NDArray[np.float64],
     plain_bits: float,
 ) -> tuple[Predictor, float]:
     """Fitted predictor, and the estimated bits of the samples in `few` including their share of the coefficients."""
-    d = geometry.dimensions
-    here = channel * geometry.plane
-    own = OWN[d] if d > 1 else OWN[d][: min(32, geometry.shape[4] // 8)]
-    groups = [[here + geometry.flat(o) for o in own]]
-    for rank, r in enumerate(references):
-        groups.append([r * geometry.plane + geometry.flat(o) for o in REFERENCE[d][: MOST_TAPS[d][rank]]])
-    columns = [c for group in groups for c in group]
-    first = np.cumsum([0, *map(len, groups)])
-    centres = _centres(values, firsts, length, [*columns, here])
-    rows, valid = _rows(values, mask, few, length, columns, here, centres)
-    samples = float(valid.sum())
-    whole = geometry.shape[0] * geometry.plane
-    worth = 0.5 * whole * min(1.0, max(0.1, plain_bits / samples / 1.5))
+    geometry = samples.geometry
+    d, length = geometry.dimensions, sampling.length
+    exact = samples.bins[channel] == 1.0
+    own, others, most = OWN[d][sampling.rank or 0], REFERENCE[d], MOST_TAPS[d]
+    if sampling.rank is None:
+        own, others, most = SEQUENTIAL[d], SEQUENTIAL_REFERENCE[d], SEQUENTIAL_MOST_TAPS[d]
+    lists = [(channel, _within(own, sampling.margin))]
+    lists += [(r, _within(others[:n], sampling.margin)) for r, n in zip(references, most, strict=False)]
+    columns = _columns(samples, sampling, lists)
+    first = np.cumsum([0, *(len(taps) for _, taps in lists)])
+    centres = _centres(samples, sampling, _with_target(samples, channel, columns))
+    rows, valid = _rows(samples, few, channel, columns, centres)
+    number = float(valid.sum())
+    whole = _share(geometry, sampling)
+    worth = 0.5 * whole * min(1.0, max(0.1, plain_bits / number / 1.5))
     size = len(columns) + 1
     lower, solution, weights = np.empty((size, size)), np.empty(size), np.empty(len(rows))
     reweight(residuals, length, valid, weights)
     reweighted(rows, valid, np.arange(size), length, weights, 1, lower, solution, residuals)
-    counts = select(gram_of(rows, weights), first, _STEPS[d], worth, BITS_PER_COEFFICIENT + 1.0)
+    steps = np.arange(1, 1 + MOST_OWN_TAPS) if d > 1 else _STEPS
+    counts = select(gram_of(rows, weights), first, steps, worth, BITS_PER_COEFFICIENT + 1.0)
     chosen = members(counts, first, np.empty(size, np.int64))[1:]
 
-    columns, centres = [columns[i] for i in chosen], centres[[*chosen, -1]]
+    columns, centres = columns[chosen], centres[[*chosen, -1]]
     few_rows, few_valid = np.ascontiguousarray(rows[:, [*chosen, -2, -1]]), valid
     k = len(columns) + 1
     inner = np.array([k - 1, *range(k - 1)])
     lower, solution = np.empty((k, k)), np.empty(k)
     reweighted(few_rows, few_valid, inner, length, weights, FIRST_PASSES, lower, solution, residuals)
-    rows, valid = _rows(values, mask, firsts, length, columns, here, centres)
+    rows, valid = _rows(samples, sampling, channel, columns, centres)
     weights, all_residuals = np.empty(len(rows)), np.empty(len(rows))
     residuals_of(rows, inner, solution, all_residuals)
     reweight(all_residuals, length, valid, weights)
@@ -358,10 +560,18 @@ def _fit(
         return Predictor(), np.inf
     round_to(lower, solution, 2.0**-shift, rounded)
     residuals_of(few_rows, inner, rounded * 2.0**-shift, residuals)
-    bits = FOLDING * code_length(residuals, length, few_valid) + (BITS_PER_COEFFICIENT * k + 12) * samples / whole
+    bits = code_length(residuals if exact else np.rint(residuals), length, few_valid) * (FOLDING if exact else 1.0)
+    bits += (BITS_PER_COEFFICIENT * k + 12) * number / whole
     coefficients = [int(c) for c in rounded[1:]]
-    bias = int(rounded[0]) + (int(centres[-1]) << shift)
-    bias -= sum(c * int(centre) for c, centre in zip(coefficients, centres, strict=False))
+    bias = rounded[0] * samples.bins[channel] + (centres[-1] - np.dot(coefficients, centres[:-1]) * 2.0**-shift) * 2.0**shift
     used = max(2, 1 + int(np.flatnonzero(counts)[-1])) if counts.any() else 2
-    taps = tuple(int(c) for c in counts[:used])
-    return Predictor(Plain.FITTED, references[: used - 1], taps, tuple(coefficients), shift, bias), bits
+    taps = [int(c) for c in counts] + [0] * len(references)
+    taps = taps[: 1 + len(references)]
+    return Predictor(Plain.FITTED, tuple(taps), tuple(coefficients), shift, int(np.rint(bias))), bits
+
+
+@cache
+def _within(taps: tuple[Tap, ...], margin: Offset) -> tuple[Tap, ...]:
+    """The first taps that look no further than a margin."""
+    fits = (all(abs(c) <= m for o in tap for c, m in zip(o, margin, strict=True)) for tap in taps)
+    return taps[: next((i for i, fit in enumerate(fits) if not fit), len(taps))]

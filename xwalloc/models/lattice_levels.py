@@ -24,7 +24,7 @@ LEAST_GAIN = 0.08
 SAMPLES_PER_LEVEL = 16
 
 
-def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None) -> Levels:
+def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None, radius: int = 0) -> Levels:
     """Levels of those channels of (batch, channel, n) samples that lie in gaps wide enough to gain from ranks.
 
     The gain is estimated as the mean of log2 of the gap beside a sample, in bits. Unused values far away from most
@@ -35,11 +35,12 @@ def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None
     for channel in range(planes.shape[1]):
         plane = planes[:, channel]
         stride = max(1, plane.size // SAMPLE) | 1
-        sample = np.sort(plane.reshape(-1)[::stride] if plane.flags.c_contiguous else plane[:, ::stride].reshape(-1))
+        some = plane.reshape(-1)[::stride] if plane.flags.c_contiguous else plane[:, ::stride].reshape(-1)
+        sample = np.sort(_binned(some, radius))
         used = 1 + int(np.count_nonzero(sample[1:] != sample[:-1]))
         if 2 * used > len(sample):
             continue
-        samples = plane.reshape(-1) if valid is None else plane[valid[:, channel]]
+        samples = _binned(plane.reshape(-1) if valid is None else plane[valid[:, channel]], radius)
         if samples.size < 2:
             continue
         low, high = int(samples.min()), int(samples.max())
@@ -61,9 +62,15 @@ def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None
     return found
 
 
-def to_ranks(planes: NDArray[np.signedinteger], levels: Levels) -> None:
-    """Replace the samples of channels with levels by their ranks, in place."""
+def _binned(samples: NDArray[np.signedinteger], radius: int) -> NDArray[np.signedinteger]:
+    """Bins of width 2 radius + 1 that samples lie in."""
+    return (samples + samples.dtype.type(radius)) // samples.dtype.type(2 * radius + 1) if radius else samples
+
+
+def to_ranks(planes: NDArray[np.signedinteger], levels: Levels, radius: int = 0) -> None:
+    """Replace the samples of channels with levels by the ranks of their bins, in place."""
     for channel, values in levels.items():
+        planes[:, channel] = _binned(planes[:, channel], radius)
         plane = planes[:, channel]
         low, high = int(values[0]), int(values[-1])
         if high - low < LOOKUP:
@@ -75,7 +82,9 @@ def to_ranks(planes: NDArray[np.signedinteger], levels: Levels) -> None:
             plane[...] = np.searchsorted(values, plane)
 
 
-def from_ranks(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None, levels: Levels) -> None:
+def from_ranks(
+    planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None, levels: Levels, radius: int = 0
+) -> None:
     """Inverse of `to_ranks`.
 
     Raises
@@ -88,4 +97,5 @@ def from_ranks(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | Non
         wrong = (plane < 0) | (plane >= len(values))
         if np.any(wrong if valid is None else wrong & valid[:, channel]):
             raise FormatError("A sample of a lattice chunk has none of the values of its channel.")
+        values = values * (2 * radius + 1)
         plane[...] = values[np.clip(plane, 0, len(values) - 1)]
