@@ -52,6 +52,9 @@ IN_ROW = ("mean", "w", "ww")
 
 CAUSAL = ("mean", "w", "ww", "n", "diagonal", "nn", "u")
 FLAG_CAUSAL = ("mean", "w", "n", "ne")
+SOURCE = {Kind.LATENT_PARALLEL: Kind.LATENT, Kind.RESIDUAL_PARALLEL: Kind.RESIDUAL}
+"""Kinds that are trained on the symbols of others."""
+
 PER_CALL = 40_000
 PRIOR = 24.0
 LEAST = 20_000
@@ -73,10 +76,10 @@ def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
         note(*args)
         return encode(*args)
 
-    def spy_segments(buffer: Any, parts: Any, kind: Kind, dimensions: int, mask: Any, parallel: Any) -> bytes:
+    def spy_segments(buffer: Any, parts: Any, kind: Kind, dimensions: int, mask: Any, *rest: Any, **more: Any) -> bytes:
         shared, holes = buffer.copy(), mask.copy()
         calls.extend((shared, planes.copy(), kind, dimensions, holes) for planes in parts)
-        return encode_segments(buffer, parts, kind, dimensions, mask, parallel)
+        return encode_segments(buffer, parts, kind, dimensions, mask, *rest, **more)
 
     def spy_lattice(plan: Any, index: int, found: Any, weights: Any = None) -> Any:
         if weights is None:
@@ -273,7 +276,7 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
     for kind in Kind:
         if kind == Kind.LATTICE:
             continue
-        source = Kind.LATENT if kind == Kind.LATENT_PARALLEL else kind
+        source = SOURCE.get(kind, kind)
         for dimensions in (1, 2, 3):
             for following in (False, True):
                 name = f"{kind.name.lower()}-{dimensions}d-{'next' if following else 'first'}"
@@ -296,7 +299,7 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
                     magnitudes = np.concatenate([m for m, _ in stack])
                     table = np.concatenate([t for _, t in stack])
                     allowed = table.any(axis=0)
-                    if kind == Kind.LATENT_PARALLEL:
+                    if kind in SOURCE:
                         allowed &= ~np.isin(names, causal)
                     if kind in (Kind.LATENT, Kind.RESIDUAL) and dimensions > 1:
                         allowed &= ~np.isin(names, IN_ROW)
@@ -316,7 +319,7 @@ def train(without: list[str]) -> tuple[dict[str, dict[str, list[int]]], Tables]:
 def tables(calls: list[Call], boxes: list[LatticeCall], weights: dict[str, dict[str, list[int]]]) -> Tables:
     counts = np.zeros((len(Kind) * len(Role) * CLASSES, TOKENS))
     for call in calls:
-        kinds = (Kind.LATENT, Kind.LATENT_PARALLEL) if call[2] == Kind.LATENT else (call[2],)
+        kinds = (call[2], *(kind for kind, source in SOURCE.items() if source == call[2]))
         for kind in kinds:
             names = [f"{kind.name.lower()}-{call[3]}d-{which}" for which in ("first", "next")]
             values, roles, expected = scan(

@@ -56,6 +56,7 @@ class Kind(IntEnum):
     LATTICE = 2
     RESIDUAL = 3
     SIDE = 4
+    RESIDUAL_PARALLEL = 5
 
 
 class Role(IntEnum):

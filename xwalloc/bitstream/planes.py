@@ -43,6 +43,11 @@ __all__ = [
 
 NO_PLANE = -1
 
+MOST_LANES = 1024
+LANE_COST = 0.005
+BYTES_PER_LANE = 3
+"""What a lane costs: four bytes of state that hold 8 bits of what they replace on average."""
+
 PLANE_DTYPE = np.dtype(
     [
         (name, np.int64)
@@ -161,21 +166,39 @@ def encode_segments(
     dimensions: int,
     mask: NDArray[np.uint8],
     parallel: Parallel,
+    many_lanes: bool = False,
 ) -> bytes:
-    """Code segments, each a table of planes, with the tables that suit them all."""
+    """Code segments, each a table of planes, with the tables that suit them all (see `pack_segments`)."""
     classified = parallel(lambda planes: classify(buffer, planes, kind, dimensions, mask), parts)
-    return pack_segments(classified, kind, parallel)
+    return pack_segments(classified, kind, parallel, many_lanes)
+
+
+def lanes_for(nbytes: int) -> int:
+    """Lanes of a stream of so many bytes: a power of two."""
+    lanes = rans.LANES
+    while lanes < MOST_LANES and 2 * lanes * BYTES_PER_LANE <= LANE_COST * nbytes:
+        lanes *= 2
+    return lanes
 
 
 def pack_segments(
-    classified: Sequence[tuple[NDArray[np.signedinteger], NDArray[np.uint16]]], kind: Kind, parallel: Parallel
+    classified: Sequence[tuple[NDArray[np.signedinteger], NDArray[np.uint16]]],
+    kind: Kind,
+    parallel: Parallel,
+    many_lanes: bool,
 ) -> bytes:
-    """Streams of symbols and the numbers of their classes, behind the choice of tables."""
+    """Streams of symbols and the numbers of their classes, behind the choice of tables.
+
+    With `many_lanes`, a stream has as many lanes as take `LANE_COST` of it, up to `MOST_LANES`.
+    """
     choice = choose(classified, kind)
 
     def stream(part: tuple[NDArray[np.signedinteger], NDArray[np.uint16]]) -> bytes:
         values, classes = part
-        return rans.encode(values, choice.tables[classes], shipped())
+        contexts = choice.tables[classes]
+        coded = rans.encode(values, contexts, shipped())
+        lanes = lanes_for(len(coded)) if many_lanes else rans.LANES
+        return coded if lanes == rans.LANES else rans.encode(values, contexts, shipped(), lanes)
 
     return segments.pack([choice.to_bytes(), *parallel(stream, classified)])
 

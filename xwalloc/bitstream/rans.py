@@ -10,8 +10,9 @@ A signed integer becomes a *token* and, for large magnitudes, raw bits (the spli
 
 A token that a table gives no frequency is written as `ESCAPE` followed by the token in 7 raw bits: nothing saturates.
 
-`LANES` states take turns, symbol by symbol, over one stream of 16-bit words: four independent chains of arithmetic
-for the processor, one byte stream for the frame. Each state lives in [2^16, 2^32).
+Several states, the *lanes*, take turns, symbol by symbol, over one stream of 16-bit words: four independent chains of
+arithmetic keep a core busy; a stream may have up to 2^12 lanes for devices with thousands of them. Each state lives in
+[2^16, 2^32).
 
 Source: J. Duda, "Asymmetric numeral systems", arXiv 1311.2540; F. Giesen, "Interleaved entropy coders",
 arXiv 1402.3392.
@@ -26,9 +27,12 @@ from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, Tables
 from xwalloc.errors import FormatError
 from xwalloc.jit import inline_kernel, kernel
 
-__all__ = ["LANES", "decode", "encode", "pack_stream", "unpack_stream"]
+__all__ = ["LANES", "MAX_LANES", "decode", "encode", "pack_stream", "unpack_stream"]
 
 LANES = 4
+"""Lanes of a stream for one core."""
+
+MAX_LANES = 1 << 12
 LOWER = 1 << 16
 SLOT_MASK = (1 << PROB_BITS) - 1
 DIRECT = 15  # largest magnitude with a token of its own
@@ -115,14 +119,15 @@ def _push_raw(state, raw, bits, words, position):
 def encode_kernel(values, contexts, spans, words, states):
     """Encode backwards into the end of `words`; returns the index of the first word written, or -1 if full."""
     position = U(words.shape[0])
-    for lane in range(LANES):
+    last = U(states.shape[0] - 1)
+    for lane in range(states.shape[0]):
         states[lane] = LOWER
     left = U(values.shape[0])
     while left > _0:
         if position < U(8):
             return -1
         left -= _1
-        lane = left & U(LANES - 1)
+        lane = left & last
         state = U(states[lane])
         value = np.int64(values[left])
         table = U(contexts[left]) << _TOKEN
@@ -202,9 +207,9 @@ def pop(state, context, symbols, spans, words, position):
 def decode_kernel(contexts, symbols, spans, words, states, values):
     """Decode as many values as there are contexts; returns the number of words read."""
     position = _0
-    end = U(words.shape[0])
+    end, last = U(words.shape[0]), U(states.shape[0] - 1)
     for i in range(contexts.shape[0]):
-        lane = U(i) & U(LANES - 1)
+        lane = U(i) & last
         value, state, position = pop(U(states[lane]), contexts[i], symbols, spans, words, position)
         if position > end:
             break
@@ -214,8 +219,9 @@ def decode_kernel(contexts, symbols, spans, words, states, values):
 
 
 def pack_stream(states: NDArray[np.int64], words: NDArray[np.uint16]) -> bytes:
-    """Bytes of one stream: the `LANES` first states of the decoder, then its words."""
-    return states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    """Bytes of one stream: the base-2 logarithm of the number of lanes, the first states of the decoder, its words."""
+    lanes = len(states).bit_length() - 1
+    return bytes([lanes]) + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
 
 
 def unpack_stream(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
@@ -226,15 +232,18 @@ def unpack_stream(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
     FormatError
         If the length is impossible or a state lies outside [2^16, 2^32).
     """
-    if len(data) < 4 * LANES or len(data) % 2:
-        raise FormatError(f"Expected a stream of at least {4 * LANES} bytes and even length. Got {len(data)}.")
-    states = np.frombuffer(data, "<u4", LANES).astype(np.int64)
+    lanes = 1 << data[0] if data and data[0] < 16 else MAX_LANES + 1
+    if not LANES <= lanes <= MAX_LANES or len(data) < 1 + 4 * lanes or len(data) % 2 == 0:
+        raise FormatError(f"A stream of {len(data)} bytes has an impossible number of lanes or length.")
+    states = np.frombuffer(data, "<u4", lanes, offset=1).astype(np.int64)
     if np.any(states < LOWER):
         raise FormatError("A stream begins with an impossible coder state.")
-    return states, np.frombuffer(data, "<u2", offset=4 * LANES).astype(np.uint16)
+    return states, np.frombuffer(data, "<u2", offset=1 + 4 * lanes).astype(np.uint16)
 
 
-def encode(values: NDArray[np.signedinteger], contexts: NDArray[np.uint16], tables: Tables) -> bytes:
+def encode(
+    values: NDArray[np.signedinteger], contexts: NDArray[np.uint16], tables: Tables, lanes: int = LANES
+) -> bytes:
     """Encode integers, each with the table that its context names.
 
     Parameters
@@ -245,8 +254,10 @@ def encode(values: NDArray[np.signedinteger], contexts: NDArray[np.uint16], tabl
         Index of the table of each value.
     tables
         Frequency tables.
+    lanes
+        Number of lanes: a power of two from `LANES` to `MAX_LANES`.
     """
-    states = np.empty(LANES, np.int64)
+    states = np.empty(lanes, np.int64)
     room = values.shape[0] // 2 + 64
     while True:
         words = np.empty(room, np.uint16)

@@ -25,7 +25,7 @@ from xwalloc.bitstream.expectations import (
     table_for,
     tables_for,
 )
-from xwalloc.bitstream.rans import LANES, pop
+from xwalloc.bitstream.rans import pop
 from xwalloc.jit import kernel
 
 __all__ = ["GROUP", "SPARSE_BELOW", "is_serial", "scan", "scratch"]
@@ -35,7 +35,6 @@ SPARSE_BELOW = ONE // 8
 
 MEAN_SHIFT = 4
 U = np.uint64
-_LANE = U(LANES - 1)
 
 SERIAL, SERIAL_FLAG = slice(1, 4), slice(1, 3)
 """Features (contexts.py) that lie in the row of the symbol itself."""
@@ -75,11 +74,12 @@ def _put_valid(row, holes, contexts, values, found):
 def _get_row(row, holes, contexts, count, limit, symbols, spans, words, states, position):
     """Read samples whose tables are known; returns the new count and position."""
     masked = holes.shape[0] > 0
+    last_lane = U(states.shape[0] - 1)
     largest = np.int64(0)
     for x in range(row.shape[0]):
         if masked and holes[x] != 0:
             continue
-        lane = U(count) & _LANE
+        lane = U(count) & last_lane
         value, state, position = pop(U(states[lane]), contexts[x], symbols, spans, words, position)
         states[lane] = state
         row[x] = value
@@ -125,13 +125,14 @@ def _get_serial(
     w_mean, w_w, w_ww = w[1], w[2], w[3]
     west = size_of(row[first - 1]) << 8 if first > 0 else own
     west_west = size_of(row[first - 2]) << 8 if first > 1 else own
+    last_lane = U(states.shape[0] - 1)
     largest = np.int64(0)
     for x in range(first, last):
         if masked and holes[x] != 0:
             west_west, west = west, 0
             continue
         size = (expected[x] + w_mean * mean + w_w * west + w_ww * west_west) >> 8
-        lane = U(count) & _LANE
+        lane = U(count) & last_lane
         context = table_for(size, tables, near_tables)
         value, state, position = pop(U(states[lane]), context, symbols, spans, words, position)
         states[lane] = state
@@ -158,7 +159,7 @@ def scan(
     """
     count = 0
     position = U(0)
-    end = U(words.shape[0])
+    end, last_lane = U(words.shape[0]), U(states.shape[0] - 1)
     has_mask = mask.shape[0] > 0
     tracing = expectations.shape[0] > 0
     expected, here, north, beyond = scratch[0], scratch[1], scratch[2], scratch[3]
@@ -222,7 +223,7 @@ def scan(
                             if tracing:
                                 expectations[count] = size
                         if decoding:
-                            lane = U(count) & _LANE
+                            lane = U(count) & last_lane
                             flag, state, position = pop(U(states[lane]), context, symbols, spans, words, position)
                             states[lane] = state
                             if position > end:

@@ -233,10 +233,10 @@ class ChunkCodec:
             return self._bounded(chunk, layout, config.max_error)
         if config.step is not None and chunk.look.valid:
             target = Target(integral=False, step=0.0, quantum=config.step)
-            return self._transform(chunk, layout, target, examine.nothing) or _lossless(chunk)
+            return self._transform(chunk, layout, target, examine.nothing) or _lossless(chunk, config.profile)
         if config.snr is not None and chunk.look.valid:
             return self._at_snr(chunk, layout, config.snr)
-        return _lossless(chunk)
+        return _lossless(chunk, config.profile)
 
     def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
         config = self.config
@@ -257,6 +257,7 @@ class ChunkCodec:
         return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
+        config = self.config
         largest = max(abs(chunk.look.low), abs(chunk.look.high))
         if chunk.look.integral:
             grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND), _span(chunk))
@@ -266,35 +267,36 @@ class ChunkCodec:
             edge = np.array(largest, chunk.original.dtype)
             inner = min(limit, largest, LARGEST_REAL_BOUND) - 0.5 * float(edge - np.nextafter(edge, edge.dtype.type(0)))
             if not inner > 0 or (inner <= limit * 0.125 and limit < largest):
-                return _lossless(chunk)
+                return _lossless(chunk, config.profile)
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40), largest)
             target = Target(integral=False, step=grid.step, quantum=0.0)
         look = examine.misses(limit, chunk.nodata)
         size = chunk.samples.size
         if chunk.samples.shape[1] < MANY_CHANNELS:
-            coded = _lattice(chunk, grid, look)
+            coded = _lattice(chunk, grid, look, config.profile)
             if coded is not None and 8 * coded.nbytes > LOOSE * size:
                 return coded
-            return _smaller(coded, self._transform(chunk, layout, target, look)) or _lossless(chunk)
+            return _smaller(coded, self._transform(chunk, layout, target, look)) or _lossless(chunk, config.profile)
         transformed = self._transform(chunk, layout, target, look)
         if transformed is not None:
             if 8 * transformed.nbytes < CLEAR * size or _lattice_bits(chunk, grid) > NEARLY * 8 * transformed.nbytes:
                 return transformed
-        return _smaller(transformed, _lattice(chunk, grid, look)) or _lossless(chunk)
+        return _smaller(transformed, _lattice(chunk, grid, look, config.profile)) or _lossless(chunk, config.profile)
 
     def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
         """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
+        config = self.config
         largest = max(abs(chunk.look.low), abs(chunk.look.high))
         scale = largest or 1.0
         values = chunk.samples if chunk.look.special is None else chunk.samples[~chunk.look.special]
         allowed = float(np.var(values.astype(np.float64) / scale)) / 10 ** (snr / 10)
         if not allowed > 0:
-            return _lossless(chunk)
+            return _lossless(chunk, config.profile)
         look = examine.squares(scale, chunk.nodata)
-        found = [_lossless(chunk)]
+        found = [_lossless(chunk, config.profile)]
         for make in (
             lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
-            lambda step: _lattice(chunk, lattice_mode.for_reals(step, largest), look),
+            lambda step: _lattice(chunk, lattice_mode.for_reals(step, largest), look, config.profile),
         ):
             found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
         return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
@@ -348,12 +350,12 @@ def _lattice_bits(chunk: Chunk, grid: Lattice) -> float:
     return lattice.estimate(indices, chunk.mask, grid.width(chunk.samples.dtype), grid.radius, map_parallel)
 
 
-def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
+def _lattice(chunk: Chunk, grid: Lattice, look: Examine, profile: str) -> Candidate | None:
     indices, beyond = grid.indices(chunk.samples)
     if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
         return None
     try:
-        sections, indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype)
+        sections, indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype, profile)
     except BudgetError:
         return None
     missed = np.zeros(chunk.samples.shape, np.bool_)
@@ -370,7 +372,7 @@ def _lattice(chunk: Chunk, grid: Lattice, look: Examine) -> Candidate | None:
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 
 
-def _lossless(chunk: Chunk) -> Candidate | None:
+def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
     """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
     if chunk.original.dtype.kind in "iu" or chunk.look.integral:
         grid = lattice_mode.for_integers(0, _span(chunk))
@@ -379,7 +381,7 @@ def _lossless(chunk: Chunk) -> Candidate | None:
         grid = lattice_mode.for_bits()
         samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
     try:
-        sections, _ = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype)
+        sections, _ = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
     except BudgetError:
         return None
     return Candidate(Mode.LATTICE, sections, None)

@@ -131,10 +131,12 @@ def from_ordered_bits(ordered: NDArray[np.signedinteger], dtype: np.dtype) -> ND
 
 
 def encode(
-    grid: Lattice, indices: NDArray[np.signedinteger], mask: NDArray[np.uint8] | None, dtype: np.dtype
+    grid: Lattice, indices: NDArray[np.signedinteger], mask: NDArray[np.uint8] | None, dtype: np.dtype, profile: str
 ) -> tuple[dict[Section, bytes], NDArray[np.signedinteger]]:
     """Sections of a chunk in lattice mode, and the indices that they decode to."""
-    coded = lattice.encode(indices, mask, grid.width(dtype), grid.radius, parallel=map_parallel)
+    coded = lattice.encode(
+        indices, mask, grid.width(dtype), grid.radius, map_parallel, many_lanes=profile == "parallel"
+    )
     head = HEAD.pack(grid.kind, grid.unit, grid.radius)
     return {Section.LATTICE: head + coded.parameters, Section.LATTICE_SYMBOLS: coded.symbols}, coded.decoded
 

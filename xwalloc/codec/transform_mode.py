@@ -19,15 +19,18 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine
-from xwalloc.errors import BudgetError, FormatError
+from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale, tiles
 from xwalloc.models.spec import Grid, LinearModel
 
 __all__ = ["Target", "Transformed", "decode", "encode"]
 
-HEAD = struct.Struct("<BbdIB")
-"""Integral?, fraction, unit, residual step, parallel profile? (followed by the model)."""
+HEAD = struct.Struct("<BBbdIB")
+"""Kind of the model; whether samples are integers; fraction bits; unit; step of the residual layer; profile."""
+
+LINEAR = 0
+"""The only kind of model there is yet: a linear one that the frame holds."""
 
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
@@ -160,10 +163,10 @@ def encode(
         _check_products(model, latents)
     except BudgetError:
         return None
-    kind = Kind.LATENT_PARALLEL if profile == "parallel" else Kind.LATENT
+    parallel = profile == "parallel"
     sections = {
         Section.MODEL: _head(finish, profile) + model_bytes,
-        Section.LATENTS: _encode_latents(model, symbols, kind),
+        Section.LATENTS: _encode_latents(model, symbols, parallel),
     }
     finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)
     residuals = np.empty(flat.shape, np.int32) if finish.step else None
@@ -186,7 +189,7 @@ def encode(
     figures = map_parallel(work, list(tiles(samples.shape)))
     if residuals is not None:
         sums = np.sum([part for _, part in figures], axis=0)
-        layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions)
+        layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions, parallel)
         if layer:
             sections[Section.RESIDUAL] = layer
     crop = tuple(slice(0, n) for n in original)
@@ -195,7 +198,7 @@ def encode(
 
 def _head(finish: Finish, profile: str) -> bytes:
     integral = finish.fraction is not None
-    return HEAD.pack(integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
+    return HEAD.pack(LINEAR, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
 
 
 def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
@@ -204,21 +207,25 @@ def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
     return [(axis, start, stop) for start, stop in parts]
 
 
-def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], kind: Kind) -> bytes:
+def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool) -> bytes:
     batch, rank = symbols.shape[:2]
     slabs = _slabs(model.grid, batch, rank)
     buffer = symbols.reshape(-1)
 
     parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
-    return coder.encode_segments(buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel)
+    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
+    return coder.encode_segments(
+        buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel
+    )
 
 
-def _decode_latents(model: LinearModel, data: bytes, batch: int, kind: Kind) -> NDArray[np.int32]:
+def _decode_latents(model: LinearModel, data: bytes, batch: int, parallel: bool) -> NDArray[np.int32]:
     slabs = _slabs(model.grid, batch, model.rank)
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
     buffer = symbols.reshape(-1)
 
     parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
+    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     coder.decode_segments(data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel)
     return symbols
 
@@ -244,7 +251,11 @@ def _residual_planes(
 
 
 def _encode_residuals(
-    residuals: NDArray[np.int32], sums: NDArray[np.int64], mask: NDArray[np.uint8] | None, dimensions: int
+    residuals: NDArray[np.int32],
+    sums: NDArray[np.int64],
+    mask: NDArray[np.uint8] | None,
+    dimensions: int,
+    parallel: bool,
 ) -> bytes:
     """Section RESIDUAL: a magnitude code for each channel, then streams; nothing where all residuals are 0.
 
@@ -259,12 +270,13 @@ def _encode_residuals(
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
 
     slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
-    streams = coder.encode_segments(buffer, slabs, Kind.RESIDUAL, dimensions, holes, map_parallel)
+    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
+    streams = coder.encode_segments(buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel)
     return codes.astype("u1").tobytes() + streams
 
 
 def _decode_residuals(
-    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int
+    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int, parallel: bool
 ) -> NDArray[np.int32]:
     channels = shape[1]
     codes = np.frombuffer(data[:channels], "u1").astype(np.int64)
@@ -276,7 +288,8 @@ def _decode_residuals(
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
 
     slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
-    coder.decode_segments(data[channels:], buffer, slabs, Kind.RESIDUAL, dimensions, holes, map_parallel)
+    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
+    coder.decode_segments(data[channels:], buffer, slabs, kind, dimensions, holes, map_parallel)
     return residuals
 
 
@@ -312,14 +325,17 @@ def decode(
     data = sections[Section.MODEL]
     if len(data) < HEAD.size + 3:
         raise FormatError("The model of the frame is cut.")
-    integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    model_kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    if model_kind != LINEAR:
+        raise UnsupportedFormatError(
+            f"The frame's model is of kind {model_kind}, which this version of xwalloc does not know: update xwalloc."
+        )
     if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
         raise FormatError("The model of the frame has impossible units.")
     batch, channels = shape[:2]
     model = LinearModel.from_bytes(data[HEAD.size :], (shape[2], shape[3], shape[4]), dimensions, channels, batch)
     signal = model.grid.signal
-    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
-    symbols = _decode_latents(model, sections[Section.LATENTS], batch, kind)
+    symbols = _decode_latents(model, sections[Section.LATENTS], batch, bool(parallel))
     try:
         latents = linear.synthesise(model, symbols, map_parallel)
         _check_products(model, latents)
@@ -330,7 +346,8 @@ def decode(
     residuals = None
     if Section.RESIDUAL in sections:
         blank = None if mask is None else _pad(mask, signal)
-        residuals = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions).reshape(batch, channels, -1)
+        layer = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions, bool(parallel))
+        residuals = layer.reshape(batch, channels, -1)
     decoded = np.empty((batch, channels, math.prod(signal)), dtype)
 
     def work(tile: tuple[int, slice]) -> None:

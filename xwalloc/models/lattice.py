@@ -412,25 +412,21 @@ def _plan(
     levels: Levels,
     width: int,
     parallel: Parallel,
-    boxes: list[_Box] | None = None,
-    order: NDArray[np.int64] | None = None,
-    effort: fit.Effort | None = None,
+    interpolate: bool,
 ) -> _Plan:
-    """Choose predictors, for all planes or for some channels and boxes."""
+    """Choose predictors; `interpolate` says that no channel is visited sample by sample."""
     geometry = samples.geometry
     batch, channels = geometry.shape[:2]
-    boxes = _slabs(geometry) if boxes is None else boxes
-    order = np.arange(channels) if order is None else order
-    effort = effort or fit.Effort.of(geometry)
+    boxes = _slabs(geometry)
+    order = np.arange(channels)
+    effort = fit.Effort.of(geometry)
     samplings = fit.samplings_of(geometry, effort)
     count = groups(geometry.dimensions)
 
     def channel(number: int) -> Channel:
-        return fit.channel_of(samples, number, range(number), samplings, effort, width)[0]
+        return fit.channel_of(samples, number, range(number), samplings, effort, width, interpolate)[0]
 
-    known = [Channel((), False, (Predictor(),) * count)] * channels
-    for number, found in zip(order, parallel(channel, order.tolist()), strict=True):
-        known[number] = found
+    known = parallel(channel, range(channels))
     starts = np.empty((len(boxes), batch, channels), np.int64)
     bins = 2 * radii + 1
     for box, start in zip(boxes, starts, strict=True):
@@ -438,7 +434,6 @@ def _plan(
         start[:] = np.where(radii == 0, firsts, np.sign(firsts) * ((np.abs(firsts) + radii) // bins))
     codes = np.zeros((*starts.shape, count), np.int64)
     others = _others(known)
-    others[~np.isin(others, order)] = -1
     return _Plan(
         geometry, samples.mask, width, radii, Parameters(order, known, starts, codes, no_weights(count), levels), boxes,
         np.zeros_like(samples.values), others,
@@ -467,7 +462,15 @@ class Coded:
     decoded: Integers
 
 
-def encode(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel: Parallel = in_turn) -> Coded:
+def encode(
+    q: Integers,
+    mask: Mask | None,
+    width: int,
+    radius: int = 0,
+    parallel: Parallel = in_turn,
+    *,
+    many_lanes: bool = False,
+) -> Coded:
     """Code integers within a radius.
 
     Parameters
@@ -482,6 +485,8 @@ def encode(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel
         Largest difference of a decoded integer; 0 is lossless, and all that 64-bit integers have.
     parallel
         ``parallel(fn, items)`` returns ``[fn(item) for item in items]``, perhaps with several threads.
+    many_lanes
+        For devices with thousands of lanes: no channel is visited sample by sample.
 
     Raises
     ------
@@ -491,13 +496,13 @@ def encode(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel
     if q.size == 0:
         return Coded(b"", b"", q)
     samples, radii, levels = _prepared(q, mask, width, radius)
-    plan = _plan(samples, radii, levels, width, parallel)
+    plan = _plan(samples, radii, levels, width, parallel, interpolate=many_lanes)
     found = parallel(lambda index: plan.analyse(index, samples.values), range(len(plan.boxes)))
     if min(int(f.residuals.min()) for f in found) == np.iinfo(plan.decoded.dtype).min:
         raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
     plan.fit_weights(found[0])
     classified = parallel(lambda index: plan.classified(index, found[index])[:2], range(len(plan.boxes)))
-    streams = coder.pack_segments(classified, Kind.LATTICE, parallel)
+    streams = coder.pack_segments(classified, Kind.LATTICE, parallel, many_lanes)
     _to_values(plan, radius)
     return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(q.shape))
 
@@ -555,7 +560,7 @@ def estimate(q: Integers, mask: Mask | None, width: int, radius: int = 0, parall
     some = [(2 * i + 1) * channels // (2 * number) for i in range(number)]
 
     def bits(channel: int) -> float:
-        return fit.channel_of(samples, channel, range(channel), samplings, effort, width)[1]
+        return fit.channel_of(samples, channel, range(channel), samplings, effort, width, False)[1]
 
     valid = q.size if not samples.mask.size else q.size - int(np.count_nonzero(samples.mask))
     return float(np.mean(parallel(bits, some))) * valid

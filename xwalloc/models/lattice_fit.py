@@ -429,11 +429,13 @@ def samplings_of(geometry: Geometry, effort: Effort) -> list[Sampling]:
 
 
 def channel_of(
-    samples: Samples, channel: int, earlier: Sequence[int], samplings: Sequence[Sampling], effort: Effort, width: int
+    samples: Samples, channel: int, earlier: Sequence[int], samplings: Sequence[Sampling], effort: Effort, width: int,
+    interpolate: bool,
 ) -> tuple[Channel, float]:
     """How a channel is predicted, and the bits per sample that it is expected to take.
 
-    `samplings` are those of the groups, and one of all samples.
+    `samplings` are those of the groups, and one of all samples. `interpolate` says that samples are not visited one
+    after the other.
     """
     classes = len(CLASSES[samples.geometry.dimensions])
     references = references_of(samples, channel, earlier, samplings[classes - 1])
@@ -445,7 +447,7 @@ def channel_of(
         predictors.append(found)
         expected += bits * _share(samples.geometry, sampling)
     expected /= samples.geometry.shape[0] * samples.geometry.plane
-    if expected > SEQUENTIAL_FROM:
+    if expected > SEQUENTIAL_FROM and not interpolate:
         found, bits = _choose(samples, channel, references, samplings[-1], effort, width, None)
         if bits < COARSE * expected:
             return Channel(references, True, (found,)), bits

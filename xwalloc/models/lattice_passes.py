@@ -17,7 +17,7 @@ import numpy as np
 
 from xwalloc.bitstream.contexts import DIRECT_CLASSES, ONE
 from xwalloc.bitstream.expectations import table_for
-from xwalloc.bitstream.rans import LANES, pop
+from xwalloc.bitstream.rans import pop
 from xwalloc.jit import allocating_kernel, inline_kernel, kernel
 from xwalloc.models.lattice_grid import (
     ACTIVE,
@@ -59,7 +59,6 @@ SIDE, BUCKET = 4, 3
 
 ANALYSE, CLASSIFY, DECODE = range(3)
 U = np.uint64
-_LANE = U(LANES - 1)
 
 
 @inline_kernel
@@ -413,7 +412,7 @@ def _sequential(
     nz, ny, nx = grid[0, NZ], grid[0, NY], grid[0, NX]
     w = weights[1 if other else 0]
     masked, tracing = mask.shape[0] > 0, expectations.shape[0] > 0
-    end = U(words.shape[0])
+    end, last_lane = U(words.shape[0]), U(states.shape[0] - 1)
     mean = np.int64(ONE)
     depth = 0
     for z in range(nz):
@@ -495,7 +494,7 @@ def _sequential(
                         if tracing:
                             expectations[count] = size
                     else:
-                        lane = U(count) & _LANE
+                        lane = U(count) & last_lane
                         residual, state, position = pop(
                             U(states[lane]), context, table_symbols, spans, words, position
                         )
@@ -583,7 +582,7 @@ def run(
     levels = grid.shape[0]
     plane = nz * ny * nx
     count = 0
-    position, end = U(0), U(words.shape[0])
+    position, end, last_lane = U(0), U(words.shape[0]), U(states.shape[0] - 1)
     tracing = expectations.shape[0] > 0
     masked = mask.shape[0] > 0
     limit = np.int64(np.iinfo(np.int32).max) if not wide else np.int64(np.iinfo(np.int64).max)
@@ -691,7 +690,7 @@ def run(
                                         if tracing:
                                             expectations[count] = expected[i]
                                     else:
-                                        lane = U(count) & _LANE
+                                        lane = U(count) & last_lane
                                         residual, state, position = pop(
                                             U(states[lane]), row_contexts[i], table_symbols, spans, words, position
                                         )
