@@ -29,7 +29,7 @@ def pieces(bits, raw):
     return [("raw", min(16, bits - at), (raw >> at) & ((1 << min(16, bits - at)) - 1)) for at in range(0, bits, 16)]
 
 
-def encode(values, contexts, frequencies):
+def encode(values, contexts, frequencies, lanes=LANES):
     """Bytes of a stream."""
     starts = np.cumsum(frequencies, axis=1, dtype=np.int64) - frequencies
     steps = []
@@ -38,8 +38,8 @@ def encode(values, contexts, frequencies):
         here = [("token", token)]
         if frequencies[context][token] == 0:
             here = [("token", ESCAPE), ("raw", 7, token)]
-        steps += [(i % LANES, int(context), *step) for step in here + pieces(bits, raw)]
-    states, words = [LOWER] * LANES, []
+        steps += [(i % lanes, int(context), *step) for step in here + pieces(bits, raw)]
+    states, words = [LOWER] * lanes, []
     for lane, context, kind, *what in reversed(steps):
         state = states[lane]
         if kind == "raw":
@@ -54,13 +54,14 @@ def encode(values, contexts, frequencies):
                 words.append(state & 0xFFFF)
                 state >>= 16
             states[lane] = (state // f << PROB_BITS) + state % f + start
-    return struct.pack(f"<4I{len(words)}H", *states, *reversed(words))
+    return struct.pack(f"<B{lanes}I{len(words)}H", lanes.bit_length() - 1, *states, *reversed(words))
 
 
 def decode(data, contexts, frequencies):
     """Values of a stream; checks that it ends where it should."""
-    states = list(struct.unpack_from("<4I", data))
-    words = list(struct.unpack(f"<{len(data) // 2 - 8}H", data[16:]))[::-1]
+    lanes = 1 << data[0]
+    states = list(struct.unpack_from(f"<{lanes}I", data, 1))
+    words = list(struct.unpack(f"<{(len(data) - 1) // 2 - 2 * lanes}H", data[1 + 4 * lanes :]))[::-1]
     starts = np.cumsum(frequencies, axis=1, dtype=np.int64) - frequencies
 
     def settle(lane):
@@ -78,7 +79,7 @@ def decode(data, contexts, frequencies):
 
     values = []
     for i, context in enumerate(contexts):
-        lane = i % LANES
+        lane = i % lanes
         slot = states[lane] & ((1 << PROB_BITS) - 1)
         token = max(t for t in range(TOKENS) if starts[context][t] <= slot and frequencies[context][t])
         states[lane] = (
@@ -95,7 +96,7 @@ def decode(data, contexts, frequencies):
         size = (4 | (token - 31) % 4) << (e - 2) | bits >> 1 if token < 79 else 1 << e | bits >> 1
         values.append(-size if bits & 1 else size)
     assert not words
-    assert states == [LOWER] * LANES
+    assert states == [LOWER] * lanes
     return values
 
 

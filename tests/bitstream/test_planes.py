@@ -41,14 +41,14 @@ def check(reference, buffer, planes, kind, dimensions, mask=None):
     tables = shipped()
     slow = reference.scan(buffer, planes, MAGNITUDES, *weights(kind, dimensions), mask)
     index = tables.index[first_class(kind, Role.DENSE) :]
-    expected = [
-        int(index[role * CLASSES + reference.class_of(e)])
-        for role, e in zip(slow.roles, slow.expectations, strict=True)
+    classes = [
+        role * CLASSES + reference.class_of(e) for role, e in zip(slow.roles, slow.expectations, strict=True)
     ]
+    expected = [int(index[number]) for number in classes]
     arguments = (buffer, planes, kind, dimensions) if mask is None else (buffer, planes, kind, dimensions, mask)
     values, contexts = classify(*arguments)
     assert values.tolist() == slow.values
-    assert contexts.tolist() == expected
+    assert contexts.tolist() == classes
     stream = encode(*arguments)
     assert stream == rans.encode(np.array(slow.values, np.int64), np.array(expected, np.uint16), tables)
     out = np.zeros_like(buffer)
@@ -78,7 +78,7 @@ def test_scan_of_every_neighbour(reference, shape, links, density):
         check(reference, buffer, planes, kind, 2)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind != Kind.LATTICE])
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_scan_of_every_kind(reference, kind, dimensions):
     shape = {1: (1, 1, 61), 2: (1, 9, 13), 3: (4, 5, 6)}[dimensions]
@@ -134,7 +134,7 @@ def test_magnitudes_beyond_every_class(reference, dtype):
     planes["previous"][1] = 0
     for code in (1, 17, len(MAGNITUDES) - 1):
         planes["code"] = planes["previous_code"] = code
-        check(reference, buffer, planes, Kind.LATTICE, 2)
+        check(reference, buffer, planes, Kind.SIDE, 2)
 
 
 def test_streams_for_other_planes_are_refused():
@@ -157,16 +157,16 @@ def test_values_beyond_the_type_are_refused():
     """What only an int64 holds is not cut to an int32."""
     buffer, planes = stack((1, 1, 9), 1, 1.0, dtype=np.int64)
     buffer[4] = 2**31
-    stream = encode(buffer, planes, Kind.LATTICE, 2)
+    stream = encode(buffer, planes, Kind.SIDE, 2)
     with pytest.raises(FormatError):
-        decode(stream, np.zeros(9, np.int32), planes, Kind.LATTICE, 2)
+        decode(stream, np.zeros(9, np.int32), planes, Kind.SIDE, 2)
 
 
 def test_a_tiny_stream_for_huge_planes_ends_soon():
     planes = planes_of(1)
     planes["ny"], planes["nx"], planes["sy"], planes["code"] = 1 << 11, 1 << 11, 1 << 11, 30
     with pytest.raises(FormatError):
-        decode(bytes([0, 0, 1, 0] * 4), np.zeros(1 << 22, np.int32), planes, Kind.LATENT, 2)
+        decode(bytes([2] + [0, 0, 1, 0] * 4), np.zeros(1 << 22, np.int32), planes, Kind.LATENT, 2)
 
 
 def test_planes_look_at_nothing_by_default():

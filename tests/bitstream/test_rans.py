@@ -79,6 +79,19 @@ def test_everything_that_has_no_place_in_a_table_escapes():
     assert rans.decode(rans.encode(numbers, contexts, tables), contexts, tables).tolist() == numbers.tolist()
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 256, 4096])
+def test_lanes_share_one_stream(lanes, reference):
+    tables = shipped()
+    rng = np.random.default_rng(lanes)
+    numbers, contexts = rng.integers(-9, 10, 3000), rng.integers(0, 50, 3000).astype(np.uint16)
+    stream = rans.encode(numbers, contexts, tables, lanes)
+    assert stream == reference.encode(numbers, contexts, tables.frequencies, lanes)
+    assert rans.decode(stream, contexts, tables).tolist() == numbers.tolist()
+    for first in (0, 1, 13, 200):
+        with pytest.raises(FormatError):
+            rans.decode(bytes([first]) + stream[1:], contexts, tables)
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 63, 5000])
 def test_any_count_and_the_room_for_words_grows(dtype, count):
@@ -119,7 +132,7 @@ def test_damaged_streams_are_refused_or_differ():
     with pytest.raises(FormatError):
         rans.decode(stream, np.append(contexts, contexts[:1]), tables)
     with pytest.raises(FormatError):
-        rans.decode(bytes(16), contexts, tables)
+        rans.decode(bytes(17), contexts, tables)
     for _ in range(300):
         damaged = bytearray(stream)
         damaged[rng.integers(len(stream))] ^= int(1 << rng.integers(8))

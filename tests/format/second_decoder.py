@@ -36,8 +36,8 @@ SECTIONS: dict[int, tuple[set[int], set[int]]] = {
 }
 """Sections that each mode has to have, and those that it may have."""
 
-KIND_LATENT, KIND_LATENT_PARALLEL, KIND_LATTICE, KIND_RESIDUAL, KIND_SIDE = range(5)
-KIND_NAMES = ("latent", "latent_parallel", "lattice", "residual", "side")
+KIND_NAMES = ("latent", "latent_parallel", "lattice", "residual", "side", "residual_parallel")
+KIND_LATENT, KIND_LATENT_PARALLEL, KIND_LATTICE, KIND_RESIDUAL, KIND_SIDE, KIND_RESIDUAL_PARALLEL = range(6)
 DENSE, SPARSE, FLAG = range(3)
 
 Array = NDArray[Any]
@@ -55,6 +55,11 @@ def expect(condition: bool, what: str) -> None:
     """Refuse unless something holds."""
     if not condition:
         raise Refused(what)
+
+
+def ceil2(n: int) -> int:
+    """Half of n, rounded up."""
+    return (n + 1) // 2
 
 
 # ---- 2 Frame ---------------------------------------------------------------------------------------------------------
@@ -183,7 +188,7 @@ def decode_mask(data: bytes, shape: Canonical, itemsize: int) -> tuple[Integers,
     planes: list[Plane] = []
     for i in range(count):
         planes.append(Plane((nz, ny, nx), codes[i], previous=planes[i - 1] if i % channels else None))
-    decode_planes(stream, planes, KIND_LATTICE, 2, (1 << 31) - 1)
+    decode_planes(Stream.of(stream, usual_tables(KIND_SIDE)), planes, KIND_SIDE, 2)
     labels = np.zeros(shape, np.int64)
     for i, plane in enumerate(planes):
         b, c = divmod(i, channels)
@@ -218,14 +223,31 @@ def decode_exceptions(data: bytes, samples: int, itemsize: int) -> Iterator[tupl
         yield position, int.from_bytes(data[at : at + itemsize], "little")
 
 
-def decode_streams(data: bytes, count: int) -> list[bytes]:
-    """Streams of a section (5.5)."""
-    expect(len(data) >= 2 + 4 * count, "cut list of streams")
-    expect(struct.unpack_from("<H", data)[0] == count, "as many streams as slabs are expected")
-    lengths = struct.unpack_from(f"<{count}I", data, 2)
-    edges = list(itertools.accumulate(lengths, initial=2 + 4 * count))
+def decode_streams(data: bytes, count: int, kind: int) -> list[Stream]:
+    """Streams of a section, ready to be read with the tables that it chooses (5.5)."""
+    expect(len(data) >= 2 + 4 * (count + 1), "cut list of streams")
+    expect(struct.unpack_from("<H", data)[0] == count + 1, "as many streams as slabs are expected")
+    lengths = struct.unpack_from(f"<{count + 1}I", data, 2)
+    edges = list(itertools.accumulate(lengths, initial=2 + 4 * (count + 1)))
     expect(edges[-1] == len(data), "streams do not fill their section")
-    return [data[a:b] for a, b in itertools.pairwise(edges)]
+    choice, *streams = (data[a:b] for a, b in itertools.pairwise(edges))
+    chosen = usual_tables(kind)
+    for place, number in read_choice(choice, kind).items():
+        chosen[place] = all_tables()[1][number]
+    return [Stream.of(stream, chosen) for stream in streams]
+
+
+def read_choice(data: bytes, kind: int) -> dict[int, int]:
+    """Classes with another table than the usual one, and the number of that table (5.5)."""
+    index, found = all_tables()
+    bits = Bits(data)
+    count = bits.unsigned(1, CLASSES)[0]
+    classes = list(itertools.accumulate((gap + 1 for gap in bits.unsigned(count)), initial=-1))[1:]
+    expect(not classes or classes[-1] < CLASSES, "a class that does not exist")
+    numbers = [index[kind * CLASSES + place] + other for place, other in zip(classes, bits.signed(count), strict=True)]
+    expect(all(0 <= number < len(found) for number in numbers), "a table that does not exist")
+    bits.end()
+    return dict(zip(classes, numbers, strict=True))
 
 
 def magnitude_codes(data: bytes, count: int) -> list[int]:
@@ -234,10 +256,62 @@ def magnitude_codes(data: bytes, count: int) -> list[int]:
     return list(data)
 
 
+class Bits:
+    """A string of bits that holds lists (5.8)."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> int:
+        """The next bits, highest first."""
+        expect(self.at + count <= 8 * len(self.data), "cut lists")
+        value = 0
+        for _ in range(count):
+            value = 2 * value + (self.data[self.at // 8] >> (7 - self.at % 8)) % 2
+            self.at += 1
+        return value
+
+    def unsigned(self, count: int, largest: int = (1 << 64) - 1) -> list[int]:
+        """A list of unsigned integers."""
+        expect(count <= 8 * len(self.data) - self.at, "cut lists")
+        found = []
+        a, n = 4, 1
+        for _ in range(count):
+            k = next(k for k in itertools.count() if n << k >= a)
+            ones = 0
+            while ones < 20 and self.take(1):
+                ones += 1
+            value = (ones << k) + self.take(k) if ones < 20 else self.take(self.take(6) + 1)
+            expect(value <= largest, "a number is too large")
+            found.append(value)
+            a += min(value, 16 << k, 1 << 32)
+            n += 1
+            if n == 16:
+                a, n = a // 2, 8
+        return found
+
+    def signed(self, count: int) -> list[int]:
+        """A list of signed integers."""
+        return [-(v + 1) // 2 if v % 2 else v // 2 for v in self.unsigned(count)]
+
+    def sums(self, count: int, largest: int) -> list[int]:
+        """A list that is given as differences."""
+        found = list(itertools.accumulate(self.signed(count)))
+        expect(all(0 <= v <= largest for v in found), "a number is out of range")
+        return found
+
+    def end(self) -> None:
+        """Check that all has been read."""
+        left = 8 * len(self.data) - self.at
+        expect(left < 8 and self.take(left) == 0, "something is left over behind the lists")
+
+
 # ---- 6 Entropy coder -------------------------------------------------------------------------------------------------
 
 ESCAPE, LAST_TOKEN = 127, 125
 FIRST_STATE = 1 << 16
+CLASSES = 3 * 112
+"""Classes of each kind: 112 for each role."""
 
 
 @dataclass(frozen=True)
@@ -250,10 +324,11 @@ class Table:
 
 
 @lru_cache(maxsize=1)
-def tables() -> list[Table]:
-    """The table of every class."""
+def all_tables() -> tuple[tuple[int, ...], list[Table]]:
+    """The number of each class's usual table, and the tables (6.2)."""
     data = (DATA / "tables-1.bin").read_bytes()
     classes, count = struct.unpack_from("<HH", data)
+    assert classes == CLASSES * len(KIND_NAMES)
     index = struct.unpack_from(f"<{classes}H", data, 4)
     at = 4 + 2 * classes
     found = []
@@ -268,12 +343,18 @@ def tables() -> list[Table]:
         start = list(itertools.accumulate(frequency, initial=0))[:128]
         found.append(Table(frequency, start, [t for t in range(128) for _ in range(frequency[t])]))
     assert at == len(data)
-    return [found[i] for i in index]
+    return index, found
+
+
+def usual_tables(kind: int) -> list[Table]:
+    """The table of each class of a kind of planes (7.3)."""
+    index, found = all_tables()
+    return [found[i] for i in index[kind * CLASSES : (kind + 1) * CLASSES]]
 
 
 @lru_cache(maxsize=1)
 def all_weights() -> dict[str, dict[str, list[int]]]:
-    """The file of weights (7.3)."""
+    """The file of weights (7.3, 9.4, 9.5)."""
     found: dict[str, dict[str, list[int]]] = json.loads((DATA / "weights-1.json").read_text())
     return found
 
@@ -282,21 +363,26 @@ def all_weights() -> dict[str, dict[str, list[int]]]:
 class Stream:
     """One rANS stream that is being read (6.3)."""
 
+    tables: list[Table]
     states: list[int]
     words: list[int]
     position: int = 0
     count: int = 0
 
     @classmethod
-    def of(cls, data: bytes) -> Stream:
-        expect(len(data) >= 16 and len(data) % 2 == 0, "a stream of impossible length")
-        states = list(struct.unpack_from("<4I", data))
+    def of(cls, data: bytes, tables: list[Table]) -> Stream:
+        """A stream and the table of each class, `role * 112 + class`."""
+        expect(bool(data) and 2 <= data[0] <= 12, "a stream of an impossible number of lanes")
+        words = 1 + 4 * (1 << data[0])
+        expect(len(data) >= words and (len(data) - words) % 2 == 0, "a stream of impossible length")
+        states = list(struct.unpack_from(f"<{1 << data[0]}I", data, 1))
         expect(all(state >= FIRST_STATE for state in states), "an impossible state")
-        return cls(states, list(struct.unpack_from(f"<{(len(data) - 16) // 2}H", data, 16)))
+        return cls(tables, states, list(struct.unpack_from(f"<{(len(data) - words) // 2}H", data, words)))
 
-    def symbol(self, table: Table) -> int:
-        """The next symbol."""
-        lane = self.count % 4
+    def symbol(self, role: int, expected: int) -> int:
+        """The next symbol, of a role and an expected magnitude."""
+        table = self.tables[role * 112 + class_of(expected)]
+        lane = self.count % len(self.states)
         self.count += 1
         state = self.states[lane]
         slot = state % 4096
@@ -338,7 +424,7 @@ class Stream:
     def end(self) -> None:
         """Check that all has been read."""
         expect(self.position == len(self.words), "words are left over")
-        expect(self.states == [FIRST_STATE] * 4, "a stream does not end where it began")
+        expect(set(self.states) == {FIRST_STATE}, "a stream does not end where it began")
 
 
 # ---- 7 Planes and contexts -------------------------------------------------------------------------------------------
@@ -386,16 +472,15 @@ class Plane:
         self.mags = [0] * len(self.values)
 
 
-def decode_planes(data: bytes, planes: Sequence[Plane], kind: int, dimensions: int, limit: int) -> None:
+def decode_planes(stream: Stream, planes: Sequence[Plane], kind: int, dimensions: int) -> None:
     """Fill in the values of planes from one stream."""
-    stream = Stream.of(data)
     for plane in planes:
         if plane.code and plane.values:
-            decode_plane(stream, plane, kind, dimensions, limit)
+            decode_plane(stream, plane, kind, dimensions)
     stream.end()
 
 
-def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, limit: int) -> None:
+def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int) -> None:
     """Decode the values of one plane."""
     nz, ny, nx = plane.extent
     own = mean_of(plane.code)
@@ -450,9 +535,6 @@ def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, limit
             total += f[5] * group_of(previous.mags, z, y, first)
         return total >> 8
 
-    def symbol(role: int, expected: int) -> int:
-        return stream.symbol(tables()[(kind * 3 + role) * 112 + class_of(expected)])
-
     sparse = own < 32
     for z, y in itertools.product(range(nz), range(ny)):
         line = (z * ny + y) * nx
@@ -464,12 +546,12 @@ def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, limit
                 coded_here = list(coded)
             if not coded_here:
                 continue
-            if sparse and symbol(FLAG, expected_of_flag(z, y, first)) == 0:
+            if sparse and stream.symbol(FLAG, expected_of_flag(z, y, first)) == 0:
                 mean -= (3 * mean) >> 3
                 continue
             for x in coded_here:
-                value = symbol(SPARSE if sparse else DENSE, expected_of_sample(z, y, x))
-                expect(abs(value) <= limit, "a symbol is too large")
+                value = stream.symbol(SPARSE if sparse else DENSE, expected_of_sample(z, y, x))
+                expect(abs(value) < 1 << 31, "a symbol is too large")
                 plane.values[line + x] = value
                 mags[line + x] = mag(value)
                 mean += (mags[line + x] - mean) >> 4
@@ -496,34 +578,38 @@ def part_of(axis: int, start: int, stop: int) -> tuple[slice, slice, slice]:
 
 # ---- 9 Lattice mode --------------------------------------------------------------------------------------------------
 
-FITTED = 10
+MEAN, PREVIOUS, REFERENCE, REFERENCE_MEAN, INHERITED, SECOND, FLAT, REFERENCE_PREVIOUS, REFERENCE_FLAT, FITTED = range(
+    10
+)
+INTERPOLATED_KINDS = {MEAN, PREVIOUS, REFERENCE, REFERENCE_MEAN, INHERITED, FITTED}
+SEQUENTIAL_KINDS = {PREVIOUS, REFERENCE, SECOND, FLAT, REFERENCE_PREVIOUS, REFERENCE_FLAT, FITTED}
+NEED_REFERENCE = {REFERENCE, REFERENCE_MEAN, REFERENCE_PREVIOUS, REFERENCE_FLAT}
+
 W, WW, WWW, N, NW, NE, NN = (0, 0, -1), (0, 0, -2), (0, 0, -3), (0, -1, 0), (0, -1, -1), (0, -1, 1), (0, -2, 0)
 NNE, NNW, NEE, NWW, E, S, SW, SE = (0, -2, 1), (0, -2, -1), (0, -1, 2), (0, -1, -2), (0, 0, 1), (0, 1, 0), (0, 1, -1), (
     0, 1, 1,
 )  # fmt: skip
 U, UW, UE, UN, US, UNW, UU = (-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (-1, -1, -1), (-2, 0, 0)
 HERE, EE, DOWN = (0, 0, 0), (0, 0, 2), (1, 0, 0)
-PLAIN: list[tuple[dict[Offset, int], dict[Offset, int]]] = [
-    ({W: 1}, {}),
-    ({W: 2, WW: -1}, {}),
-    ({W: 3, WW: -3, WWW: 1}, {}),
-    ({N: 1}, {}),
-    ({W: 1, N: 1, NW: -1}, {}),
-    ({U: 1}, {}),
-    ({U: 1, W: 1, N: 1, UW: -1, UN: -1, NW: -1, UNW: 1}, {}),
-    ({}, {HERE: 1}),
-    ({W: 1}, {HERE: 1, W: -1}),
-    ({W: 1, N: 1, NW: -1}, {HERE: 1, W: -1, N: -1, NW: 1}),
-]
-OWN: dict[int, list[Offset]] = {
+PLANE: dict[int, dict[Offset, int]] = {
+    1: {W: 3, WW: -3, WWW: 1},
+    2: {W: 1, N: 1, NW: -1},
+    3: {U: 1, W: 1, N: 1, UW: -1, UN: -1, NW: -1, UNW: 1},
+}
+SEQUENTIAL_OWN: dict[int, list[Offset]] = {
     1: [(0, 0, -lag) for lag in range(1, 33)],
     2: [W, N, NW, NE, WW, NN, NNE, NNW, NEE, NWW],
     3: [U, W, N, NW, NE, UW, UN, UE, US, UNW, WW, NN, UU],
 }
-IN_REFERENCE: dict[int, list[Offset]] = {
+SEQUENTIAL_REFERENCE: dict[int, list[Offset]] = {
     1: [HERE, W, E, WW, EE],
     2: [HERE, W, N, NW, NE, E, S, SW, SE],
     3: [HERE, U, W, N, DOWN, S, E, NW, NE],
+}
+INTERPOLATED_REFERENCE: dict[int, list[tuple[Offset, ...]]] = {
+    1: [(HERE,), (W,), (E,), (WW,), (EE,)],
+    2: [(HERE,), (W, E), (N, S), (NW, SE), (NE, SW)],
+    3: [(HERE,), (W, E), (N, S), (U, DOWN)],
 }
 
 
@@ -533,256 +619,541 @@ def signed(value: int, width: int) -> int:
     return value - (1 << width) if value >> (width - 1) else value
 
 
-class Bits:
-    """The bit string of section LATTICE (9.2)."""
+def opposite(offset: Offset) -> Offset:
+    """The other way."""
+    return -offset[0], -offset[1], -offset[2]
 
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
 
-    def take(self, count: int) -> int:
-        """The next bits, highest first."""
-        expect(self.at + count <= 8 * len(self.data), "cut parameters")
-        value = 0
-        for _ in range(count):
-            value = 2 * value + (self.data[self.at // 8] >> (7 - self.at % 8)) % 2
-            self.at += 1
-        return value
+def mirror(place: int, n: int) -> int:
+    """A coordinate that is inside of [0, n) (9.3)."""
+    while not 0 <= place < n:
+        place = 0 if n == 1 else -place if place < 0 else 2 * (n - 1) - place
+    return place
 
-    def unsigned(self, count: int, largest: int = (1 << 64) - 1) -> list[int]:
-        """A list of unsigned integers."""
-        expect(count <= 8 * len(self.data) - self.at, "cut parameters")
-        found = []
-        a, n = 4, 1
-        for _ in range(count):
-            k = next(k for k in itertools.count() if n << k >= a)
-            ones = 0
-            while ones < 20 and self.take(1):
-                ones += 1
-            value = (ones << k) + self.take(k) if ones < 20 else self.take(self.take(6) + 1)
-            expect(value <= largest, "a parameter is too large")
-            found.append(value)
-            a += min(value, 16 << k, 1 << 32)
-            n += 1
-            if n == 16:
-                a, n = a // 2, 8
-        return found
 
-    def signed(self, count: int) -> list[int]:
-        """A list of signed integers."""
-        return [-(v + 1) // 2 if v % 2 else v // 2 for v in self.unsigned(count)]
+@lru_cache
+def classes_of(dimensions: int) -> list[Offset]:
+    """The classes of a level in the order of their passes (9.4)."""
+    found = [c for c in itertools.product((0, 1), repeat=3) if any(c) and not any(c[: 3 - dimensions])]
+    return sorted(found, key=lambda c: (-sum(c), c))
 
-    def sums(self, count: int, largest: int) -> list[int]:
-        """A list that is given as differences."""
-        found = list(itertools.accumulate(self.signed(count)))
-        expect(all(0 <= v <= largest for v in found), "a parameter is out of range")
-        return found
+
+@lru_cache
+def known_offsets(dimensions: int, place: int) -> list[Offset]:
+    """Offsets from samples of a class to those that are known before its pass, the shortest first (9.3)."""
+    classes = classes_of(dimensions)
+    before = [HERE, *classes[:place]]
+    reach = range(-31, 32) if dimensions == 1 else range(-3, 4)
+    offsets = itertools.product(*(reach if axis >= 3 - dimensions else (0,) for axis in range(3)))
+    known = [o for o in offsets if tuple((c + v) % 2 for c, v in zip(classes[place], o, strict=True)) in before]
+    return sorted(known, key=lambda o: (sum(v * v for v in o), o))
+
+
+@lru_cache
+def near_offsets(odd: Offset, long: tuple[bool, ...]) -> dict[Offset, int]:
+    """The near offsets of a class at a level and their weights (9.4)."""
+    corners = list(itertools.product(*((-1, 1) if bit else (0,) for bit in odd)))
+    direct = [
+        (step * (axis == 0), step * (axis == 1), step * (axis == 2))
+        for axis in range(3)
+        if long[axis] and not odd[axis]
+        for step in (-1, 1)
+    ]
+    most = max(len(corners), len(direct))
+    return {o: most // len(corners) for o in corners} | {o: most // len(direct) for o in direct}
+
+
+@lru_cache
+def far_offsets(dimensions: int, place: int) -> list[Offset]:
+    """The far offsets of a class (9.4)."""
+    if dimensions == 3:
+        return []
+    near = near_offsets(classes_of(dimensions)[place], tuple(axis >= 3 - dimensions for axis in range(3)))
+    others = [o for o in known_offsets(dimensions, place) if o not in near]
+    return [o for o in others if sum(v * v for v in o) == sum(v * v for v in others[0])]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A coefficient on a value, or on the sum of two, in the channel itself (source None) or in another."""
+
+    source: int | None
+    offsets: tuple[Offset, ...]
+    coefficient: int
 
 
 @dataclass
 class Predictor:
-    """The predictor of one channel: its references and taps (reference or None, offset, coefficient)."""
+    """The predictor of one group of a channel; taps in references stand before those in the channel."""
 
-    references: list[int]
-    taps: list[tuple[int | None, Offset, int]]
+    kind: int
+    taps: list[Tap]
     shift: int = 0
     bias: int = 0
 
 
 @dataclass
-class Parameters:
-    """What section LATTICE says; start values and codes by (slab, batch item, channel)."""
+class Channel:
+    """What section LATTICE says about one channel."""
 
+    references: list[int]
+    sequential: bool
+    predictors: list[Predictor]
+    levels: list[int] | None = None
+
+
+@dataclass
+class Lattice:
+    """What section LATTICE says; starts by (slab, batch item, channel), codes by these and group."""
+
+    kind: int
+    unit: float
+    radius: int
+    width: int
+    shape: Canonical
+    dimensions: int
+    axis: int
+    slabs: list[tuple[int, int]]
     order: list[int]
-    predictors: dict[int, Predictor]
+    channels: dict[int, Channel]
     starts: dict[tuple[int, int, int], int]
-    codes: dict[tuple[int, int, int], int]
-    levels: dict[int, list[int]]
+    codes: dict[tuple[int, int, int, int], int]
+    weights: dict[tuple[int, bool], list[int]]
+    """By group and whether there is a reference, where the chunk has its own."""
+
+    @property
+    def groups(self) -> int:
+        """Groups of an interpolated plane."""
+        return groups_of(self.dimensions)
+
+    def radius_of(self, channel: int) -> int:
+        """The radius of a channel (9.1)."""
+        return self.radius if self.channels[channel].levels is None else 0
 
 
-def read_parameters(data: bytes, slabs: int, batch: int, channels: int, dimensions: int, width: int) -> Parameters:
-    """Read the lists of 9.2."""
-    bits = Bits(data)
+def groups_of(dimensions: int) -> int:
+    """Groups of an interpolated plane (9.2)."""
+    return {1: 5, 2: 6, 3: 14}[dimensions]
+
+
+def group_of_level(level: int, dimensions: int) -> int:
+    """The group of the first class of a level (9.4)."""
+    return min(level, 4 if dimensions == 1 else 1) * ((1 << dimensions) - 1)
+
+
+def usual_predictor(
+    kind: int, reference: int | None, dimensions: int, odd: Offset, near: dict[Offset, int]
+) -> Predictor:  # fmt: skip
+    """A predictor that is not fitted, of an interpolated plane at a level with these near offsets (9.3)."""
+    in_channel = [Tap(None, (offset,), weight) for offset, weight in near.items()]
+    total = sum(near.values())
+    if kind == MEAN:
+        return Predictor(kind, in_channel, total.bit_length() - 1)
+    if kind == REFERENCE_MEAN:
+        in_reference = [Tap(reference, (offset,), -weight) for offset, weight in near.items()]
+        return Predictor(kind, [Tap(reference, (HERE,), total), *in_reference, *in_channel], total.bit_length() - 1)
+    return Predictor(kind, [Tap(None, (opposite(odd),), 1) if kind == PREVIOUS else Tap(reference, (HERE,), 1)])
+
+
+def usual_sequential_predictor(kind: int, reference: int | None, dimensions: int) -> Predictor:
+    """A predictor that is not fitted, of a sequential plane (9.3)."""
+    plane = PLANE[dimensions]
+    in_channel, in_reference = {
+        PREVIOUS: ({W: 1}, {}),
+        REFERENCE: ({}, {HERE: 1}),
+        SECOND: ({W: 2, WW: -1}, {}),
+        FLAT: (plane, {}),
+        REFERENCE_PREVIOUS: ({W: 1}, {HERE: 1, W: -1}),
+        REFERENCE_FLAT: (plane, {HERE: 1} | {offset: -c for offset, c in plane.items()}),
+    }[kind]
+    taps = [Tap(reference, (offset,), c) for offset, c in in_reference.items()]
+    return Predictor(kind, taps + [Tap(None, (offset,), c) for offset, c in in_channel.items()])
+
+
+def fitted_taps(group: int, dimensions: int, sequential: bool) -> tuple[list[tuple[Offset, ...]], ...]:
+    """Offsets of fitted predictors in the channel and in a reference (9.3)."""
+    if sequential:
+        in_channel, in_reference = SEQUENTIAL_OWN[dimensions], SEQUENTIAL_REFERENCE[dimensions]
+        return [(offset,) for offset in in_channel], [(offset,) for offset in in_reference]
+    known = known_offsets(dimensions, group % ((1 << dimensions) - 1))
+    if dimensions == 1:
+        return [(offset,) for offset in known][:16], INTERPOLATED_REFERENCE[1]
+    return [(offset, opposite(offset)) for offset in known if offset < HERE][:8], INTERPOLATED_REFERENCE[dimensions]
+
+
+def read_lattice(data: bytes, header: Header) -> Lattice:
+    """Section LATTICE (5.4, 9.2)."""
+    expect(len(data) >= 13, "cut lattice")
+    kind, unit, radius = struct.unpack_from("<BdI", data)
+    is_float = header.dtype.kind == "f"
+    expect(kind <= 2 and 0 < unit < math.inf and (kind != 2 or (is_float and not radius)), "impossible lattice")
+    expect(kind != 0 or (unit == math.floor(unit) and unit <= 2.0**33), "impossible lattice")
+    expect(radius <= 1 << 30, "impossible lattice")
+    width = 64 if kind == 2 and header.dtype.itemsize == 8 else 32
+    batch, channels, *signal = header.canonical
+    nz, ny, nx = sorted(signal, key=lambda n: n != 1)
+    dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
+    axis, slabs = slabs_of((batch, channels, nz, ny, nx), 1, 1 << 20)
+    groups = groups_of(dimensions)
+    bits = Bits(data[13:])
+
     moved = bits.unsigned(1, 1)[0]
     order = bits.unsigned(channels, channels - 1) if moved else list(range(channels))
     expect(sorted(order) == list(range(channels)), "every channel is coded once")
-    kinds = bits.sums(channels, FITTED)
     reference_counts = bits.sums(channels, 8)
     distances = iter(bits.signed(sum(reference_counts)))
-    references: list[list[int]] = []
-    for at, count in enumerate(reference_counts):
-        places, place = [], at
+    found: dict[int, Channel] = {}
+    for at, (channel, count) in enumerate(zip(order, reference_counts, strict=True)):
+        references, place = [], at
         for _ in range(count):
             place = place - 1 - next(distances)
             expect(0 <= place < at, "a reference that is not decoded yet")
-            places.append(order[place])
-        references.append(places)
-    fitted = [at for at in range(channels) if kinds[at] == FITTED]
-    expect(not (fitted and width == 64), "no fitted predictors for 64 bits")
-    own = bits.unsigned(len(fitted), len(OWN[dimensions]))
-    in_references = iter(bits.unsigned(sum(reference_counts[at] for at in fitted), len(IN_REFERENCE[dimensions])))
-    shifts = [12 - s for s in bits.unsigned(len(fitted), 12)]
+            references.append(order[place])
+        found[channel] = Channel(references, False, [])
+    for channel, flag in zip(order, bits.unsigned(channels, 1), strict=True):
+        found[channel].sequential = bool(flag)
+    interpolated = [channel for channel in order if not found[channel].sequential]
+
+    fitted: list[tuple[int, Channel, Predictor]] = []
+    for group in range(groups):
+        listed = interpolated if group else order
+        for channel, predictor in zip(listed, bits.sums(len(listed), FITTED), strict=True):
+            one = found[channel]
+            expect(predictor in (SEQUENTIAL_KINDS if one.sequential else INTERPOLATED_KINDS), "a wrong predictor")
+            expect(predictor != INHERITED or group >= (1 << dimensions) - 1, "nothing to inherit from")
+            expect(predictor not in NEED_REFERENCE or bool(one.references), "a predictor lacks its reference")
+            expect(predictor != FITTED or width == 32, "no fitted predictors for 64 bits")
+            reference = one.references[0] if one.references else None
+            if predictor == INHERITED:
+                one.predictors.append(Predictor(INHERITED, []))
+            elif predictor == FITTED:
+                one.predictors.append(Predictor(FITTED, []))
+                fitted.append((group, one, one.predictors[-1]))
+            elif one.sequential:
+                one.predictors.append(usual_sequential_predictor(predictor, reference, dimensions))
+            else:
+                odd = classes_of(dimensions)[group % ((1 << dimensions) - 1)]
+                near = near_offsets(odd, tuple(axis >= 3 - dimensions for axis in range(3)))
+                one.predictors.append(usual_predictor(predictor, reference, dimensions, odd, near))
+    own_counts = bits.unsigned(len(fitted), 127)
+    in_references = iter(bits.unsigned(sum(len(one.references) for _, one, _ in fitted)))
+    shifts = bits.unsigned(len(fitted), 12)
     biases = bits.signed(len(fitted))
-    expect(all(-(1 << 52) <= b < 1 << 52 for b in biases), "a bias is too large")
-    counts = [[own[i]] + [next(in_references) for _ in references[at]] for i, at in enumerate(fitted)]
-    expect(all(sum(c) <= 128 for c in counts), "too many taps")
-    all_coefficients = bits.signed(sum(map(sum, counts)))
-    expect(all(-(1 << 15) <= c < 1 << 15 for c in all_coefficients), "a coefficient is too large")
-    coefficients = iter(all_coefficients)
-    predictors: dict[int, Predictor] = {}
-    for at, channel in enumerate(order):
-        predictor = predictors[channel] = Predictor(references[at], [])
-        if kinds[at] == FITTED:
-            i = fitted.index(at)
-            predictor.shift, predictor.bias = shifts[i], biases[i]
-            offsets = [OWN[dimensions]] + [IN_REFERENCE[dimensions]] * len(references[at])
-            for source, some, count in zip([None, *references[at]], offsets, counts[i], strict=True):
-                predictor.taps += [(source, offset, next(coefficients)) for offset in some[:count]]
-        else:
-            in_channel, in_reference = PLAIN[kinds[at]]
-            expect(not in_reference or bool(references[at]), "a predictor lacks its reference")
-            predictor.taps += [(None, offset, c) for offset, c in in_channel.items()]
-            predictor.taps += [(references[at][0], offset, c) for offset, c in in_reference.items()]
+    counts = [
+        [count] + [next(in_references) for _ in one.references]
+        for count, (_, one, _) in zip(own_counts, fitted, strict=True)
+    ]
+    expect(all(sum(some) <= 128 for some in counts), "too many taps")
+    coefficients = bits.signed(sum(map(sum, counts)))
+    expect(all(-(1 << 52) <= bias < 1 << 52 for bias in biases), "a bias is too large")
+    expect(all(-(1 << 15) <= c < 1 << 15 for c in coefficients), "a coefficient is too large")
+    remaining = iter(coefficients)
+    for (group, one, predictor), some, shift, predictor.bias in zip(fitted, counts, shifts, biases, strict=True):
+        predictor.shift = 12 - shift
+        in_channel, in_reference = fitted_taps(group, dimensions, one.sequential)
+        for source, count in zip([None, *one.references], some, strict=True):
+            offsets = in_channel if source is None else in_reference
+            expect(count <= len(offsets), "more taps than there are")
+            predictor.taps += [Tap(source, offset, next(remaining)) for offset in offsets[:count]]
+    for one in found.values():
+        for group, predictor in enumerate(one.predictors):
+            if predictor.kind == INHERITED:
+                one.predictors[group] = one.predictors[group - ((1 << dimensions) - 1)]
+
     starts: dict[tuple[int, int, int], int] = {}
-    differences = iter(bits.signed(slabs * batch * channels))
-    for slab, b in itertools.product(range(slabs), range(batch)):
+    differences = iter(bits.signed(len(slabs) * batch * channels))
+    for slab, b in itertools.product(range(len(slabs)), range(batch)):
         for at, channel in enumerate(order):
-            base = references[at][0] if references[at] else order[at - 1] if at else None
+            references = found[channel].references
+            base = references[0] if references else order[at - 1] if at else None
             other = 0 if base is None else starts[slab, b, base]
             starts[slab, b, channel] = signed(other + next(differences), width)
-    codes: dict[tuple[int, int, int], int] = {}
-    differences = iter(bits.signed(slabs * batch * channels))
-    for slab, b in itertools.product(range(slabs), range(batch)):
-        code = 0
-        for channel in order:
-            code += next(differences)
-            expect(0 <= code <= 104, "an impossible magnitude code")
-            codes[slab, b, channel] = code
-    levels: dict[int, list[int]] = {}
+    codes: dict[tuple[int, int, int, int], int] = {}
+    for group in range(groups):
+        listed = interpolated if group else order
+        differences = iter(bits.signed(len(slabs) * batch * len(listed)))
+        for slab, b in itertools.product(range(len(slabs)), range(batch)):
+            code = 0
+            for channel in listed:
+                code += next(differences)
+                expect(0 <= code <= 104, "an impossible magnitude code")
+                codes[slab, b, channel, group] = code
+    weights: dict[tuple[int, bool], list[int]] = {}
+    if bits.unsigned(1, 1)[0]:
+        given = bits.unsigned(2 * groups, 1)
+        lists = [bits.sums(sum(given), 52) for _ in range(5)]
+        which = [(i // 2, bool(i % 2)) for i in range(2 * groups) if given[i]]
+        for i, key in enumerate(which):
+            weights[key] = [weight_of(some[i]) for some in lists]
     if bits.unsigned(1, 1)[0]:
         sizes = bits.unsigned(channels, (1 << 31) - 1)
         ranked = [channel for channel in range(channels) if sizes[channel]]
-        lowest = bits.signed(len(ranked))
-        for channel, low in zip(ranked, lowest, strict=True):
+        edge = 1 << (width - 1)
+        for channel, low in zip(ranked, bits.signed(len(ranked)), strict=True):
             gaps = bits.unsigned(sizes[channel] - 1)
-            levels[channel] = list(itertools.accumulate((gap + 1 for gap in gaps), initial=low))
-            edge = 1 << (width - 1)
-            expect(-edge <= levels[channel][0] and levels[channel][-1] < edge, "a level is out of range")
-    expect((bits.at + 7) // 8 == len(data), "parameters do not fill their section")
-    return Parameters(order, predictors, starts, codes, levels)
+            levels = list(itertools.accumulate((gap + 1 for gap in gaps), initial=low))
+            expect(-edge <= levels[0] and levels[-1] < edge, "a level is out of range")
+            found[channel].levels = levels
+    bits.end()
+    return Lattice(
+        kind, unit, radius, width, (batch, channels, nz, ny, nx), dimensions, axis, slabs, order, found, starts, codes,
+        weights,
+    )  # fmt: skip
 
 
-def predict(
-    values: dict[int, list[int]], channel: int, extent: tuple[int, int, int], predictor: Predictor, start: int,
-    masked: list[bool] | None, width: int,
-) -> None:  # fmt: skip
-    """Turn the residuals of a channel, `values[channel]`, into values (9.3); those of references are there already."""
-    nz, ny, nx = extent
-    own = values[channel]
-    taps = [
-        (own if source is None else values[source], offset, (offset[0] * ny + offset[1]) * nx + offset[2], coefficient)
-        for source, offset, coefficient in predictor.taps
-    ]
-    low = [min((offset[a] for _, offset, _ in predictor.taps), default=0) for a in range(3)]
-    high = [max((offset[a] for _, offset, _ in predictor.taps), default=0) for a in range(3)]
+def weight_of(code: int) -> int:
+    """The weight that a weight code stands for (9.2)."""
+    return round(2 ** ((code - 1) / 4)) if code else 0
 
-    def is_inside(place: Offset) -> bool:
-        """Whether no tap points outside of the slab."""
-        return all(v + l >= 0 and v + h < n for v, l, h, n in zip(place, low, high, extent, strict=True))
 
-    def near_border(z: int, y: int, x: int) -> int:
-        here = (z * ny + y) * nx + x
-        stand_in = here - 1 if x else (z * ny + y - 1) * nx if y else (z - 1) * ny * nx
-        total = predictor.bias
-        for source, offset, _, coefficient in taps:
-            place = [min(max(v + d, 0), n - 1) for v, d, n in zip((z, y, x), offset, extent, strict=True)]
-            at = (place[0] * ny + place[1]) * nx + place[2]
-            if offset < HERE and at >= here:
-                at = stand_in
-            total += coefficient * source[at]
-        return total
+@dataclass
+class LatticePlane:
+    """One plane in lattice mode: the values so far, and the activities."""
 
-    shift = predictor.shift
-    half = (1 << shift) // 2
-    for z, y, x in itertools.product(range(nz), range(ny), range(nx)):
-        here = (z * ny + y) * nx + x
-        sign = 1
-        if is_inside((z, y, x)):
-            total = predictor.bias
-            for source, _, distance, coefficient in taps:
-                total += coefficient * source[here + distance]
-        elif here:
-            total = near_border(z, y, x)
+    values: Integers
+    activities: Integers
+
+    @classmethod
+    def of(cls, extent: tuple[int, ...]) -> LatticePlane:
+        """A plane of zeros."""
+        return cls(np.zeros(extent, np.int64), np.zeros(extent, np.int64))
+
+
+class LatticeDecoder:
+    """Decodes the planes of one slab and one batch item, one after the other."""
+
+    def __init__(self, lattice: Lattice, stream: Stream, slab: int, batch: int) -> None:
+        self.lattice, self.stream, self.slab, self.batch = lattice, stream, slab, batch
+        self.planes: dict[int, LatticePlane] = {}
+
+    def decode(self, channel: int, extent: tuple[int, ...], masked: Array | None) -> LatticePlane:
+        """The plane of a channel."""
+        plane = self.planes[channel] = LatticePlane.of(extent)
+        plane.values[0, 0, 0] = self.restore(channel, 0, self.lattice.starts[self.slab, self.batch, channel])
+        coded = np.ones(extent, bool) if masked is None else ~masked
+        coded[0, 0, 0] = False
+        if self.lattice.channels[channel].sequential:
+            self.decode_sequential(channel, plane, coded)
         else:
-            total = start << shift
-        if width == 64:
-            total = signed(total, 64)
-        predicted = (total + half) >> shift
-        if predicted << shift > total:
-            sign = -1
-        residual = 0 if masked is not None and masked[here] else own[here]
-        own[here] = signed(predicted + sign * residual, width)
+            self.decode_interpolated(channel, plane, coded)
+        return plane
+
+    def own(self, channel: int, group: int) -> int:
+        """The mean magnitude that is stated for a group."""
+        return mean_of(self.lattice.codes[self.slab, self.batch, channel, group])
+
+    def restore(self, channel: int, guess: int, residual: int) -> int:
+        """restore(p, r) of 9.1."""
+        radius = self.lattice.radius_of(channel)
+        if radius:
+            return min(max(guess + residual * (2 * radius + 1), -(1 << 31)), (1 << 31) - 1)
+        return signed(guess + residual, self.lattice.width)
+
+    def symbol(self, role: int, own: int, total: int) -> int:
+        """The next symbol, of a plane or group with a stated magnitude, and with T of 9.4."""
+        symbol = self.stream.symbol(role, own * total >> 16 if own < 1 << 28 else (own >> 16) * total)
+        expect(abs(symbol) < 1 << (self.lattice.width - 1), "a symbol is too large")
+        return symbol
+
+    @staticmethod
+    def activity(own: int, residual: int) -> int:
+        """How large a residual is (9.4)."""
+        s = max(own.bit_length() - 20, 0)
+        return min(min(abs(residual) >> s, 1 << 30) * ((1 << 32) // (own >> s)) >> 16, 1 << 16)
+
+    # 9.4
+
+    def decode_interpolated(self, channel: int, plane: LatticePlane, coded: Array) -> None:
+        """All passes of a plane."""
+        dimensions = self.lattice.dimensions
+        lengths = [plane.values.shape]
+        while max(lengths[-1]) > 1:
+            lengths.append(tuple(map(ceil2, lengths[-1])))
+        for level in range(len(lengths) - 2, -1, -1):
+            for place in range((1 << dimensions) - 1):
+                self.decode_pass(channel, plane, coded, level, place, lengths[level])
+
+    def decode_pass(
+        self, channel: int, plane: LatticePlane, coded: Array, level: int, place: int, lengths: tuple[int, ...]
+    ) -> None:  # fmt: skip
+        """The samples of one class at one level, all at once but for their symbols."""
+        lattice, one = self.lattice, self.lattice.channels[channel]
+        dimensions = lattice.dimensions
+        odd = classes_of(dimensions)[place]
+        group = group_of_level(level, dimensions) + place
+        long = tuple(n > 1 for n in lengths)
+        full = all(long[3 - dimensions :])
+        near = near_offsets(odd, long)
+        step = 1 << level
+        places = [range(c, n, 2) for c, n in zip(odd, lengths, strict=True)]
+        if not all(places):
+            return
+
+        def at(array: Array, offset: Offset) -> Array:
+            """What an array has at an offset from each sample of the pass."""
+            inside = [[mirror(u + o, n) for u in some] for some, o, n in zip(places, offset, lengths, strict=True)]
+            return array[::step, ::step, ::step][np.ix_(*inside)]
+
+        def at_tap(tap: Tap) -> list[Array]:
+            source = plane if tap.source is None else self.planes[tap.source]
+            return [at(source.values, offset) for offset in tap.offsets]
+
+        # the guess (9.3)
+        predictor = one.predictors[group] if full else usual_predictor(MEAN, None, dimensions, odd, near)
+        shift = predictor.shift
+        if lattice.width == 64:
+            first = at_tap(predictor.taps[0])[0]
+            total = sum((tap.coefficient * (v - first) for tap in predictor.taps for v in at_tap(tap)), 0 * first)
+            guess, rest = first + (total >> shift), 0 * first
+        else:
+            total = np.full([len(some) for some in places], predictor.bias)
+            for tap in predictor.taps:
+                total += tap.coefficient * sum(at_tap(tap))
+            guess = (total + (1 << shift) // 2) >> shift
+            rest = total - (guess << shift)
+            guess = np.clip(guess, -(1 << 31), (1 << 31) - 1)
+
+        # the expected magnitude (9.4)
+        other = self.planes[one.references[0]].activities if one.references else None
+        weights = lattice.weights.get((group, other is not None))
+        if weights is None:
+            weights = all_weights()["lattice"][f"{dimensions}d-{place}-{'first' if other is None else 'next'}"]
+        t = sum(weight * at(plane.activities, offset) for offset, weight in near.items())
+        t = (t * (8 * weights[1] // sum(near.values())) >> 3) + 256 * weights[0]
+        if full:
+            t += weights[2] * sum(at(plane.activities, offset) for offset in far_offsets(dimensions, place))
+        if other is not None:
+            t += weights[3] * at(other, HERE)
+            axes = [axis for axis in range(3) if long[axis]]
+            ring = [tuple(step * (axis == a) for a in range(3)) for axis in axes for step in (-1, 1)]
+            t += weights[4] * sum(at(other, offset) for offset in ring)
+
+        # the symbols
+        own = self.own(channel, group)
+        exact = lattice.radius_of(channel) == 0
+        roles = np.minimum(6 * np.abs(rest) >> shift, 2) if exact else 0 * rest
+        values, activities = guess.copy(), 0 * guess
+        for i in np.flatnonzero(at(coded, HERE)) if own else ():
+            symbol = self.symbol(int(roles.flat[i]), own, int(t.flat[i]))
+            residual = -symbol if exact and rest.flat[i] < 0 else symbol
+            values.flat[i] = self.restore(channel, int(guess.flat[i]), residual)
+            activities.flat[i] = self.activity(own, residual)
+        here = tuple(slice(c * step, None, 2 * step) for c in odd)
+        plane.values[here], plane.activities[here] = values, activities
+
+    # 9.5
+
+    def decode_sequential(self, channel: int, plane: LatticePlane, coded: Array) -> None:
+        """One sample after the other."""
+        lattice, one = self.lattice, self.lattice.channels[channel]
+        dimensions, width = lattice.dimensions, lattice.width
+        nz, ny, nx = plane.values.shape
+        values: list[list[list[int]]] = plane.values.tolist()
+        activities: list[list[list[int]]] = plane.activities.tolist()
+        others = {r: self.planes[r].values.tolist() for r in one.references}
+        other = self.planes[one.references[0]].activities.tolist() if one.references else None
+        weights = all_weights()["lattice"][f"{dimensions}d-sequential-{'first' if other is None else 'next'}"]
+        predictor = one.predictors[0]
+        shift, half = predictor.shift, (1 << predictor.shift) // 2
+        own = self.own(channel, 0)
+        exact = lattice.radius_of(channel) == 0
+        ring = [offset for offset in (W, E, N, S, U, DOWN) if not any(offset[: 3 - dimensions])]
+        mean = 256
+
+        def in_row(array: list[list[list[int]]], z: int, y: int, x: int, first: int) -> int:
+            """A place of a row, or what stands in for it before the row begins."""
+            if x >= 0:
+                return array[z][y][x]
+            return array[z][y - 1][0] if y else array[z - 1][0][0] if z else first
+
+        def value_at(z: int, y: int, x: int, offset: Offset) -> int:
+            """What a tap in the channel itself takes."""
+            dz, dy, dx = offset
+            if (dz, dy) == (0, 0):
+                return in_row(values, z, y, x + dx, values[0][0][0])
+            if z + dz < 0 or y + dy < 0:
+                return in_row(values, z, y, x - 1, values[0][0][0])
+            return values[z + dz][min(y + dy, ny - 1)][mirror(x + dx, nx)]
+
+        def mirrored(array: list[list[list[int]]], z: int, y: int, x: int, offset: Offset) -> int:
+            """A place of another plane."""
+            return array[mirror(z + offset[0], nz)][mirror(y + offset[1], ny)][mirror(x + offset[2], nx)]
+
+        def features(z: int, y: int, x: int) -> Iterator[int]:
+            """The table of 9.5."""
+            yield 256
+            yield mean
+            yield in_row(activities, z, y, x - 1, 256)
+            yield in_row(activities, z, y, x - 2, 256)
+            yield activities[z][y - 1][x] if y else 256
+            yield activities[z][y - 1][mirror(x - 1, nx)] + activities[z][y - 1][mirror(x + 1, nx)] if y else 512
+            yield activities[z - 1][y][x] if z else 256
+            yield 0 if other is None else other[z][y][x]
+            yield 0 if other is None else sum(mirrored(other, z, y, x, offset) for offset in ring)
+
+        for z, y, x in itertools.product(range(nz), range(ny), range(nx)):
+            if (z, y, x) == HERE:
+                continue
+            total = predictor.bias
+            for tap in predictor.taps:
+                if tap.source is None:
+                    total += tap.coefficient * value_at(z, y, x, tap.offsets[0])
+                else:
+                    total += tap.coefficient * mirrored(others[tap.source], z, y, x, tap.offsets[0])
+            if width == 64:
+                total = signed(total, 64)
+            guess = (total + half) >> shift
+            rest = total - (guess << shift)
+            if width == 32:
+                guess = min(max(guess, -(1 << 31)), (1 << 31) - 1)
+            residual = 0
+            if own and coded[z, y, x]:
+                role = min(6 * abs(rest) >> shift, 2) if exact else 0
+                symbol = self.symbol(role, own, sum(w * f for w, f in zip(weights, features(z, y, x), strict=True)))
+                residual = -symbol if exact and rest < 0 else symbol
+                activities[z][y][x] = self.activity(own, residual)
+                mean += (activities[z][y][x] - mean) >> 4
+            values[z][y][x] = self.restore(channel, guess, residual)
+        plane.values[...], plane.activities[...] = values, activities
 
 
 def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None) -> Array:
     """Samples of a chunk in lattice mode."""
-    data = sections[LATTICE]
-    expect(len(data) >= 9, "cut lattice")
-    kind, step = struct.unpack_from("<Bd", data)
-    is_float = header.dtype.kind == "f"
-    expect(kind <= 2 and 0 < step < math.inf and (kind != 2 or is_float), "impossible lattice")
-    expect(kind != 0 or (step == math.floor(step) and step <= 2.0**33), "impossible lattice")
-    width = 64 if kind == 2 and header.dtype.itemsize == 8 else 32
-    batch, channels, nz, ny, _ = shape
-    dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
-    axis, slabs = slabs_of(shape, 1, 1 << 20)
-    streams = decode_streams(sections[LATTICE_SYMBOLS], len(slabs))
-    known = read_parameters(data[9:], len(slabs), batch, channels, dimensions, width)
-    indices = np.zeros(shape, np.int64)
-    for slab, ((start, stop), stream) in enumerate(zip(slabs, streams, strict=True)):
-        part = part_of(axis, start, stop)
-        box = indices[0, 0][part].shape
-        extent = (box[0], box[1], box[2])
-        planes: dict[tuple[int, int], Plane] = {}
-        for b, c in itertools.product(range(batch), known.order):
-            references = known.predictors[c].references
-            planes[b, c] = Plane(
-                extent, known.codes[slab, b, c], previous=planes[b, references[0]] if references else None,
-                masked=None if masked is None else masked[b, c][part].reshape(-1).tolist(),
-            )  # fmt: skip
-        decode_planes(stream, list(planes.values()), KIND_LATTICE, dimensions, (1 << (width - 1)) - 1)
-        for b in range(batch):
-            values = {c: planes[b, c].values for c in known.order}
-            for c in known.order:
-                predict(
-                    values, c, extent, known.predictors[c], known.starts[slab, b, c], planes[b, c].masked, width
-                )  # fmt: skip
-                indices[b, c][part] = np.array(values[c], np.int64).reshape(extent)
-    for c, levels in known.levels.items():
-        plane = indices[:, c]
-        wrong = (plane < 0) | (plane >= len(levels))
-        expect(not np.any(wrong if masked is None else wrong & ~masked[:, c]), "a level that does not exist")
-        plane[...] = np.array(levels, np.int64)[np.where(wrong, 0, plane)]
-    if kind == 2:
+    lattice = read_lattice(sections[LATTICE], header)
+    masked = None if masked is None else masked.reshape(lattice.shape)
+    indices = np.zeros(lattice.shape, np.int64)
+    streams = decode_streams(sections[LATTICE_SYMBOLS], len(lattice.slabs), KIND_LATTICE)
+    for slab, ((start, stop), stream) in enumerate(zip(lattice.slabs, streams, strict=True)):
+        part = part_of(lattice.axis, start, stop)
+        for b in range(lattice.shape[0]):
+            decoder = LatticeDecoder(lattice, stream, slab, b)
+            for c in lattice.order:
+                holes = None if masked is None else masked[b, c][part]
+                indices[b, c][part] = decoder.decode(c, indices[b, c][part].shape, holes).values
+        stream.end()
+    for c, one in lattice.channels.items():
+        if one.levels is not None:
+            plane = indices[:, c]
+            wrong = (plane < 0) | (plane >= len(one.levels))
+            expect(not np.any(wrong if masked is None else wrong & ~masked[:, c]), "a level that does not exist")
+            plane[...] = np.array(one.levels, np.int64)[np.where(wrong, 0, plane)] * (2 * lattice.radius + 1)
+    indices = indices.reshape(shape)
+    if lattice.kind == 2:
         bits = 8 * header.dtype.itemsize
         ordered = indices.astype(np.uint64) & np.uint64((1 << bits) - 1)
         flipped = ordered ^ np.uint64((1 << (bits - 1)) - 1)
         unsigned = np.where(ordered < np.uint64(1 << (bits - 1)), ordered, flipped)
         return unsigned.astype(f"u{header.dtype.itemsize}").view(header.dtype)
     samples = indices.astype(np.float64)
-    if kind == 0 and header.dtype == np.uint32:
-        samples += 2**31 // int(step)
-    samples *= step
-    if kind == 1 and not is_float:
+    if lattice.kind == 0 and header.dtype == np.uint32:
+        samples += 2**31 // int(lattice.unit)
+    samples *= lattice.unit
+    if lattice.kind == 1 and header.dtype.kind != "f":
         samples = np.rint(samples)
     return cast(samples, header)
 
 
 # ---- 10 Transform mode -----------------------------------------------------------------------------------------------
-
-
-def ceil2(n: int) -> int:
-    """Half of n, rounded up."""
-    return (n + 1) // 2
 
 
 def split_count(n: int) -> int:
@@ -880,20 +1251,21 @@ def subbands_of(signal: Sequence[int], levels: int, packet: bool) -> list[Subban
 def read_model(data: bytes, shape: Canonical) -> Model:
     """Section MODEL (5.6, 10.1)."""
     channels = shape[1]
-    expect(len(data) >= 33, "cut model")
-    integral, fraction, unit, residual_step, profile = struct.unpack_from("<BbdIB", data)
+    expect(len(data) >= 34, "cut model")
+    kind, integral, fraction, unit, residual_step, profile = struct.unpack_from("<BBbdIB", data)
     tree, boundary, levels, tap_shift, quantum, p1, p2, p3, rank, mean_shift = struct.unpack_from(
-        "<BBBBIhhhHB", data, 15
+        "<BBBBIhhhHB", data, 16
     )
+    expect(kind == 0, "a model of a later version")
     expect(integral <= 1 and profile <= 1 and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
     expect(tree <= 3 and boundary <= 1 and levels <= 8 and tap_shift <= 30 and quantum >= 1, "impossible model")
     expect(1 <= rank <= channels and mean_shift <= 40, "impossible model")
-    at = 32
+    at = 33
     filters = bior44(tap_shift)
     if tree & 2:
-        expect(len(data) >= 36, "cut taps")
+        expect(len(data) >= 37, "cut taps")
         low, high, low_origin, high_origin = struct.unpack_from("<BBbb", data, at)
-        expect(low >= 1 and high >= 1 and len(data) > 36 + 4 * (low + high), "cut taps")
+        expect(low >= 1 and high >= 1 and len(data) > 37 + 4 * (low + high), "cut taps")
         taps = struct.unpack_from(f"<{low + high}i", data, at + 4)
         filters = (
             {j - low_origin: tap for j, tap in enumerate(taps[:low])},
@@ -912,7 +1284,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     count = len(subbands_of((z, y, x), levels, packet))
     layout = [(rank, 17), (rank, 17), (channels, means_code)] + [(channels, 27)] * rank + [(rank, 17)] * count
     planes = [Plane((1, 1, n), code) for n, code in layout]
-    decode_planes(data[at + 1 :], planes, KIND_SIDE, 1, (1 << 31) - 1)
+    decode_planes(Stream.of(data[at + 1 :], usual_tables(KIND_SIDE)), planes, KIND_SIDE, 1)
     lists = [plane.values for plane in planes]
     precisions = list(itertools.accumulate(lists[0]))
     expect(all(0 <= p <= 30 for p in precisions), "impossible precisions")
@@ -942,7 +1314,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
     axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels, 1 << 18)
     symbols = np.zeros((batch, rank, *model.signal), np.int64)
     kind = KIND_LATENT_PARALLEL if model.parallel else KIND_LATENT
-    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs)), strict=True):
+    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind), strict=True):
         boxes: list[tuple[slice, ...]] = []
         for subband in subbands:
             edges = [[b, b + n] for b, n in zip(subband.begin, subband.extent, strict=True)]
@@ -969,7 +1341,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
             if before is not None and before.extent == plane.extent and subbands[s].level == subbands[s - 1].level:
                 plane.sibling = before
             planes[b, k, s] = plane
-        decode_planes(stream, list(planes.values()), kind, dimensions, (1 << 31) - 1)
+        decode_planes(stream, list(planes.values()), kind, dimensions)
         for (b, k, s), plane in planes.items():
             symbols[b, k][boxes[s]] = np.array(plane.values, np.int64).reshape(plane.extent)
     return symbols
@@ -1029,14 +1401,14 @@ def continued(array: Array, signal: Sequence[int]) -> Array:
     return array[:, :, *places]
 
 
-def decode_residuals(
-    data: bytes, batch: int, channels: int, signal: tuple[int, int, int], dimensions: int, masked: Array | None
-) -> Integers:
+def decode_residuals(data: bytes, model: Model, batch: int, dimensions: int, masked: Array | None) -> Integers:
     """Residuals (batch, channel, Z, Y, X) (10.6)."""
+    channels = len(model.mean)
     codes = magnitude_codes(data[:channels], channels)
-    axis, slabs = slabs_of((batch, channels, *signal), GROUP, 1 << 20)
-    residuals = np.zeros((batch, channels, *signal), np.int64)
-    for (start, stop), stream in zip(slabs, decode_streams(data[channels:], len(slabs)), strict=True):
+    axis, slabs = slabs_of((batch, channels, *model.signal), GROUP, 1 << 20)
+    residuals = np.zeros((batch, channels, *model.signal), np.int64)
+    kind = KIND_RESIDUAL_PARALLEL if model.parallel else KIND_RESIDUAL
+    for (start, stop), stream in zip(slabs, decode_streams(data[channels:], len(slabs), kind), strict=True):
         part = part_of(axis, start, stop)
         box = residuals[0, 0][part].shape
         planes: list[Plane] = []
@@ -1044,7 +1416,7 @@ def decode_residuals(
             previous = planes[-1] if c and codes[c - 1] else None
             holes = None if masked is None else masked[b, c][part].reshape(-1).tolist()
             planes.append(Plane((box[0], box[1], box[2]), codes[c], previous=previous, masked=holes))
-        decode_planes(stream, planes, KIND_RESIDUAL, dimensions, (1 << 31) - 1)
+        decode_planes(stream, planes, kind, dimensions)
         for i, plane in enumerate(planes):
             residuals[i // channels, i % channels][part] = np.array(plane.values, np.int64).reshape(plane.extent)
     return residuals
@@ -1069,9 +1441,7 @@ def decode_transform(sections: dict[int, bytes], header: Header, shape: Canonica
         values = np.rint(values * 2.0**-model.fraction)
     if RESIDUAL in sections:
         holes = None if masked is None else continued(masked, model.signal)
-        residuals = decode_residuals(
-            sections[RESIDUAL], batch, channels, model.signal, header.dimensions, holes
-        )  # fmt: skip
+        residuals = decode_residuals(sections[RESIDUAL], model, batch, header.dimensions, holes)
         values = values + residuals * float(model.residual_step)
     if not model.integral:
         values = values * model.unit

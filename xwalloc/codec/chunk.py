@@ -355,12 +355,14 @@ def _lattice(chunk: Chunk, grid: Lattice, look: Examine, profile: str) -> Candid
     if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
         return None
     try:
-        sections, indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype, profile)
+        sections, decoded_indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype, profile)
     except BudgetError:
         return None
+    if chunk.mask is not None:  # what a decoder has there does not count
+        decoded_indices = np.where(chunk.mask == 0, decoded_indices, indices)
     missed = np.zeros(chunk.samples.shape, np.bool_)
     rows = (-1, chunk.samples.shape[-1])
-    samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), indices.reshape(rows)
+    samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), decoded_indices.reshape(rows)
     count = max(1, chunk.samples.size >> 18)
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
 

@@ -103,12 +103,16 @@ def _slabs(geometry: Geometry) -> list[_Box]:
     return boxes
 
 
+def _groups(geometry: Geometry, boxes: list[_Box]) -> int:
+    d = geometry.dimensions
+    return groups(d, max(len(box.grid(d)) for box in boxes))
+
+
 class _Taps:
     """Predictors as the arrays that the kernel takes: taps; and begin, end, bias and shift of each group."""
 
-    def __init__(self, d: int, channels: Sequence[Channel], size: int) -> None:
+    def __init__(self, d: int, count: int, channels: Sequence[Channel], size: int) -> None:
         taps: list[tuple[int, ...]] = []
-        count = groups(d)
         self.predictors = np.zeros((len(channels), count, 4), np.int64)
         for c, channel in enumerate(channels):
             for group, found in enumerate(channel.predictors):
@@ -174,10 +178,11 @@ class _Sampled:
     features: NDArray[np.float64]
 
     @classmethod
-    def none(cls, d: int) -> _Sampled:
+    def none(cls, count: int) -> _Sampled:
         """No sample."""
-        zeros = np.zeros((groups(d), 2))
-        return cls(None, np.empty(0, np.int64), zeros[:, 0].copy(), zeros, zeros.astype(np.int64), np.empty((groups(d), 2, 0, 6)))
+        zeros = np.zeros((count, 2))
+        nothing = np.empty((count, 2, 0, len(passes.FEATURES) + 1))
+        return cls(None, np.empty(0, np.int64), zeros[:, 0].copy(), zeros, zeros.astype(np.int64), nothing)
 
 
 WEIGHTS = np.array([0] + [int(np.rint(2.0 ** (i / 4))) for i in range(52)], np.int64)
@@ -193,7 +198,7 @@ def weight_codes(weights: NDArray[np.float64]) -> NDArray[np.int64]:
 def weights_of(d: int, codes: NDArray[np.int64]) -> Weights:
     """Weights by group: those of codes, and the shipped ones where these are -1."""
     interpolated, sequential = lattice_weights(d)
-    repeated = np.tile(interpolated, (OWN_LEVELS[d] + 1, 1, 1))
+    repeated = np.tile(interpolated, (len(codes) // len(CLASSES[d]), 1, 1))
     return np.where(codes < 0, repeated, WEIGHTS[codes]), sequential
 
 
@@ -212,7 +217,7 @@ class _Plan:
 
     @cached_property
     def taps(self) -> _Taps:
-        return _Taps(self.geometry.dimensions, self.parameters.channels, self.pyramid)
+        return _Taps(self.geometry.dimensions, self.parameters.codes.shape[-1], self.parameters.channels, self.pyramid)
 
     @property
     def weights(self) -> Weights:
@@ -229,9 +234,9 @@ class _Plan:
         visited = some[~self.sequential[some]]
         if not visited.size:
             return
-        counts = np.zeros(groups(d))
+        counts = np.zeros(len(self.parameters.weights))
         for level in range(64):
-            group = min(level, OWN_LEVELS[d]) * len(CLASSES[d])
+            group = min(level * len(CLASSES[d]), len(counts) - len(CLASSES[d]))
             counts[group : group + len(CLASSES[d])] += box.size * 2.0 ** (-d * (level + 1))
         share = np.minimum(1.0, PER_GROUP / (counts * len(visited)))
         sampled = _Sampled(
@@ -289,7 +294,7 @@ class _Plan:
         d, box, taps, tables = self.geometry.dimensions, self.boxes[index], self.taps, shipped()
         channels = self.geometry.shape[1]
         dtype = self.decoded.dtype
-        sampled = sampled or _Sampled.none(d)
+        sampled = sampled or _Sampled.none(self.parameters.codes.shape[-1])
         items = astuple(box)
         if sampled.order is not None:
             items = (*items[:-2], 1, items[-1])
@@ -324,7 +329,7 @@ class _Plan:
         """Magnitude codes of the groups of planes that were visited; outliers count for little."""
         d = self.geometry.dimensions
         planes = self.geometry.shape[0], len(self.parameters.order)
-        means = np.full((math.prod(planes), groups(d)), np.inf)
+        means = np.full((math.prod(planes), self.parameters.codes.shape[-1]), np.inf)
         for factor in (1.0, OUTLIER):
             totals = np.zeros((*means.shape, 2))
             passes.add_magnitudes(
@@ -420,8 +425,8 @@ def _plan(
     boxes = _slabs(geometry)
     order = np.arange(channels)
     effort = fit.Effort.of(geometry)
-    samplings = fit.samplings_of(geometry, effort)
-    count = groups(geometry.dimensions)
+    count = _groups(geometry, boxes)
+    samplings = fit.samplings_of(geometry, count, effort)
 
     def channel(number: int) -> Channel:
         return fit.channel_of(samples, number, range(number), samplings, effort, width, interpolate)[0]
@@ -538,7 +543,8 @@ def decode(
     batch, channels = geometry.shape[:2]
     boxes = _slabs(geometry)
     choice, streams = coder.unpack_segments(symbols, len(boxes), Kind.LATTICE)
-    known = serial.read(parameters, len(boxes), batch, channels, geometry.dimensions, width, len(MAGNITUDES))
+    count = _groups(geometry, boxes)
+    known = serial.read(parameters, len(boxes), batch, channels, count, geometry.dimensions, width, len(MAGNITUDES))
     radii = np.full(channels, radius, np.int64)
     radii[list(known.levels)] = 0
     decoded = np.zeros(math.prod(geometry.shape), dtype)
@@ -554,7 +560,7 @@ def estimate(q: Integers, mask: Mask | None, width: int, radius: int = 0, parall
     samples, _, _ = _prepared(q, mask, width, radius)
     geometry = samples.geometry
     effort = fit.Effort(2048, 768)
-    samplings = fit.samplings_of(geometry, effort)
+    samplings = fit.samplings_of(geometry, _groups(geometry, _slabs(geometry)), effort)
     channels = geometry.shape[1]
     number = min(channels, ESTIMATE_CHANNELS)
     some = [(2 * i + 1) * channels // (2 * number) for i in range(number)]

@@ -417,15 +417,15 @@ class Effort:
         return cls(2048, 640) if geometry.shape[1] > NEAREST_BELOW else cls()
 
 
-def samplings_of(geometry: Geometry, effort: Effort) -> list[Sampling]:
-    """Samples for each group of a channel, and some of all."""
+def samplings_of(geometry: Geometry, count: int, effort: Effort) -> list[Sampling]:
+    """Samples for each of `count` groups of a channel, and some of all."""
     d = geometry.dimensions
     grouped = [
         Sampling.of(geometry, level, rank, effort.fit)
         for level in range(OWN_LEVELS[d] + 1)
         for rank in range(len(CLASSES[d]))
     ]
-    return [*grouped, Sampling.of(geometry, 0, None, effort.fit)]
+    return [*grouped[:count], Sampling.of(geometry, 0, None, effort.fit)]
 
 
 def channel_of(

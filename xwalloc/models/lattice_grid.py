@@ -204,9 +204,9 @@ RING = _packed(
 """Direct neighbours, by the number of the axes that the level extends along."""
 
 
-def groups(d: int) -> int:
-    """How many predictors, and magnitudes, a channel has."""
-    return (OWN_LEVELS[d] + 1) * len(CLASSES[d])
+def groups(d: int, levels: int) -> int:
+    """How many predictors, and magnitudes, an interpolated channel with so many levels has."""
+    return min(OWN_LEVELS[d] + 1, max(levels - 1, 1)) * len(CLASSES[d])
 
 
 NZ, NY, NX, EVEN, ROW, BASE, ACTIVE, FULL, GROUP, REACHES = range(10)

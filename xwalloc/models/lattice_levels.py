@@ -64,7 +64,10 @@ def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None
 
 def _binned(samples: NDArray[np.signedinteger], radius: int) -> NDArray[np.signedinteger]:
     """Bins of width 2 radius + 1 that samples lie in."""
-    return (samples + samples.dtype.type(radius)) // samples.dtype.type(2 * radius + 1) if radius else samples
+    if not radius:
+        return samples
+    binned: NDArray[np.signedinteger] = ((samples.astype(np.int64) + radius) // (2 * radius + 1)).astype(samples.dtype)
+    return binned
 
 
 def to_ranks(planes: NDArray[np.signedinteger], levels: Levels, radius: int = 0) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xwalloc.bitstream.lists import Reader, Writer
 from xwalloc.errors import FormatError
 from xwalloc.models.lattice_levels import Levels
-from xwalloc.models.lattice_grid import CLASSES, OWN, REFERENCE, SEQUENTIAL, SEQUENTIAL_REFERENCE, groups
+from xwalloc.models.lattice_grid import CLASSES, OWN, REFERENCE, SEQUENTIAL, SEQUENTIAL_REFERENCE
 from xwalloc.models.lattice_passes import MAX_TAPS
 
 __all__ = ["Channel", "Parameters", "Plain", "Predictor", "read", "write"]
@@ -191,8 +191,10 @@ def write(parameters: Parameters) -> bytes:
     return writer.to_bytes()
 
 
-def read(data: bytes, slabs: int, batch: int, channels: int, d: int, width: int, codes: int) -> Parameters:
-    """Inverse of `write`.
+def read(
+    data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int
+) -> Parameters:
+    """Inverse of `write`, with so many slabs, batch items, channels, groups and dimensions.
 
     Raises
     ------
@@ -200,7 +202,6 @@ def read(data: bytes, slabs: int, batch: int, channels: int, d: int, width: int,
         If the bytes do not describe predictors that this chunk can have.
     """
     reader = Reader(data)
-    count = groups(d)
     order = np.arange(channels)
     if reader.unsigned(1, 2)[0]:
         order = reader.unsigned(channels, channels)

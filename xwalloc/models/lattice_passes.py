@@ -53,6 +53,8 @@ MEAN_SHIFT = 4
 MAX_LAGS = 32
 
 ACTIVITY_CAP = 1 << 16
+MOST_TOTAL = 1 << 26
+"""Expected magnitudes are at most 1024 times the usual one: products stay below 2^62."""
 SMALL_OWN = 1 << 20
 SIDE, BUCKET = 4, 3
 """Bits of a side: residuals count upside down; three shares of how far predictions are from an integer."""
@@ -67,8 +69,14 @@ def activity_of(magnitude, own):
     shift = 0
     while own >> shift >= SMALL_OWN:
         shift += 1
-    size = (min(magnitude, 1 << 30) if shift == 0 else magnitude) >> shift
-    return min((min(size, 1 << 30) * ((1 << 32) // (own >> shift))) >> 16, ACTIVITY_CAP)
+    return min((min(magnitude >> shift, 1 << 30) * ((1 << 32) // (own >> shift))) >> 16, ACTIVITY_CAP)
+
+
+@inline_kernel
+def _scaled(own, total):
+    """A weighted sum of activities as a magnitude in 1/256."""
+    total = min(total, MOST_TOTAL)
+    return (own * total) >> 16 if own < 1 << 28 else (own >> 16) * total
 
 
 @kernel
@@ -212,12 +220,9 @@ def _expect(
             _sum_activities(
                 activities, first + other, ring, begin, end, False, grid, level, z, y, phase, at, count, w[4], expected
             )  # fmt: skip
-    if own < 1 << 28:
-        for i in range(count):
-            expected[i] = (own * (expected[i] + (w[0] << 8))) >> 16
-    else:
-        for i in range(count):
-            expected[i] = (own >> 16) * (expected[i] + (w[0] << 8))
+    held = w[0] << 8
+    for i in range(count):
+        expected[i] = _scaled(own, expected[i] + held)
 
 
 @kernel
@@ -309,12 +314,6 @@ def _tables(expected, sides, count, tables, near_tables, contexts):
             contexts[i] = near_tables[bucket, U(expected[i])]
         else:
             contexts[i] = table_for(expected[i], tables[bucket], near_tables[bucket])
-
-
-@inline_kernel
-def _scaled(own, total):
-    """A weighted sum of activities as a magnitude in 1/256."""
-    return (own * total) >> 16 if own < 1 << 28 else (own >> 16) * total
 
 
 @kernel
