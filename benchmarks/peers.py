@@ -18,6 +18,8 @@ import imagecodecs
 import numpy as np
 import soundfile
 import zfpy
+from numcodecs_safeguards import SafeguardedCodec
+from numcodecs_wasm_ebcc import Ebcc
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 from pysz import sz, szAlgorithm, szConfig, szErrorBoundMode
@@ -277,26 +279,51 @@ def _narrow(values: Array) -> Array:
     return np.ascontiguousarray(values).astype(narrow)
 
 
-def _jpegxl(scene: Scene) -> list[Variant]:
-    """Lossless JPEG XL at effort 7: one image per band, or all bands (channels, folded) in one image."""
+def _images(scene: Scene, encode: Callable[[Array], bytes], decode: Callable[[bytes], Array]) -> list[Variant]:
+    """A codec of images of up to 16 bits: one image per band, or all bands (channels, folded) in one image."""
 
-    def encode(bins: Array) -> bytes:
+    def encode_all(bins: Array) -> bytes:
         planes = [bins] if bins.itemsize < 4 else [(bins & 0xFFFF).astype(np.uint16), (bins >> 16).astype(np.uint16)]
-        return bytes([len(planes)]) + _pack(
-            [bytes(imagecodecs.jpegxl_encode(plane, lossless=True, effort=7, numthreads=1)) for plane in planes]
-        )
+        return bytes([len(planes)]) + _pack([bytes(encode(plane)) for plane in planes])
 
-    def decode(blob: bytes, shape: tuple[int, ...]) -> Array:
-        planes = [imagecodecs.jpegxl_decode(part).astype(np.int64) for part in _unpack(blob[1:], blob[0])]
+    def decode_all(blob: bytes, shape: tuple[int, ...]) -> Array:
+        planes = [decode(part).astype(np.int64) for part in _unpack(blob[1:], blob[0])]
         return planes[0] if len(planes) == 1 else planes[0] + (planes[1] << 16)
 
     if scene.array.ndim == 3:
-        return _quantised(scene, [_channels(), _stacked(scene)], encode, decode)
+        return _quantised(scene, [_channels(), _stacked(scene)], encode_all, decode_all)
     folded = _folded(scene)
     per_channel = View(
         "folded-per-channel", lambda array: list(folded.split(array)[0]), lambda parts: folded.join([np.stack(parts)])
     )
-    return _quantised(scene, [per_channel, _stacked(scene)], encode, decode)
+    return _quantised(scene, [per_channel, _stacked(scene)], encode_all, decode_all)
+
+
+def _jpegxl(scene: Scene) -> list[Variant]:
+    """Lossless JPEG XL at effort 7."""
+
+    def encode(plane: Array) -> bytes:
+        return bytes(imagecodecs.jpegxl_encode(plane, lossless=True, effort=7, numthreads=1))
+
+    return _images(scene, encode, imagecodecs.jpegxl_decode)
+
+
+def _jpeg2000(scene: Scene) -> list[Variant]:
+    """Lossless JPEG 2000 (reversible wavelet)."""
+
+    def encode(plane: Array) -> bytes:
+        return bytes(imagecodecs.jpeg2k_encode(plane, level=0, reversible=True, codecformat="j2k"))
+
+    return _images(scene, encode, imagecodecs.jpeg2k_decode)
+
+
+def _htj2k(scene: Scene) -> list[Variant]:
+    """Lossless high-throughput JPEG 2000 (reversible wavelet)."""
+
+    def encode(plane: Array) -> bytes:
+        return bytes(imagecodecs.htj2k_encode(plane, reversible=True))
+
+    return _images(scene, encode, imagecodecs.htj2k_decode)
 
 
 def _pcodec(scene: Scene) -> list[Variant]:
@@ -323,6 +350,53 @@ def _zstd(scene: Scene) -> list[Variant]:
         return np.frombuffer(imagecodecs.zstd_decode(blob[1:]), f"<u{blob[0]}")
 
     return _quantised(scene, [_whole(), _channels()], encode, decode)
+
+
+def _blosc(scene: Scene) -> list[Variant]:
+    """Blosc2 with bit shuffling and Zstandard at its highest level."""
+
+    def encode(bins: Array) -> bytes:
+        return bytes([bins.itemsize]) + imagecodecs.blosc2_encode(
+            bins, level=9, compressor="zstd", shuffle="bitshuffle", typesize=bins.itemsize
+        )
+
+    def decode(blob: bytes, shape: tuple[int, ...]) -> Array:
+        return np.frombuffer(imagecodecs.blosc2_decode(blob[1:]), f"<u{blob[0]}")
+
+    return _quantised(scene, [_whole(), _channels()], encode, decode)
+
+
+def _safeguards(scene: Scene) -> list[Variant]:
+    """numcodecs-safeguards around a codec that stores nothing: what the bound itself costs there."""
+
+    def encode(array: Array, bound: float) -> bytes:
+        return bytes(_safeguarded(bound).encode(array))
+
+    def decode(blob: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        out = np.empty(shape, dtype)
+        _safeguarded(1.0).decode(blob, out=out)
+        return out
+
+    return [_float_variant(scene, _whole(), encode, decode, _float_dtype(scene))]
+
+
+def _safeguarded(bound: float) -> SafeguardedCodec:
+    return SafeguardedCodec(codec={"id": "zero"}, safeguards=[{"kind": "eb", "type": "abs", "eb": bound}])
+
+
+def _ebcc(scene: Scene) -> list[Variant]:
+    """EBCC: JPEG 2000 and a residual layer, for rasters of float32 (a WebAssembly build, slow)."""
+    if scene.array.ndim < 3 or scene.array.dtype == np.float64:
+        return []
+
+    def encode(array: Array, bound: float) -> bytes:
+        return bytes(Ebcc(residual="absolute", error=bound, base_cr=30.0).encode(array))
+
+    def decode(blob: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        codec = Ebcc(residual="absolute", error=1.0, base_cr=30.0)
+        return np.asarray(codec.decode(np.frombuffer(blob, np.uint8))).reshape(shape)
+
+    return [_float_variant(scene, _whole(), encode, decode, "float32")]
 
 
 class _FlacLayout(NamedTuple):
@@ -371,4 +445,9 @@ PEERS: tuple[Codec, ...] = (
     Codec(name="quantise+pcodec", version=f"pcodec {version('pcodec')}", variants=_pcodec),
     Codec(name="quantise+FLAC", version=f"libsndfile {soundfile.__libsndfile_version__}", variants=_flac),
     Codec(name="quantise+zstd", version=imagecodecs.zstd_version(), variants=_zstd),
+    Codec(name="quantise+blosc", version=imagecodecs.blosc2_version(), variants=_blosc),
+    Codec(name="quantise+J2K", version=imagecodecs.jpeg2k_version(), variants=_jpeg2000),
+    Codec(name="quantise+HTJ2K", version=imagecodecs.htj2k_version(), variants=_htj2k),
+    Codec(name="safeguards", version=f"numcodecs-safeguards {version('numcodecs-safeguards')}", variants=_safeguards),
+    Codec(name="EBCC", version=f"numcodecs-wasm-ebcc {version('numcodecs-wasm-ebcc')}", variants=_ebcc),
 )

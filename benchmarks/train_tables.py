@@ -222,7 +222,9 @@ def train_lattice(boxes: list[LatticeCall], rng: np.random.Generator) -> dict[st
                 stack = stacks.get((d, k, following)) or stacks[d, k, not following]
                 if sum(len(m) for m, _ in stack) < LEAST:
                     shipped_lattice = lattice_weights(d)
-                    found[name] = (shipped_lattice[1] if k == classes else shipped_lattice[0][k])[int(following)].tolist()
+                    found[name] = (shipped_lattice[1] if k == classes else shipped_lattice[0][k])[
+                        int(following)
+                    ].tolist()
                     continue
                 magnitudes = np.concatenate([m for m, _ in stack])
                 table = np.concatenate([t for _, t in stack])

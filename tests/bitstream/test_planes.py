@@ -41,9 +41,7 @@ def check(reference, buffer, planes, kind, dimensions, mask=None):
     tables = shipped()
     slow = reference.scan(buffer, planes, MAGNITUDES, *weights(kind, dimensions), mask)
     index = tables.index[first_class(kind, Role.DENSE) :]
-    classes = [
-        role * CLASSES + reference.class_of(e) for role, e in zip(slow.roles, slow.expectations, strict=True)
-    ]
+    classes = [role * CLASSES + reference.class_of(e) for role, e in zip(slow.roles, slow.expectations, strict=True)]
     expected = [int(index[number]) for number in classes]
     arguments = (buffer, planes, kind, dimensions) if mask is None else (buffer, planes, kind, dimensions, mask)
     values, contexts = classify(*arguments)

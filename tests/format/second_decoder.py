@@ -578,9 +578,8 @@ def part_of(axis: int, start: int, stop: int) -> tuple[slice, slice, slice]:
 
 # ---- 9 Lattice mode --------------------------------------------------------------------------------------------------
 
-MEAN, PREVIOUS, REFERENCE, REFERENCE_MEAN, INHERITED, SECOND, FLAT, REFERENCE_PREVIOUS, REFERENCE_FLAT, FITTED = range(
-    10
-)
+MEAN, PREVIOUS, REFERENCE, REFERENCE_MEAN, INHERITED = range(5)
+SECOND, FLAT, REFERENCE_PREVIOUS, REFERENCE_FLAT, FITTED = range(5, 10)
 INTERPOLATED_KINDS = {MEAN, PREVIOUS, REFERENCE, REFERENCE_MEAN, INHERITED, FITTED}
 SEQUENTIAL_KINDS = {PREVIOUS, REFERENCE, SECOND, FLAT, REFERENCE_PREVIOUS, REFERENCE_FLAT, FITTED}
 NEED_REFERENCE = {REFERENCE, REFERENCE_MEAN, REFERENCE_PREVIOUS, REFERENCE_FLAT}
@@ -721,24 +720,22 @@ class Lattice:
     weights: dict[tuple[int, bool], list[int]]
     """By group and whether there is a reference, where the chunk has its own."""
 
-    @property
-    def groups(self) -> int:
-        """Groups of an interpolated plane."""
-        return groups_of(self.dimensions)
-
     def radius_of(self, channel: int) -> int:
         """The radius of a channel (9.1)."""
         return self.radius if self.channels[channel].levels is None else 0
 
 
-def groups_of(dimensions: int) -> int:
-    """Groups of an interpolated plane (9.2)."""
-    return {1: 5, 2: 6, 3: 14}[dimensions]
+def lengths_of(extent: Sequence[int]) -> list[tuple[int, ...]]:
+    """The lengths of each level of a plane, level 0 first (9.4)."""
+    lengths = [tuple(extent)]
+    while max(lengths[-1]) > 1:
+        lengths.append(tuple(map(ceil2, lengths[-1])))
+    return lengths
 
 
-def group_of_level(level: int, dimensions: int) -> int:
-    """The group of the first class of a level (9.4)."""
-    return min(level, 4 if dimensions == 1 else 1) * ((1 << dimensions) - 1)
+def own_levels(dimensions: int) -> int:
+    """O of 9.2: from this level on all levels share their groups."""
+    return 4 if dimensions == 1 else 1
 
 
 def usual_predictor(
@@ -794,7 +791,9 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
     nz, ny, nx = sorted(signal, key=lambda n: n != 1)
     dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
     axis, slabs = slabs_of((batch, channels, nz, ny, nx), 1, 1 << 20)
-    groups = groups_of(dimensions)
+    longest = [max(b - a for a, b in slabs) if i == axis else n for i, n in enumerate((nz, ny, nx))]
+    levels = len(lengths_of(longest))
+    groups = min(own_levels(dimensions) + 1, max(levels - 1, 1)) * ((1 << dimensions) - 1)
     bits = Bits(data[13:])
 
     moved = bits.unsigned(1, 1)[0]
@@ -891,9 +890,9 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
         edge = 1 << (width - 1)
         for channel, low in zip(ranked, bits.signed(len(ranked)), strict=True):
             gaps = bits.unsigned(sizes[channel] - 1)
-            levels = list(itertools.accumulate((gap + 1 for gap in gaps), initial=low))
-            expect(-edge <= levels[0] and levels[-1] < edge, "a level is out of range")
-            found[channel].levels = levels
+            occupied = list(itertools.accumulate((gap + 1 for gap in gaps), initial=low))
+            expect(-edge <= occupied[0] and occupied[-1] < edge, "a level is out of range")
+            found[channel].levels = occupied
     bits.end()
     return Lattice(
         kind, unit, radius, width, (batch, channels, nz, ny, nx), dimensions, axis, slabs, order, found, starts, codes,
@@ -951,6 +950,7 @@ class LatticeDecoder:
 
     def symbol(self, role: int, own: int, total: int) -> int:
         """The next symbol, of a plane or group with a stated magnitude, and with T of 9.4."""
+        total = min(total, 1 << 26)
         symbol = self.stream.symbol(role, own * total >> 16 if own < 1 << 28 else (own >> 16) * total)
         expect(abs(symbol) < 1 << (self.lattice.width - 1), "a symbol is too large")
         return symbol
@@ -966,9 +966,7 @@ class LatticeDecoder:
     def decode_interpolated(self, channel: int, plane: LatticePlane, coded: Array) -> None:
         """All passes of a plane."""
         dimensions = self.lattice.dimensions
-        lengths = [plane.values.shape]
-        while max(lengths[-1]) > 1:
-            lengths.append(tuple(map(ceil2, lengths[-1])))
+        lengths = lengths_of(plane.values.shape)
         for level in range(len(lengths) - 2, -1, -1):
             for place in range((1 << dimensions) - 1):
                 self.decode_pass(channel, plane, coded, level, place, lengths[level])
@@ -980,7 +978,7 @@ class LatticeDecoder:
         lattice, one = self.lattice, self.lattice.channels[channel]
         dimensions = lattice.dimensions
         odd = classes_of(dimensions)[place]
-        group = group_of_level(level, dimensions) + place
+        group = min(level, own_levels(dimensions)) * ((1 << dimensions) - 1) + place
         long = tuple(n > 1 for n in lengths)
         full = all(long[3 - dimensions :])
         near = near_offsets(odd, long)

@@ -46,11 +46,11 @@ MAX_CHANNELS = 1024
 MANY_CHANNELS = 16
 """From so many channels on, transform mode is tried first, else lattice mode."""
 
-CLEAR, LOOSE = 0.7, 1.0
+CLEAR, LOOSE = 1.0, 1.0
 """Bits per sample below which transform mode wins with many channels; and above which it loses with few."""
 
-NEARLY = 1.2
-"""Lattice mode is not tried where it is estimated to take so many times the bits of transform mode."""
+NEARLY = 0.87
+"""Lattice mode is not tried where it is estimated to take more than so many times the bits of transform mode."""
 
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020

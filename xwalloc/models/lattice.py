@@ -33,7 +33,6 @@ from xwalloc.models.lattice_grid import (
     CLASSES,
     NEAR,
     OWN,
-    OWN_LEVELS,
     REFERENCE,
     SEQUENTIAL,
     SEQUENTIAL_REFERENCE,
@@ -333,8 +332,12 @@ class _Plan:
         for factor in (1.0, OUTLIER):
             totals = np.zeros((*means.shape, 2))
             passes.add_magnitudes(
-                found.residuals, self.boxes[index].grid(d), np.array(CLASSES[d]),
-                self.sequential[self.parameters.order], means * factor, totals,
+                found.residuals,
+                self.boxes[index].grid(d),
+                np.array(CLASSES[d]),
+                self.sequential[self.parameters.order],
+                means * factor,
+                totals,
             )
             means = totals[..., 0] / np.maximum(totals[..., 1], 1)
         return magnitude_code(means).reshape(*planes, -1)
@@ -408,7 +411,7 @@ def _prepared(q: Integers, mask: Mask | None, width: int, radius: int) -> tuple[
         to_ranks(values.reshape(planes), levels, radius)
     radii = np.full(q.shape[1], radius, np.int64)
     radii[list(levels)] = 0
-    return Samples(values, flags, Geometry.of(q.shape), 2.0 * radii + 1), radii, levels
+    return Samples(values, flags, Geometry.of(q.shape), (2 * radii + 1).astype(np.float64)), radii, levels
 
 
 def _plan(

@@ -71,7 +71,7 @@ FEWEST_SAMPLES = 96
 BITS_PER_COEFFICIENT = 6.0
 SEQUENTIAL_FROM = 0.7
 """Bits per sample from which visiting samples one after the other is tried."""
-COARSE = 1.08
+COARSE = {1: 1.08, 2: 1.03, 3: 1.03}
 """How much more than estimated interpolation takes: its coarsest levels are too small to be looked at."""
 
 
@@ -296,7 +296,8 @@ def _centres(samples: Samples, sampling: Sampling, columns: NDArray[np.int64]) -
     some = sampling._places[:, None]
     sums = samples.values[some + columns[:, 0]].astype(np.float64)
     sums += samples.values[some + columns[:, 1]] * columns[:, 2]
-    return np.sort(sums, axis=0)[len(some) // 2]
+    medians: NDArray[np.float64] = np.sort(sums, axis=0)[len(some) // 2]
+    return medians
 
 
 def _rows(
@@ -374,7 +375,7 @@ def plain_taps(kind: Plain, d: int, rank: int | None) -> tuple[list[Weighted], l
 @cache
 def _plain_columns(
     geometry: Geometry, kind: Plain, level: int, rank: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
     """Distances of the samples that a plain predictor looks at, whether they lie in the reference, and weights."""
     own, others, shift = plain_taps(kind, geometry.dimensions, rank)
     taps = [*own, *others]
@@ -429,7 +430,12 @@ def samplings_of(geometry: Geometry, count: int, effort: Effort) -> list[Samplin
 
 
 def channel_of(
-    samples: Samples, channel: int, earlier: Sequence[int], samplings: Sequence[Sampling], effort: Effort, width: int,
+    samples: Samples,
+    channel: int,
+    earlier: Sequence[int],
+    samplings: Sequence[Sampling],
+    effort: Effort,
+    width: int,
     interpolate: bool,
 ) -> tuple[Channel, float]:
     """How a channel is predicted, and the bits per sample that it is expected to take.
@@ -449,7 +455,7 @@ def channel_of(
     expected /= samples.geometry.shape[0] * samples.geometry.plane
     if expected > SEQUENTIAL_FROM and not interpolate:
         found, bits = _choose(samples, channel, references, samplings[-1], effort, width, None)
-        if bits < COARSE * expected:
+        if bits < COARSE[samples.geometry.dimensions] * expected:
             return Channel(references, True, (found,)), bits
     return Channel(references, False, tuple(predictors)), expected
 
@@ -565,7 +571,10 @@ def _fit(
     bits = code_length(residuals if exact else np.rint(residuals), length, few_valid) * (FOLDING if exact else 1.0)
     bits += (BITS_PER_COEFFICIENT * k + 12) * number / whole
     coefficients = [int(c) for c in rounded[1:]]
-    bias = rounded[0] * samples.bins[channel] + (centres[-1] - np.dot(coefficients, centres[:-1]) * 2.0**-shift) * 2.0**shift
+    bias = (
+        rounded[0] * samples.bins[channel]
+        + (centres[-1] - np.dot(coefficients, centres[:-1]) * 2.0**-shift) * 2.0**shift
+    )
     used = max(2, 1 + int(np.flatnonzero(counts)[-1])) if counts.any() else 2
     taps = [int(c) for c in counts] + [0] * len(references)
     taps = taps[: 1 + len(references)]

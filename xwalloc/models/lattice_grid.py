@@ -57,7 +57,7 @@ MOST_OWN = {1: 16, 2: 8, 3: 8}
 CLASSES: dict[int, tuple[Offset, ...]] = {
     d: tuple(
         sorted(
-            (c for c in itertools.product((0, 1), repeat=3) if any(c) and not any(c[: 3 - d])),
+            ((z, y, x) for z, y, x in np.ndindex(2, 2, 2) if (z, y, x) > (0, 0, 0) and not any((z, y, x)[: 3 - d])),
             key=lambda c: (-sum(c), c),
         )
     )
@@ -76,9 +76,10 @@ def _known(d: int, rank: int) -> list[Offset]:
     here = CLASSES[d][rank]
     before = {(0, 0, 0), *CLASSES[d][:rank]}
     reach = 2 * REACH[d] - 1
-    spans = [range(-reach, reach + 1) if axis >= 3 - d else (0,) for axis in range(3)]
+    span = range(-reach, reach + 1)
+    axes = [span if axis >= 3 - d else range(1) for axis in range(3)]
     offsets = [
-        o for o in itertools.product(*spans) if _parity((here[0] + o[0], here[1] + o[1], here[2] + o[2])) in before
+        (z, y, x) for z, y, x in itertools.product(*axes) if _parity((here[0] + z, here[1] + y, here[2] + x)) in before
     ]
     return sorted(offsets, key=lambda o: (sum(c * c for c in o), o))
 
@@ -174,9 +175,10 @@ def _number(bits: Offset) -> int:
 
 def _near_lists() -> list[list[tuple[int, ...]]]:
     lists: list[list[tuple[int, ...]]] = []
-    for active in itertools.product((0, 1), repeat=3):
+    for active in np.ndindex(2, 2, 2):
         axes = tuple(a for a in range(3) if active[a])
-        for odd in itertools.product((0, 1), repeat=3):
+        for z, y, x in np.ndindex(2, 2, 2):
+            odd = (z, y, x)
             if any(odd) and not any(o and not a for o, a in zip(odd, active, strict=True)):
                 lists.append([(*o, weight) for o, weight in mean_taps(axes, odd)[0]])
             else:
@@ -188,19 +190,25 @@ NEAR = _packed(_near_lists(), 4)
 """Offsets and weights of `mean_taps`; the range of those of a class is at 8 times the number of the axes that the level
 extends along plus that of the class, where z counts 4, y 2, x 1."""
 
-FAR = {
-    d: _packed([_far(d, CLASSES[d].index(c)) if c in CLASSES[d] else [] for c in np.ndindex(2, 2, 2)], 3)
-    for d in (1, 2, 3)
-}
+
+def _far_lists(d: int) -> list[list[tuple[int, ...]]]:
+    return [
+        list(_far(d, CLASSES[d].index((z, y, x)))) if (z, y, x) in CLASSES[d] else [] for z, y, x in np.ndindex(2, 2, 2)
+    ]
+
+
+FAR = {d: _packed(_far_lists(d), 3) for d in (1, 2, 3)}
 """Next nearest neighbours, by the number of the class; none are looked at where a level lacks an axis of the plane."""
 
-RING = _packed(
-    [
-        [o for a in range(3) if active[a] for o in ((-(a == 0), -(a == 1), -(a == 2)), (+(a == 0), +(a == 1), +(a == 2)))]
-        for active in itertools.product((0, 1), repeat=3)
-    ],
-    3,
-)
+
+def _ring_lists() -> list[list[tuple[int, ...]]]:
+    steps = np.eye(3, dtype=int)
+    return [
+        [tuple(sign * steps[a]) for a in range(3) if active[a] for sign in (-1, 1)] for active in np.ndindex(2, 2, 2)
+    ]
+
+
+RING = _packed(_ring_lists(), 3)
 """Direct neighbours, by the number of the axes that the level extends along."""
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.lists import Reader, Writer
 from xwalloc.errors import FormatError
-from xwalloc.models.lattice_levels import Levels
 from xwalloc.models.lattice_grid import CLASSES, OWN, REFERENCE, SEQUENTIAL, SEQUENTIAL_REFERENCE
+from xwalloc.models.lattice_levels import Levels
 from xwalloc.models.lattice_passes import MAX_TAPS
 
 __all__ = ["Channel", "Parameters", "Plain", "Predictor", "read", "write"]
@@ -191,9 +191,7 @@ def write(parameters: Parameters) -> bytes:
     return writer.to_bytes()
 
 
-def read(
-    data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int
-) -> Parameters:
+def read(data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int) -> Parameters:
     """Inverse of `write`, with so many slabs, batch items, channels, groups and dimensions.
 
     Raises
@@ -279,9 +277,9 @@ def read(
     weights = no_weights(count)
     if reader.unsigned(1, 2)[0]:
         given = reader.unsigned(2 * count, 2) == 1
-        rows = weights.reshape(2 * count, -1)
-        for feature in range(rows.shape[1]):
-            rows[given, feature] = reader.sums(int(given.sum()), WEIGHT_CODES)
+        flat = weights.reshape(2 * count, -1)
+        for feature in range(flat.shape[1]):
+            flat[given, feature] = reader.sums(int(given.sum()), WEIGHT_CODES)
     levels: Levels = {}
     if reader.unsigned(1, 2)[0]:
         sizes = reader.unsigned(channels, 1 << 31)

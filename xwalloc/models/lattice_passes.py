@@ -276,8 +276,8 @@ def _take(
 def fit_weights(table, weights, passes):
     """Improve non-negative weights of features for the code length of geometric magnitudes; returns bits before, after.
 
-    The last column of the table is the magnitude. Each pass multiplies a weight by the ratio of what pulls it up to what
-    pulls it down, which never raises the code length by much and keeps it positive.
+    The last column of the table is the magnitude. Each pass multiplies a weight by the ratio of what pulls
+    it up to what pulls it down, which keeps it positive.
     """
     n, width = table.shape[0], table.shape[1] - 1
     up, down = np.empty(width), np.empty(width)
@@ -377,8 +377,9 @@ def _expect_rows(activities, first, other, ring, ring_ranges, grid, z, y, phase,
         expected[i] = held
     if y > 0:
         north = first + at + row_start(grid, 0, z, y - 1, phase)
-        west, east = first + at + row_start(grid, 0, z, y - 1, phase - 1), first + at + row_start(
-            grid, 0, z, y - 1, phase + 1
+        west, east = (
+            first + at + row_start(grid, 0, z, y - 1, phase - 1),
+            first + at + row_start(grid, 0, z, y - 1, phase + 1),
         )
         for i in range(count):
             expected[i] += w[4] * np.int64(activities[north + i])
@@ -439,7 +440,7 @@ def _sequential(
                     phase, i = x & 1, x >> 1
                     here = odd + i if phase else even + i
                     ahead = phase * TILE + ((x - x0) >> 1)
-                    guess, side = np.int64(0), 0
+                    guess, side = np.int64(0), np.int64(0)
                     if mode != CLASSIFY:
                         total = sums[ahead] + bias
                         one, two = (even + i, odd + i - 1) if phase else (odd + i - 1, even + i - 1)
@@ -453,7 +454,7 @@ def _sequential(
                             if radius == 0:
                                 rest = total - (guess << shift)
                                 side = min((6 * abs(rest)) >> shift, 2) + (SIDE if rest < 0 else 0)
-                            guess = min(max(guess, low), high)
+                            guess = min(max(guess, np.int64(low)), np.int64(high))
                     if x == 0 and y == 0 and z == 0:
                         if mode != CLASSIFY:
                             values[here] = seed
@@ -494,9 +495,7 @@ def _sequential(
                             expectations[count] = size
                     else:
                         lane = U(count) & last_lane
-                        residual, state, position = pop(
-                            U(states[lane]), context, table_symbols, spans, words, position
-                        )
+                        residual, state, position = pop(U(states[lane]), context, table_symbols, spans, words, position)
                         states[lane] = state
                         if abs(residual) > limit:
                             position = end + U(1)
