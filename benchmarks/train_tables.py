@@ -44,8 +44,9 @@ from xwalloc.bitstream.tables import TOKENS, Tables, from_counts, shipped
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models import lattice
-from xwalloc.models.lattice_passes import FEATURES as LATTICE_FEATURES
-from xwalloc.models.lattice_passes import SEQUENTIAL_FEATURES
+from xwalloc.models.lattice_rows import FEATURES as LATTICE_FEATURES
+from xwalloc.models.lattice_sequential import FEATURES as SEQUENTIAL_FEATURES
+from xwalloc.models.lattice_weights import WEIGHTS
 
 IN_ROW = ("mean", "w", "ww")
 """What makes a serial chain of a row (scan.py): left out where other rows know nearly as much."""
@@ -179,10 +180,11 @@ def lattice_features(
     classes = (1 << d) - 1
 
     def one_hot(feature: int, interpolated: Any = ONE, sequential: Any = ONE) -> NDArray[np.int64]:
-        levels = lattice.OWN_LEVELS[d] + 1
+        levels = len(call[0].parameters.weights) // classes
         weights = (
-            np.zeros((levels * classes, 2, len(LATTICE_FEATURES)), np.int64), np.zeros((2, len(SEQUENTIAL_FEATURES)), np.int64)
-        )  # fmt: skip
+            np.zeros((levels * classes, 2, len(LATTICE_FEATURES)), np.int64),
+            np.zeros((2, len(SEQUENTIAL_FEATURES)), np.int64),
+        )
         for array, value in zip(weights, (interpolated, sequential), strict=True):
             if feature < array.shape[-1]:
                 array[..., feature] = value
@@ -192,7 +194,7 @@ def lattice_features(
     if not len(symbols):
         return
     base = one_hot(0, 16 * ONE, 16 * ONE)
-    ranks = np.tile(1 + np.arange(classes), lattice.OWN_LEVELS[d] + 1)[:, None]
+    ranks = np.tile(1 + np.arange(classes), len(call[0].parameters.weights) // classes)[:, None]
     rank = np.rint(one_hot(0, 16 * ONE * ranks, 16 * ONE * (1 + classes)) / np.maximum(base, 1)).astype(int) - 1
     double = np.array([1, 2])
     following = one_hot(0, 16 * ONE * double, 16 * ONE * double) > base * 3 // 2
@@ -336,8 +338,8 @@ def tables(calls: list[Call], boxes: list[LatticeCall], weights: dict[str, dict[
         d = box[0].geometry.dimensions
         interpolated, sequential = chosen_lattice(weights["lattice"], d)
         codes = box[0].parameters.weights
-        repeated = np.tile(interpolated, (lattice.OWN_LEVELS[d] + 1, 1, 1))
-        chosen = np.where(codes < 0, repeated, lattice.WEIGHTS[codes])
+        repeated = np.tile(interpolated, (len(codes) // ((1 << d) - 1), 1, 1))
+        chosen = np.where(codes < 0, repeated, WEIGHTS[codes])
         count(counts, Kind.LATTICE, *classified(box, (chosen, sequential)))
     return merged(counts)
 

@@ -45,6 +45,8 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Canonical = tuple[int, int, int, int, int]
 Offset = tuple[int, int, int]
+Offsets = tuple[Offset, ...]
+Nested = list[list[list[int]]]
 
 
 class Refused(ValueError):
@@ -605,7 +607,7 @@ SEQUENTIAL_REFERENCE: dict[int, list[Offset]] = {
     2: [HERE, W, N, NW, NE, E, S, SW, SE],
     3: [HERE, U, W, N, DOWN, S, E, NW, NE],
 }
-INTERPOLATED_REFERENCE: dict[int, list[tuple[Offset, ...]]] = {
+INTERPOLATED_REFERENCE: dict[int, list[Offsets]] = {
     1: [(HERE,), (W,), (E,), (WW,), (EE,)],
     2: [(HERE,), (W, E), (N, S), (NW, SE), (NE, SW)],
     3: [(HERE,), (W, E), (N, S), (U, DOWN)],
@@ -630,11 +632,16 @@ def mirror(place: int, n: int) -> int:
     return place
 
 
+def both_ways(axis: int) -> tuple[Offset, Offset]:
+    """-1 and 1 along an axis."""
+    return [(U, DOWN), (N, S), (W, E)][axis]
+
+
 @lru_cache
 def classes_of(dimensions: int) -> list[Offset]:
     """The classes of a level in the order of their passes (9.4)."""
-    found = [c for c in itertools.product((0, 1), repeat=3) if any(c) and not any(c[: 3 - dimensions])]
-    return sorted(found, key=lambda c: (-sum(c), c))
+    bits = itertools.product((0, 1), (0, 1), (0, 1))
+    return sorted((c for c in bits if any(c) and not any(c[: 3 - dimensions])), key=lambda c: (-sum(c), c))
 
 
 @lru_cache
@@ -643,21 +650,21 @@ def known_offsets(dimensions: int, place: int) -> list[Offset]:
     classes = classes_of(dimensions)
     before = [HERE, *classes[:place]]
     reach = range(-31, 32) if dimensions == 1 else range(-3, 4)
-    offsets = itertools.product(*(reach if axis >= 3 - dimensions else (0,) for axis in range(3)))
-    known = [o for o in offsets if tuple((c + v) % 2 for c, v in zip(classes[place], o, strict=True)) in before]
+    z, y, x = (reach if axis >= 3 - dimensions else range(1) for axis in range(3))
+
+    def target(offset: Offset) -> tuple[int, ...]:
+        return tuple((c + o) % 2 for c, o in zip(classes[place], offset, strict=True))
+
+    known = [offset for offset in itertools.product(z, y, x) if target(offset) in before]
     return sorted(known, key=lambda o: (sum(v * v for v in o), o))
 
 
 @lru_cache
 def near_offsets(odd: Offset, long: tuple[bool, ...]) -> dict[Offset, int]:
     """The near offsets of a class at a level and their weights (9.4)."""
-    corners = list(itertools.product(*((-1, 1) if bit else (0,) for bit in odd)))
-    direct = [
-        (step * (axis == 0), step * (axis == 1), step * (axis == 2))
-        for axis in range(3)
-        if long[axis] and not odd[axis]
-        for step in (-1, 1)
-    ]
+    z, y, x = ((-1, 1) if bit else (0,) for bit in odd)
+    corners = list(itertools.product(z, y, x))
+    direct = [offset for axis in range(3) if long[axis] and not odd[axis] for offset in both_ways(axis)]
     most = max(len(corners), len(direct))
     return {o: most // len(corners) for o in corners} | {o: most // len(direct) for o in direct}
 
@@ -677,7 +684,7 @@ class Tap:
     """A coefficient on a value, or on the sum of two, in the channel itself (source None) or in another."""
 
     source: int | None
-    offsets: tuple[Offset, ...]
+    offsets: Offsets
     coefficient: int
 
 
@@ -738,9 +745,7 @@ def own_levels(dimensions: int) -> int:
     return 4 if dimensions == 1 else 1
 
 
-def usual_predictor(
-    kind: int, reference: int | None, dimensions: int, odd: Offset, near: dict[Offset, int]
-) -> Predictor:  # fmt: skip
+def usual_predictor(kind: int, reference: int | None, odd: Offset, near: dict[Offset, int]) -> Predictor:
     """A predictor that is not fitted, of an interpolated plane at a level with these near offsets (9.3)."""
     in_channel = [Tap(None, (offset,), weight) for offset, weight in near.items()]
     total = sum(near.values())
@@ -767,15 +772,16 @@ def usual_sequential_predictor(kind: int, reference: int | None, dimensions: int
     return Predictor(kind, taps + [Tap(None, (offset,), c) for offset, c in in_channel.items()])
 
 
-def fitted_taps(group: int, dimensions: int, sequential: bool) -> tuple[list[tuple[Offset, ...]], ...]:
+def fitted_taps(group: int, dimensions: int, sequential: bool) -> tuple[list[Offsets], list[Offsets]]:
     """Offsets of fitted predictors in the channel and in a reference (9.3)."""
     if sequential:
         in_channel, in_reference = SEQUENTIAL_OWN[dimensions], SEQUENTIAL_REFERENCE[dimensions]
         return [(offset,) for offset in in_channel], [(offset,) for offset in in_reference]
     known = known_offsets(dimensions, group % ((1 << dimensions) - 1))
     if dimensions == 1:
-        return [(offset,) for offset in known][:16], INTERPOLATED_REFERENCE[1]
-    return [(offset, opposite(offset)) for offset in known if offset < HERE][:8], INTERPOLATED_REFERENCE[dimensions]
+        return [(offset,) for offset in known[:16]], INTERPOLATED_REFERENCE[1]
+    half = [offset for offset in known if offset < HERE]
+    return [(offset, opposite(offset)) for offset in half[:8]], INTERPOLATED_REFERENCE[dimensions]
 
 
 def read_lattice(data: bytes, header: Header) -> Lattice:
@@ -816,24 +822,23 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
     fitted: list[tuple[int, Channel, Predictor]] = []
     for group in range(groups):
         listed = interpolated if group else order
-        for channel, predictor in zip(listed, bits.sums(len(listed), FITTED), strict=True):
+        for channel, choice in zip(listed, bits.sums(len(listed), FITTED), strict=True):
             one = found[channel]
-            expect(predictor in (SEQUENTIAL_KINDS if one.sequential else INTERPOLATED_KINDS), "a wrong predictor")
-            expect(predictor != INHERITED or group >= (1 << dimensions) - 1, "nothing to inherit from")
-            expect(predictor not in NEED_REFERENCE or bool(one.references), "a predictor lacks its reference")
-            expect(predictor != FITTED or width == 32, "no fitted predictors for 64 bits")
+            expect(choice in (SEQUENTIAL_KINDS if one.sequential else INTERPOLATED_KINDS), "a wrong predictor")
+            expect(choice != INHERITED or group >= (1 << dimensions) - 1, "nothing to inherit from")
+            expect(choice not in NEED_REFERENCE or bool(one.references), "a predictor lacks its reference")
+            expect(choice != FITTED or width == 32, "no fitted predictors for 64 bits")
             reference = one.references[0] if one.references else None
-            if predictor == INHERITED:
-                one.predictors.append(Predictor(INHERITED, []))
-            elif predictor == FITTED:
-                one.predictors.append(Predictor(FITTED, []))
-                fitted.append((group, one, one.predictors[-1]))
+            if choice in (INHERITED, FITTED):
+                one.predictors.append(Predictor(choice, []))
+                if choice == FITTED:
+                    fitted.append((group, one, one.predictors[-1]))
             elif one.sequential:
-                one.predictors.append(usual_sequential_predictor(predictor, reference, dimensions))
+                one.predictors.append(usual_sequential_predictor(choice, reference, dimensions))
             else:
                 odd = classes_of(dimensions)[group % ((1 << dimensions) - 1)]
                 near = near_offsets(odd, tuple(axis >= 3 - dimensions for axis in range(3)))
-                one.predictors.append(usual_predictor(predictor, reference, dimensions, odd, near))
+                one.predictors.append(usual_predictor(choice, reference, odd, near))
     own_counts = bits.unsigned(len(fitted), 127)
     in_references = iter(bits.unsigned(sum(len(one.references) for _, one, _ in fitted)))
     shifts = bits.unsigned(len(fitted), 12)
@@ -847,8 +852,8 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
     expect(all(-(1 << 52) <= bias < 1 << 52 for bias in biases), "a bias is too large")
     expect(all(-(1 << 15) <= c < 1 << 15 for c in coefficients), "a coefficient is too large")
     remaining = iter(coefficients)
-    for (group, one, predictor), some, shift, predictor.bias in zip(fitted, counts, shifts, biases, strict=True):
-        predictor.shift = 12 - shift
+    for (group, one, predictor), some, shift, bias in zip(fitted, counts, shifts, biases, strict=True):
+        predictor.shift, predictor.bias = 12 - shift, bias
         in_channel, in_reference = fitted_taps(group, dimensions, one.sequential)
         for source, count in zip([None, *one.references], some, strict=True):
             offsets = in_channel if source is None else in_reference
@@ -997,11 +1002,13 @@ class LatticeDecoder:
             return [at(source.values, offset) for offset in tap.offsets]
 
         # the guess (9.3)
-        predictor = one.predictors[group] if full else usual_predictor(MEAN, None, dimensions, odd, near)
+        predictor = one.predictors[group] if full else usual_predictor(MEAN, None, odd, near)
         shift = predictor.shift
         if lattice.width == 64:
             first = at_tap(predictor.taps[0])[0]
-            total = sum((tap.coefficient * (v - first) for tap in predictor.taps for v in at_tap(tap)), 0 * first)
+            total = 0 * first
+            for tap in predictor.taps:
+                total += tap.coefficient * (at_tap(tap)[0] - first)
             guess, rest = first + (total >> shift), 0 * first
         else:
             total = np.full([len(some) for some in places], predictor.bias)
@@ -1016,15 +1023,13 @@ class LatticeDecoder:
         weights = lattice.weights.get((group, other is not None))
         if weights is None:
             weights = all_weights()["lattice"][f"{dimensions}d-{place}-{'first' if other is None else 'next'}"]
-        t = sum(weight * at(plane.activities, offset) for offset, weight in near.items())
-        t = (t * (8 * weights[1] // sum(near.values())) >> 3) + 256 * weights[0]
+        around: Array = sum((weight * at(plane.activities, offset) for offset, weight in near.items()), 0 * guess)
+        t = (around * (8 * weights[1] // sum(near.values())) >> 3) + 256 * weights[0]
         if full:
             t += weights[2] * sum(at(plane.activities, offset) for offset in far_offsets(dimensions, place))
         if other is not None:
-            t += weights[3] * at(other, HERE)
-            axes = [axis for axis in range(3) if long[axis]]
-            ring = [tuple(step * (axis == a) for a in range(3)) for axis in axes for step in (-1, 1)]
-            t += weights[4] * sum(at(other, offset) for offset in ring)
+            ring = [offset for axis in range(3) if long[axis] for offset in both_ways(axis)]
+            t += weights[3] * at(other, HERE) + weights[4] * sum(at(other, offset) for offset in ring)
 
         # the symbols
         own = self.own(channel, group)
@@ -1046,23 +1051,27 @@ class LatticeDecoder:
         lattice, one = self.lattice, self.lattice.channels[channel]
         dimensions, width = lattice.dimensions, lattice.width
         nz, ny, nx = plane.values.shape
-        values: list[list[list[int]]] = plane.values.tolist()
-        activities: list[list[list[int]]] = plane.activities.tolist()
-        others = {r: self.planes[r].values.tolist() for r in one.references}
-        other = self.planes[one.references[0]].activities.tolist() if one.references else None
+        values: Nested = plane.values.tolist()
+        activities: Nested = plane.activities.tolist()
+        others: dict[int, Nested] = {r: self.planes[r].values.tolist() for r in one.references}
+        other: Nested | None = None
+        if one.references:
+            other = self.planes[one.references[0]].activities.tolist()
         weights = all_weights()["lattice"][f"{dimensions}d-sequential-{'first' if other is None else 'next'}"]
         predictor = one.predictors[0]
         shift, half = predictor.shift, (1 << predictor.shift) // 2
         own = self.own(channel, 0)
         exact = lattice.radius_of(channel) == 0
-        ring = [offset for offset in (W, E, N, S, U, DOWN) if not any(offset[: 3 - dimensions])]
+        ring = [offset for axis in range(3 - dimensions, 3) for offset in both_ways(axis)]
         mean = 256
 
-        def in_row(array: list[list[list[int]]], z: int, y: int, x: int, first: int) -> int:
+        def in_row(array: Nested, z: int, y: int, x: int, first: int) -> int:
             """A place of a row, or what stands in for it before the row begins."""
             if x >= 0:
                 return array[z][y][x]
-            return array[z][y - 1][0] if y else array[z - 1][0][0] if z else first
+            if y:
+                return array[z][y - 1][0]
+            return array[z - 1][0][0] if z else first
 
         def value_at(z: int, y: int, x: int, offset: Offset) -> int:
             """What a tap in the channel itself takes."""
@@ -1073,7 +1082,7 @@ class LatticeDecoder:
                 return in_row(values, z, y, x - 1, values[0][0][0])
             return values[z + dz][min(y + dy, ny - 1)][mirror(x + dx, nx)]
 
-        def mirrored(array: list[list[list[int]]], z: int, y: int, x: int, offset: Offset) -> int:
+        def mirrored(array: Nested, z: int, y: int, x: int, offset: Offset) -> int:
             """A place of another plane."""
             return array[mirror(z + offset[0], nz)][mirror(y + offset[1], ny)][mirror(x + offset[2], nx)]
 

@@ -93,7 +93,7 @@ def classify(
     mask: NDArray[np.uint8] = NO_MASK,
     lookups: tuple[NDArray[np.uint16], NDArray[np.uint16]] | None = None,
 ) -> tuple[NDArray[np.signedinteger], NDArray[np.uint16]]:
-    """Symbols of the planes in coding order, and the table of each (of `Choice.lookups`; else the number of its class)."""
+    """Symbols of the planes in coding order, and the table of each (without `lookups`, the number of its class)."""
     tables = shipped()
     room = _symbols_at_most(planes)
     values = np.empty(room, buffer.dtype)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import Choice, identities
-from xwalloc.bitstream.contexts import MAGNITUDES, ONE, Kind, lattice_weights, magnitude_code
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.tables import shipped
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import lattice_fit as fit
@@ -44,19 +44,28 @@ from xwalloc.models.lattice_grid import (
 )
 from xwalloc.models.lattice_levels import Levels, from_ranks, levels_of, to_ranks
 from xwalloc.models.lattice_parameters import Channel, Parameters, Plain, Predictor, no_weights
+from xwalloc.models.lattice_weights import PER_GROUP, Weights, better, no_sample, sample_of, weights_of
+from xwalloc.models.lattice_work import (
+    ANALYSE,
+    CLASSIFY,
+    DECODE,
+    MAX_LAGS,
+    TILE,
+    Coder,
+    Planes,
+    Predictors,
+    Results,
+    Sample,
+)
 from xwalloc.types import Parallel, in_turn
 
 __all__ = ["Coded", "decode", "encode", "estimate"]
 
 Integers = NDArray[np.signedinteger]
 Mask = NDArray[np.uint8]
-Weights = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 ESTIMATE_CHANNELS = 10
 WEIGHT_SAMPLES = 1 << 18
-PER_GROUP = 3000
-FEWEST_FOR_WEIGHTS = 400
-BITS_PER_WEIGHTS = 60.0
 OUTLIER = 8.0
 """Residuals count for at most so many times the mean magnitude of their group."""
 
@@ -112,7 +121,7 @@ class _Taps:
 
     def __init__(self, d: int, count: int, channels: Sequence[Channel], size: int) -> None:
         taps: list[tuple[int, ...]] = []
-        self.predictors = np.zeros((len(channels), count, 4), np.int64)
+        self.groups = np.zeros((len(channels), count, 4), np.int64)
         for c, channel in enumerate(channels):
             for group, found in enumerate(channel.predictors):
                 rank = group % len(CLASSES[d])
@@ -121,7 +130,7 @@ class _Taps:
                 expanded, shift = _expand(predictor, channel, c, d, rank)
                 for source, tap, coefficient in expanded:
                     taps.append(((source - c) * size, *tap[0], coefficient, len(tap) - 1))
-                self.predictors[c, group] = begin, len(taps), predictor.bias, shift
+                self.groups[c, group] = begin, len(taps), predictor.bias, shift
         near, ranges = NEAR
         self.means = np.zeros((len(ranges), 4), np.int64)
         for at, (begin, end) in enumerate(ranges):
@@ -166,39 +175,25 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Sampled:
-    """Features of a sample of the symbols: which channels to visit, share of the samples of each group, and tables."""
+class _Results:
+    """Where a kernel finds samples and leaves what it finds."""
 
-    order: NDArray[np.int64] | None
-    others: NDArray[np.int64]
-    share: NDArray[np.float64]
-    wanted: NDArray[np.float64]
-    taken: NDArray[np.int64]
-    features: NDArray[np.float64]
+    source: Integers
+    found: _Found
+    symbols: Integers | None = None
+    contexts: NDArray[np.uint16] | None = None
+    expectations: NDArray[np.int64] | None = None
 
-    @classmethod
-    def none(cls, count: int) -> _Sampled:
-        """No sample."""
-        zeros = np.zeros((count, 2))
-        nothing = np.empty((count, 2, 0, len(passes.FEATURES) + 1))
-        return cls(None, np.empty(0, np.int64), zeros[:, 0].copy(), zeros, zeros.astype(np.int64), nothing)
-
-
-WEIGHTS = np.array([0] + [int(np.rint(2.0 ** (i / 4))) for i in range(52)], np.int64)
-"""The weight, in 1/256, that each code stands for: quarter octaves."""
-
-
-def weight_codes(weights: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Codes of weights in units."""
-    codes = 1 + np.rint(4 * np.log2(np.maximum(weights * ONE, 1.0))).astype(np.int64)
-    return np.where(weights * ONE < 0.7, 0, np.clip(codes, 1, len(WEIGHTS) - 1))
-
-
-def weights_of(d: int, codes: NDArray[np.int64]) -> Weights:
-    """Weights by group: those of codes, and the shipped ones where these are -1."""
-    interpolated, sequential = lattice_weights(d)
-    repeated = np.tile(interpolated, (len(codes) // len(CLASSES[d]), 1, 1))
-    return np.where(codes < 0, repeated, WEIGHTS[codes]), sequential
+    def arrays(self) -> Results:
+        """As the kernel takes them, with memory for a row."""
+        return Results(
+            self.found.residuals, self.found.sides,
+            self.found.residuals[:0] if self.symbols is None else self.symbols,
+            np.empty(0, np.uint16) if self.contexts is None else self.contexts,
+            np.empty(0, np.int64) if self.expectations is None else self.expectations,
+            np.empty(2 * TILE, np.int64), np.empty(2 * TILE, np.int64), np.empty(MAX_LAGS, np.int64),
+            np.empty(TILE, np.uint8), np.empty(TILE, np.uint16),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,49 +215,41 @@ class _Plan:
 
     @property
     def weights(self) -> Weights:
-        """Weights of the features of residuals, by group and for sequential channels."""
+        """Weights of the features of residuals."""
         return weights_of(self.geometry.dimensions, self.parameters.weights)
 
     def fit_weights(self, found: _Found) -> None:
-        """Weights of features that fit this chunk better than the shipped ones, from a part of its first box."""
+        """Find better weights than the shipped ones for this chunk, from a part of its first box."""
         d, box, order = self.geometry.dimensions, self.boxes[0], self.parameters.order
         number = min(len(order), max(1, WEIGHT_SAMPLES // box.size))
         start = (len(order) - number) // 2
         some = order[start : start + number]
-        others = np.where(np.isin(self.others, some), self.others, -1)
-        visited = some[~self.sequential[some]]
-        if not visited.size:
+        visited = np.count_nonzero(~self.sequential[some])
+        if not visited:
             return
-        counts = np.zeros(len(self.parameters.weights))
-        for level in range(64):
-            group = min(level * len(CLASSES[d]), len(counts) - len(CLASSES[d]))
-            counts[group : group + len(CLASSES[d])] += box.size * 2.0 ** (-d * (level + 1))
-        share = np.minimum(1.0, PER_GROUP / (counts * len(visited)))
-        sampled = _Sampled(
-            some, others, share, np.zeros((len(share), 2)), np.zeros((len(share), 2), np.int64),
-            np.empty((len(share), 2, PER_GROUP, len(passes.FEATURES) + 1)),
-        )  # fmt: skip
-        part = _Found(found.residuals[start * box.size :], found.sides[start * box.size :])
+        classes, count = len(CLASSES[d]), len(self.parameters.weights)
+        sizes = np.zeros(count)
+        for level in range(len(box.grid(d)) - 1):
+            group = min(level * classes, count - classes)
+            sizes[group : group + classes] += box.size * 2.0 ** (-d * (level + 1))
+        sample = sample_of(np.minimum(1.0, PER_GROUP / np.maximum(sizes * visited, 1.0)))
+        part = replace(
+            self,
+            parameters=replace(self.parameters, order=some),
+            boxes=[replace(box, items=1)],
+            others=np.where(np.isin(self.others, some), self.others, -1),
+        )
+        rest = _Found(found.residuals[start * box.size :], found.sides[start * box.size :])
         room = number * box.size
-        self._run(
-            passes.CLASSIFY, 0, self.decoded, part, np.empty(room, self.decoded.dtype), np.empty(room, np.uint16),
-            _NO_EXPECTATIONS, identities(), self.weights, _NO_WORDS, _NO_STATES, sampled,
-        )  # fmt: skip
-        following = np.count_nonzero(self.others[order] >= 0), np.count_nonzero(self.others[order] < 0)
-        for group in range(len(share)):
+        symbols, contexts = np.empty(room, self.decoded.dtype), np.empty(room, np.uint16)
+        part._run(CLASSIFY, 0, _Results(self.decoded, rest, symbols, contexts), identities(), sample=sample)
+        chunk = self.geometry.shape[0] * len(self.boxes)
+        sharing = np.count_nonzero(self.others[order] < 0), np.count_nonzero(self.others[order] >= 0)
+        for group in range(count):
             for which in range(2):
-                taken = int(sampled.taken[group, which])
-                if taken < FEWEST_FOR_WEIGHTS:
-                    continue
-                table = sampled.features[group, which, :taken]
-                before = self.weights[0][group, which] / ONE
-                _, start_bits = passes.fit_weights(table, before.copy(), 0)
-                fitted = np.maximum(before, 0.02)
-                passes.fit_weights(table, fitted, 12)
-                codes = weight_codes(fitted)
-                _, bits = passes.fit_weights(table, WEIGHTS[codes] / ONE, 0)
-                whole = counts[group] * len(self.boxes) * self.geometry.shape[0] * following[1 - which]
-                if (start_bits - bits) * whole / taken > BITS_PER_WEIGHTS:
+                table = sample.features[group, which, : sample.taken[group, which]]
+                codes = better(table, self.weights[0][group, which], sizes[group] * chunk * sharing[which])
+                if codes is not None:
                     self.parameters.weights[group, which] = codes
 
     @cached_property
@@ -279,48 +266,38 @@ class _Plan:
         self,
         mode: int,
         index: int,
-        source: Integers,
-        found: _Found,
-        symbols: Integers,
-        contexts: NDArray[np.uint16],
-        expectations: NDArray[np.int64],
+        results: _Results,
         lookups: tuple[NDArray[np.uint16], NDArray[np.uint16]],
-        weights: Weights,
-        words: NDArray[np.uint16],
-        states: NDArray[np.int64],
-        sampled: _Sampled | None = None,
+        weights: Weights | None = None,
+        stream: tuple[NDArray[np.uint16], NDArray[np.int64]] | None = None,
+        sample: Sample | None = None,
     ) -> tuple[int, int]:
-        d, box, taps, tables = self.geometry.dimensions, self.boxes[index], self.taps, shipped()
-        channels = self.geometry.shape[1]
-        dtype = self.decoded.dtype
-        sampled = sampled or _Sampled.none(self.parameters.codes.shape[-1])
-        items = astuple(box)
-        if sampled.order is not None:
-            items = (*items[:-2], 1, items[-1])
-        values = np.empty(channels * self.pyramid if mode != passes.CLASSIFY else 0, dtype)
-        activities = np.empty(channels * self.pyramid if mode != passes.ANALYSE else 0, np.int32)
-        count, position = passes.run(
-            mode, values, activities, source, self.decoded, self.mask,
-            np.array([*items, self.pyramid], np.int64), box.grid(d), np.array(CLASSES[d]),
-            self.parameters.order if sampled.order is None else sampled.order, self.sequential, taps.taps, taps.predictors, taps.means, self.radii,
-            self.parameters.starts[index], self.others if sampled.order is None else sampled.others, MAGNITUDES[self.parameters.codes[index]],
-            weights[1], weights[0], neighbours(d), *lookups, self.width == 64,
-            found.residuals, found.sides, symbols, contexts, expectations, tables.spans, tables.symbols, words, states,
-            np.empty(2 * passes.TILE, np.int64), np.empty(2 * passes.TILE, np.int64),
-            np.empty(passes.MAX_LAGS, np.int64), np.empty(passes.TILE, np.uint8), np.empty(passes.TILE, np.uint16),
-            sampled.share, sampled.wanted, sampled.taken, sampled.features,
+        d, box, tables = self.geometry.dimensions, self.boxes[index], shipped()
+        room = self.geometry.shape[1] * self.pyramid
+        known = self.parameters
+        planes = Planes(
+            np.array([*astuple(box), self.pyramid], np.int64), box.grid(d), np.array(CLASSES[d]), known.order,
+            self.radii, known.starts[index], self.mask, self.width == 64, results.source, self.decoded,
+            np.empty(room if mode != CLASSIFY else 0, self.decoded.dtype),
+            np.empty(room if mode != ANALYSE else 0, np.int32),
         )  # fmt: skip
+        predictors = Predictors(self.sequential, self.taps.taps, self.taps.groups, self.taps.means, self.others)
+        interpolated, sequential = weights or self.weights
+        words, states = stream or (_NO_WORDS, _NO_STATES)
+        coder = Coder(
+            MAGNITUDES[known.codes[index]], interpolated, sequential, *neighbours(d), *lookups, tables.spans,
+            tables.symbols, words, states,
+        )  # fmt: skip
+        count, position = passes.run(
+            mode, planes, predictors, coder, results.arrays(), sample or no_sample(len(known.weights))
+        )
         return int(count), int(position)
 
     def analyse(self, index: int, source: Integers) -> _Found:
         """Predict and quantise a box; its magnitude codes are known thereafter."""
-        batch = self.geometry.shape[0]
-        size = batch * len(self.parameters.order) * self.boxes[index].size
+        size = self.geometry.shape[0] * len(self.parameters.order) * self.boxes[index].size
         found = _Found(np.empty(size, self.decoded.dtype), np.empty(size, np.uint8))
-        self._run(
-            passes.ANALYSE, index, source, found, _NO_SYMBOLS, _NO_CONTEXTS, _NO_EXPECTATIONS, identities(),
-            self.weights, _NO_WORDS, _NO_STATES,
-        )  # fmt: skip
+        self._run(ANALYSE, index, _Results(source, found), identities())
         self.parameters.codes[index][:, self.parameters.order] = self._codes(index, found)
         return found
 
@@ -329,15 +306,11 @@ class _Plan:
         d = self.geometry.dimensions
         planes = self.geometry.shape[0], len(self.parameters.order)
         means = np.full((math.prod(planes), self.parameters.codes.shape[-1]), np.inf)
+        sequential = self.sequential[self.parameters.order]
         for factor in (1.0, OUTLIER):
             totals = np.zeros((*means.shape, 2))
             passes.add_magnitudes(
-                found.residuals,
-                self.boxes[index].grid(d),
-                np.array(CLASSES[d]),
-                self.sequential[self.parameters.order],
-                means * factor,
-                totals,
+                found.residuals, self.boxes[index].grid(d), np.array(CLASSES[d]), sequential, means * factor, totals
             )
             means = totals[..., 0] / np.maximum(totals[..., 1], 1)
         return magnitude_code(means).reshape(*planes, -1)
@@ -346,31 +319,23 @@ class _Plan:
         self, index: int, found: _Found, weights: Weights | None = None
     ) -> tuple[Integers, NDArray[np.uint16], NDArray[np.int64]]:
         """Symbols of a box, the numbers of their classes, and (with given weights) what is expected of them."""
-        symbols = np.empty(len(found.residuals), self.decoded.dtype)
-        contexts = np.empty(len(symbols), np.uint16)
-        expectations = np.empty(0 if weights is None else len(symbols), np.int64)
-        count, _ = self._run(
-            passes.CLASSIFY, index, self.decoded, found, symbols, contexts, expectations, identities(),
-            self.weights if weights is None else weights, _NO_WORDS, _NO_STATES,
-        )  # fmt: skip
+        size = len(found.residuals)
+        symbols, contexts = np.empty(size, self.decoded.dtype), np.empty(size, np.uint16)
+        expectations = np.empty(0 if weights is None else size, np.int64)
+        results = _Results(self.decoded, found, symbols, contexts, expectations)
+        count, _ = self._run(CLASSIFY, index, results, identities(), weights)
         return symbols[:count], contexts[:count], expectations[:count]
 
     def restore(self, index: int, stream: bytes, choice: Choice) -> None:
         """Decode a box."""
         states, words = rans.unpack_stream(stream)
-        nothing = _Found(_NO_SYMBOLS.astype(self.decoded.dtype), np.empty(0, np.uint8))
-        _, position = self._run(
-            passes.DECODE, index, self.decoded, nothing, nothing.residuals, _NO_CONTEXTS, _NO_EXPECTATIONS,
-            choice.lookups, self.weights, words, states,
-        )  # fmt: skip
+        results = _Results(self.decoded, _Found(self.decoded[:0], np.empty(0, np.uint8)))
+        _, position = self._run(DECODE, index, results, choice.lookups, stream=(words, states))
         if position > len(words):
             raise FormatError("A stream of the frame ends too early or holds impossible values.")
         rans.check_end(position, words, states)
 
 
-_NO_SYMBOLS = np.empty(0, np.int32)
-_NO_CONTEXTS = np.empty(0, np.uint16)
-_NO_EXPECTATIONS = np.empty(0, np.int64)
 _NO_WORDS = np.empty(0, np.uint16)
 _NO_STATES = np.empty(0, np.int64)
 

@@ -308,8 +308,8 @@ def _rows(
     valid = np.empty(len(rows))
     target = channel * samples.geometry.plane
     _gather(
-        samples.seen(sampling), samples.values, samples.mask, sampling.firsts, sampling.length, sampling.step, columns, target, centres,
-        1.0 / samples.bins[channel], rows, valid,
+        samples.seen(sampling), samples.values, samples.mask, sampling.firsts, sampling.length, sampling.step, columns,
+        target, centres, 1.0 / samples.bins[channel], rows, valid,
     )  # fmt: skip
     return rows, valid
 
@@ -575,9 +575,7 @@ def _fit(
         rounded[0] * samples.bins[channel]
         + (centres[-1] - np.dot(coefficients, centres[:-1]) * 2.0**-shift) * 2.0**shift
     )
-    used = max(2, 1 + int(np.flatnonzero(counts)[-1])) if counts.any() else 2
-    taps = [int(c) for c in counts] + [0] * len(references)
-    taps = taps[: 1 + len(references)]
+    taps = [int(c) for c in counts][: 1 + len(references)]
     return Predictor(Plain.FITTED, tuple(taps), tuple(coefficients), shift, int(np.rint(bias))), bits
 
 

@@ -17,7 +17,7 @@ from xwalloc.bitstream.lists import Reader, Writer
 from xwalloc.errors import FormatError
 from xwalloc.models.lattice_grid import CLASSES, OWN, REFERENCE, SEQUENTIAL, SEQUENTIAL_REFERENCE
 from xwalloc.models.lattice_levels import Levels
-from xwalloc.models.lattice_passes import MAX_TAPS
+from xwalloc.models.lattice_rows import MAX_TAPS
 
 __all__ = ["Channel", "Parameters", "Plain", "Predictor", "read", "write"]
 
