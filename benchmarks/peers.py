@@ -385,8 +385,8 @@ def _safeguarded(bound: float) -> SafeguardedCodec:
 
 
 def _ebcc(scene: Scene) -> list[Variant]:
-    """EBCC: JPEG 2000 and a residual layer, for rasters of float32 (a WebAssembly build, slow)."""
-    if scene.array.ndim < 3 or scene.array.dtype == np.float64:
+    """EBCC: JPEG 2000 and a residual layer, for rasters of few bands (its WebAssembly build takes minutes for many)."""
+    if scene.kind != "multispectral":
         return []
 
     def encode(array: Array, bound: float) -> bytes:

@@ -284,9 +284,11 @@ class _Plan:
         predictors = Predictors(self.sequential, self.taps.taps, self.taps.groups, self.taps.means, self.others)
         interpolated, sequential = weights or self.weights
         words, states = stream or (_NO_WORDS, _NO_STATES)
+        tables_of, near_tables_of = lookups
+        near, near_ranges, far, far_ranges, ring, ring_ranges = neighbours(d)
         coder = Coder(
-            MAGNITUDES[known.codes[index]], interpolated, sequential, *neighbours(d), *lookups, tables.spans,
-            tables.symbols, words, states,
+            MAGNITUDES[known.codes[index]], interpolated, sequential, near, near_ranges, far, far_ranges, ring,
+            ring_ranges, tables_of, near_tables_of, tables.spans, tables.symbols, words, states,
         )  # fmt: skip
         count, position = passes.run(
             mode, planes, predictors, coder, results.arrays(), sample or no_sample(len(known.weights))

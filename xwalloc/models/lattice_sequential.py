@@ -29,8 +29,8 @@ from xwalloc.models.lattice_work import ANALYSE, CLASSIFY, DECODE, MAX_LAGS, TIL
 __all__ = ["FEATURES", "visit"]
 
 FEATURES = ("self", "mean", "w", "ww", "n", "diagonal", "u", "previous", "ring")
-"""Order of the weights of a residual: the usual magnitude; the running mean of activities along the row; west, west-west;
-north; the sum of north-west and north-east; up; the same place in another channel and its direct neighbours (the
+"""Order of the weights of a residual: the usual magnitude; the running mean of activities along the row; west,
+west-west; north; the sum of north-west and north-east; up; the same place in another channel and its direct neighbours (the
 sum)."""
 
 MEAN_SHIFT = 4
