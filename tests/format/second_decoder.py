@@ -1062,7 +1062,7 @@ class LatticeDecoder:
         shift, half = predictor.shift, (1 << predictor.shift) // 2
         own = self.own(channel, 0)
         exact = lattice.radius_of(channel) == 0
-        ring = [offset for axis in range(3 - dimensions, 3) for offset in both_ways(axis)]
+        ring = [offset for axis in range(3) if plane.values.shape[axis] > 1 for offset in both_ways(axis)]
         mean = 256
 
         def in_row(array: Nested, z: int, y: int, x: int, first: int) -> int:

@@ -263,3 +263,12 @@ def test_foreign_bytes_are_a_format_error(parameters: bytes, symbols: bytes) -> 
             lattice.decode(parameters, lattice.segments.pack([b"\x80", symbols]), (1, 3, 1, 8, 8), None, width)
         except FormatError:
             continue
+
+
+def test_very_many_tiny_planes_are_refused() -> None:
+    """Margins of pyramids would take a hundred times the memory of the samples."""
+    with pytest.raises(BudgetError):
+        lattice.encode(np.zeros((1, 200_000, 1, 1, 2), np.int32), None, 32)
+    with pytest.raises(FormatError, match="too many channels"):
+        lattice.decode(b"\x80", b"\x80", (1, 200_000, 1, 1, 2), None, 32)
+    assert round_trip(np.zeros((1, 60_000, 1, 1, 2), np.int32)) < 120_000

@@ -66,6 +66,8 @@ Mask = NDArray[np.uint8]
 
 ESTIMATE_CHANNELS = 10
 WEIGHT_SAMPLES = 1 << 18
+ROOM, ROOM_PER_SAMPLE = 1 << 23, 16
+"""Values that the pyramids of a box may have."""
 OUTLIER = 8.0
 """Residuals count for at most so many times the mean magnitude of their group."""
 
@@ -114,6 +116,14 @@ def _slabs(geometry: Geometry) -> list[_Box]:
 def _groups(geometry: Geometry, boxes: list[_Box]) -> int:
     d = geometry.dimensions
     return groups(d, max(len(box.grid(d)) for box in boxes))
+
+
+def _fits(geometry: Geometry, boxes: list[_Box]) -> bool:
+    """Whether pyramids take memory in proportion to the samples: not so for very many tiny planes."""
+    channels, d = geometry.shape[1], geometry.dimensions
+    largest = max(boxes, key=lambda box: box.size)
+    room = channels * size_of_pyramid(largest.grid(d))
+    return room <= ROOM + ROOM_PER_SAMPLE * channels * largest.size
 
 
 class _Taps:
@@ -466,10 +476,14 @@ def encode(
     Raises
     ------
     BudgetError
-        If a residual is -2^(width - 1), which the entropy coder has no token for; store the chunk in another mode.
+        If a residual is -2^(width - 1), which the entropy coder has no token for, or if there are very many channels of
+        next to no samples; store the chunk in another mode.
     """
     if q.size == 0:
         return Coded(b"", b"", q)
+    geometry = Geometry.of(q.shape)
+    if not _fits(geometry, _slabs(geometry)):
+        raise BudgetError(f"{geometry.shape[1]} channels of {geometry.plane} samples are too many for lattice mode.")
     samples, radii, levels = _prepared(q, mask, width, radius)
     plan = _plan(samples, radii, levels, width, parallel, interpolate=many_lanes)
     found = parallel(lambda index: plan.analyse(index, samples.values), range(len(plan.boxes)))
@@ -512,6 +526,8 @@ def decode(
     geometry = Geometry.of(shape)
     batch, channels = geometry.shape[:2]
     boxes = _slabs(geometry)
+    if not _fits(geometry, boxes):
+        raise FormatError("A lattice chunk has too many channels for its samples.")
     choice, streams = coder.unpack_segments(symbols, len(boxes), Kind.LATTICE)
     count = _groups(geometry, boxes)
     known = serial.read(parameters, len(boxes), batch, channels, count, geometry.dimensions, width, len(MAGNITUDES))

@@ -30,8 +30,8 @@ __all__ = ["FEATURES", "visit"]
 
 FEATURES = ("self", "mean", "w", "ww", "n", "diagonal", "u", "previous", "ring")
 """Order of the weights of a residual: the usual magnitude; the running mean of activities along the row; west,
-west-west; north; the sum of north-west and north-east; up; the same place in another channel and its direct neighbours (the
-sum)."""
+west-west; north; the sum of north-west and north-east; up; the same place in another channel and its direct neighbours
+(the sum)."""
 
 MEAN_SHIFT = 4
 U = np.uint64
