@@ -17,8 +17,10 @@ test: $(STAMP) lint
 bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.rate
+	$(BIN)/python -m benchmarks.equal_snr
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.cost
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly

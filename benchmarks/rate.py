@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 OURS = "xwalloc"
-RIVALS = ("SZ3", "SPERR", "zfp", "quantise+JXL")
-"""The codecs that the headline ratio takes the best of."""
 
 
 class Cache:
@@ -69,7 +67,7 @@ class Cache:
 def markdown(results: Sequence[Measurement]) -> str:
     """Bits per sample as one markdown table per kind, with the ratios to xwalloc and their geometric mean.
 
-    ``best/xw`` is the smallest of SZ3, SPERR, zfp and quantise+JXL over xwalloc, ``all/xw`` the smallest of every peer.
+    ``best/xw`` is the smallest of all peers over xwalloc.
     """
     groups = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
     return "\n\n".join(_table(kind, group) for kind, group in groups.items() if group)
@@ -82,24 +80,25 @@ def _table(kind: str, results: Sequence[Measurement]) -> str:
     codecs = list(dict.fromkeys(result.codec for result in results))
     lines = [
         f"**{kind}**, bits per sample\n",
-        " | ".join(["| scene", "bound", *codecs, "best peer", "best/xw", "all/xw |"]),
-        "|---|" + "---:|" * (1 + len(codecs)) + "---|---:|---:|",
+        " | ".join(["| scene", "bound", *codecs, "best peer", "best/xw |"]),
+        "|---|" + "---:|" * (1 + len(codecs)) + "---|---:|",
     ]
-    ratios, ratios_all = [], []
+    ratios = []
     for (scene, bound), row in cells.items():
         peers = {name: cell.bytes for name, cell in row.items() if name != OURS}
         winner = min(peers, key=peers.__getitem__, default="")
-        texts = ["", ""]
+        text = ""
         if OURS in row and peers:
-            ours = row[OURS].bytes
-            ratios.append(min(peers.get(name, sys.maxsize) for name in RIVALS) / ours)
-            ratios_all.append(peers[winner] / ours)
-            texts = [f"{ratios[-1]:.2f}", f"{ratios_all[-1]:.2f}"]
+            ratios.append(peers[winner] / row[OURS].bytes)
+            text = f"{ratios[-1]:.2f}"
         bits = [_bits(row.get(name)) for name in codecs]
-        lines.append("| " + " | ".join([scene, f"{bound:.4g}", *bits, winner, *texts]) + " |")
+        lines.append("| " + " | ".join([scene, f"{bound:.4g}", *bits, winner, text]) + " |")
     if ratios:
-        means = [f"**{geometric_mean(values):.2f}**" for values in (ratios, ratios_all)]
-        lines.append("| " + " | ".join(["geometric mean", "", *[""] * len(codecs), "", *means]) + " |")
+        lines.append(
+            "| "
+            + " | ".join(["geometric mean", "", *[""] * len(codecs), "", f"**{geometric_mean(ratios):.2f}**"])
+            + " |"
+        )
     return "\n".join(lines)
 
 

@@ -1,8 +1,10 @@
 """Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these three make benchmarks/results/*.json
+python -m benchmarks.held_out   # these five make benchmarks/results/*.json
+python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
+python -m benchmarks.cost
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -18,14 +20,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "xwalloc"
-RIVALS = ("SZ3", "SPERR", "zfp", "quantise+JXL")
-"""The codecs whose best is the yardstick, as in benchmarks/rate.py."""
+SHOWN = ("SZ3", "SPERR", "zfp", "quantise+JXL", "quantise+J2K", "quantise+pcodec", "quantise+FLAC")
+"""The peers in the table of README.md; docs/performance.md has all of them."""
 KINDS = {
     "hyperspectral": "hyperspectral, integers",
     "hyperspectral-float": "hyperspectral, floats",
     "multispectral": "multispectral",
     "timeseries": "time series",
 }
+
+NAMES = ("rate", "speed", "stages", "equal_snr", "cost")
+"""What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
 
@@ -45,14 +50,19 @@ def by_case(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[tuple[str,
     return {kind: result[kind] for kind in KINDS if kind in result}
 
 
-def times(row: Row, names: Iterable[str]) -> float:
-    """Bytes of the best of some peers by the bytes of xwalloc."""
-    return min(row[name]["bytes"] for name in names if name in row) / row[OURS]["bytes"]
+def times(row: Row, name: str) -> float:
+    """Bytes of a peer by the bytes of xwalloc."""
+    return float(row[name]["bytes"] / row[OURS]["bytes"])
+
+
+def times_best(row: Row) -> float:
+    """Bytes of the best of all peers by the bytes of xwalloc."""
+    return min(times(row, name) for name in row if name != OURS)
 
 
 def peers_of(measurements: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the peers, the yardstick first."""
-    names = dict.fromkeys([*RIVALS, *(item["codec"] for item in measurements)])
+    """Names of the peers, those of README.md first."""
+    names = dict.fromkeys([*SHOWN, *(item["codec"] for item in measurements)])
     return [name for name in names if name != OURS and any(item["codec"] == name for item in measurements)]
 
 
@@ -63,16 +73,16 @@ def versions(measurements: Sequence[dict[str, Any]]) -> str:
 
 def rate_summary(measurements: Sequence[dict[str, Any]]) -> str:
     """One row per kind of data: how much larger the peers are."""
-    peers = peers_of(measurements)
+    peers = [name for name in peers_of(measurements) if name in SHOWN]
     rows = []
     for kind, cases in by_case(measurements).items():
         complete = [row for row in cases.values() if OURS in row]
         if not complete:
             continue
-        best = [times(row, RIVALS) for row in complete]
+        best = [times_best(row) for row in complete]
         means = []
         for name in peers:
-            values = [times(row, [name]) for row in complete if name in row]
+            values = [times(row, name) for row in complete if name in row]
             means.append(f"{geometric_mean(values):.2f}" if values else "")
         scenes = len({scene for scene, _ in cases})
         ends = [f"**{geometric_mean(best):.2f}**", f"{min(best):.2f} to {max(best):.2f}"]
@@ -81,7 +91,9 @@ def rate_summary(measurements: Sequence[dict[str, Any]]) -> str:
     held = sum(item["max_abs_error"] <= item["bound"] for item in ours)
     return (
         "How many times the bytes of xwalloc others take at the same error bound (geometric means):\n\n"
-        + table(["data", "scenes x bounds", *peers, f"best of {', '.join(RIVALS)}", "range of that"], rows)
+        + table(
+            ["data", "scenes x bounds", *peers, f"best of all {len(peers_of(measurements))}", "range of that"], rows
+        )
         + "\n\nEvery decoded array was compared with its original: "
         f"{held} of {len(ours)} results of xwalloc lie within their bound. Measured with {versions(measurements)}. "
         "quantise+ means a uniform quantiser before a lossless codec (JXL is JPEG XL). zfp stays well inside the "
@@ -97,9 +109,9 @@ def rate_details(measurements: Sequence[dict[str, Any]]) -> str:
         rows = []
         for (scene, bound), row in cases.items():
             bits = [f"{row[name]['bits_per_sample']:.3f}" if name in row else "" for name in codecs]
-            rest = [f"{row[OURS]['max_abs_error']:.4g}", f"{times(row, RIVALS):.2f}"] if OURS in row else ["", ""]
+            rest = [f"{row[OURS]['max_abs_error']:.4g}", f"{times_best(row):.2f}"] if OURS in row else ["", ""]
             rows.append([scene, f"{bound:.4g}", *bits, *rest])
-        head = ["scene", "bound", *codecs, "error of xwalloc", "best of the first four / xwalloc"]
+        head = ["scene", "bound", *codecs, "error of xwalloc", "best peer / xwalloc"]
         parts.append(f"**{KINDS[kind].capitalize()}**, bits per sample\n\n{table(head, rows)}")
     return "\n\n".join(parts) + f"\n\nVersions: {versions(measurements)}."
 
@@ -146,34 +158,77 @@ def stage_table(results: Sequence[dict[str, Any]]) -> str:
     return table(head, rows)
 
 
-def blocks(rate: Path, speed: Path, stages: Path) -> dict[Path, dict[str, str]]:
+def snr_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Bits per sample at equal signal-to-noise ratio beside JPEG 2000 after a Karhunen-Loeve transform."""
+    lines = [
+        [
+            row["scene"],
+            f"{row['snr']:.1f}",
+            f"{row['bits']:.4f}",
+            f"{row['peer_bits']:.4f}",
+            f"{1 - row['bits'] / row['peer_bits']:.0%}",
+        ]
+        for row in rows
+    ]
+    least = min(1 - row["bits"] / row["peer_bits"] for row in rows)
+    mean = 1 - geometric_mean(row["bits"] / row["peer_bits"] for row in rows)
+    head = ["scene", "SNR dB", "xwalloc, bits/sample", "KLT + JPEG 2000, bits/sample", "fewer bits"]
+    return f"{mean:.0%} fewer bits (geometric mean), at least {least:.0%}:\n\n{table(head, lines)}"
+
+
+def cost_table(report: dict[str, Any]) -> str:
+    """Hours per terabyte, and what the machine can do."""
+    machine = report["machine"]
+    rows = []
+    for row in report["rows"]:
+        hours = [f"{1000 / row[f'{direction}_gb_per_s'] / 3600:.2f}" for direction in ("encode", "decode")]
+        speeds = [f"{row[f'{direction}_gb_per_s']:.3f}" for direction in ("encode", "decode")]
+        size = f"{row['bands']} x {row['side']} x {row['side']}"
+        quality = "step" if row["varied"] == "step" else f"{100 * row['fraction']:g} %"
+        rows.append([row["mosaic"], size, quality, f"{row['bits_per_sample']:.3f}", *speeds, *hours])
+    head = [
+        "mosaic", "chunk", "bound / range", "bits/sample", "encode GB/s", "decode GB/s", "hours to encode 1 TB",
+        "hours to decode 1 TB",
+    ]  # fmt: skip
+    steps = [row for row in report["rows"] if row["varied"] == "step"]
+    shares = ", ".join(f"{row['encode_gb_per_s'] / machine['copy_gb_per_s']:.2f} ({row['mosaic']})" for row in steps)
+    return (
+        f"This machine copies memory at {machine['copy_gb_per_s']:.1f} GB/s into memory that is there, at "
+        f"{machine['fresh_copy_gb_per_s']:.1f} GB/s into fresh memory, and multiplies matrices of float64 at "
+        f"{machine['gflop_per_s']:.0f} GFLOP/s. Encoding with `step` runs at these shares of the first: {shares}.\n\n"
+        + table(head, rows, texts=3)
+    )
+
+
+def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report = json.loads(rate.read_text()), json.loads(speed.read_text())
+    measurements, report, stages, equal_snr, cost = (
+        json.loads((results / f"{name}.json").read_text()) for name in NAMES
+    )
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
     return {
         ROOT / "README.md": {"results": f"{rate_summary(measurements)}\n\n{speed_table(report, fractions[:1])}"},
         ROOT / "docs" / "performance.md": {
             "rate": rate_details(measurements),
             "speed": speed_table(report, fractions),
-            "stages": stage_table(json.loads(stages.read_text())),
+            "stages": stage_table(stages),
+            "snr": snr_table(equal_snr),
+            "cost": cost_table(cost),
         },
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    results = ROOT / "benchmarks" / "results"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=Path, default=results / "rate.json")
-    parser.add_argument("--speed", type=Path, default=results / "speed.json")
-    parser.add_argument("--stages", type=Path, default=results / "stages.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the figures")
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a block is out of date")
     options = parser.parse_args(argv)
-    missing = [path for path in (options.rate, options.speed, options.stages) if not path.is_file()]
+    missing = [name for name in NAMES if not (options.results / f"{name}.json").is_file()]
     if missing:
-        parser.error(f"no {' and no '.join(map(str, missing))}: run the benchmarks rate, speed and stages first")
+        parser.error(f"no results of {' and '.join(missing)} in {options.results}: run these benchmarks first")
     stale = []
-    for path, texts in blocks(options.rate, options.speed, options.stages).items():
+    for path, texts in blocks(options.results).items():
         before = after = path.read_text()
         for name, text in texts.items():
             begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
