@@ -82,10 +82,10 @@ def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
         calls.extend((shared, planes.copy(), kind, dimensions, holes) for planes in parts)
         return encode_segments(buffer, parts, kind, dimensions, mask, *rest, **more)
 
-    def spy_lattice(plan: Any, index: int, found: Any, weights: Any = None) -> Any:
+    def spy_lattice(plan: Any, index: int, found: Any, weights: Any = None, lookups: Any = None) -> Any:
         if weights is None:
             boxes.append((plan, index, found))
-        return packed(plan, index, found, weights)
+        return packed(plan, index, found, weights, lookups)
 
     coder.encode, coder.encode_segments = spy, spy_segments  # type: ignore[assignment]
     lattice._Plan.classified = spy_lattice  # type: ignore[method-assign]

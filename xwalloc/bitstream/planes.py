@@ -14,7 +14,7 @@ Encoding classifies first (all values are known) and then runs rANS backwards; d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 NO_PLANE = -1
+
+DECIDING = 4
+"""So many segments decide which tables all of them have."""
 
 MOST_LANES = 1024
 LANE_COST = 0.005
@@ -77,6 +80,9 @@ def _symbols_at_most(planes: NDArray[np.void]) -> int:
     return int(np.sum(np.where(planes["code"] > 0, rows * (planes["nx"] + -(-planes["nx"] // GROUP)), 0)))
 
 
+Lookups = tuple[NDArray[np.uint16], NDArray[np.uint16]]
+Classified = tuple[NDArray[np.signedinteger], NDArray[np.uint16]]
+
 NO_MASK: NDArray[np.uint8] = np.empty(0, np.uint8)
 _NO_VALUES = np.empty(0, np.int32)
 _NO_CONTEXTS = np.empty(0, np.uint16)
@@ -91,8 +97,8 @@ def classify(
     kind: Kind,
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
-    lookups: tuple[NDArray[np.uint16], NDArray[np.uint16]] | None = None,
-) -> tuple[NDArray[np.signedinteger], NDArray[np.uint16]]:
+    lookups: Lookups | None = None,
+) -> Classified:
     """Symbols of the planes in coding order, and the table of each (without `lookups`, the number of its class)."""
     tables = shipped()
     room = _symbols_at_most(planes)
@@ -168,9 +174,12 @@ def encode_segments(
     parallel: Parallel,
     many_lanes: bool = False,
 ) -> bytes:
-    """Code segments, each a table of planes, with the tables that suit them all (see `pack_segments`)."""
-    classified = parallel(lambda planes: classify(buffer, planes, kind, dimensions, mask), parts)
-    return pack_segments(classified, kind, parallel, many_lanes)
+    """Code segments, each a table of planes, with the tables that suit them (see `pack_segments`)."""
+
+    def classified(index: int, lookups: Lookups) -> Classified:
+        return classify(buffer, parts[index], kind, dimensions, mask, lookups)
+
+    return pack_segments(classified, len(parts), kind, parallel, many_lanes)
 
 
 def lanes_for(nbytes: int) -> int:
@@ -182,25 +191,29 @@ def lanes_for(nbytes: int) -> int:
 
 
 def pack_segments(
-    classified: Sequence[tuple[NDArray[np.signedinteger], NDArray[np.uint16]]],
-    kind: Kind,
-    parallel: Parallel,
-    many_lanes: bool,
+    classified: Callable[[int, Lookups], Classified], count: int, kind: Kind, parallel: Parallel, many_lanes: bool
 ) -> bytes:
-    """Streams of symbols and the numbers of their classes, behind the choice of tables.
+    """Streams of `count` segments behind the choice of tables, which a few segments decide.
 
-    With `many_lanes`, a stream has as many lanes as take `LANE_COST` of it, up to `MOST_LANES`.
+    `classified` returns the symbols of a segment, and for each what the lookups hold. With `many_lanes`, a stream has
+    as many lanes as take `LANE_COST` of it, up to `MOST_LANES`.
     """
-    choice = choose(classified, kind)
+    number = min(count, DECIDING)
+    some = [(2 * i + 1) * count // (2 * number) for i in range(number)]
+    known = dict(zip(some, parallel(lambda index: classified(index, identities()), some), strict=True))
+    choice = choose(known.values(), kind)
 
-    def stream(part: tuple[NDArray[np.signedinteger], NDArray[np.uint16]]) -> bytes:
-        values, classes = part
-        contexts = choice.tables[classes]
+    def stream(index: int) -> bytes:
+        if index in known:
+            values, classes = known.pop(index)
+            contexts = choice.tables[classes]
+        else:
+            values, contexts = classified(index, choice.lookups)
         coded = rans.encode(values, contexts, shipped())
         lanes = lanes_for(len(coded)) if many_lanes else rans.LANES
         return coded if lanes == rans.LANES else rans.encode(values, contexts, shipped(), lanes)
 
-    return segments.pack([choice.to_bytes(), *parallel(stream, classified)])
+    return segments.pack([choice.to_bytes(), *parallel(stream, range(count))])
 
 
 def decode_segments(

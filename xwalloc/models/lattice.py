@@ -328,14 +328,17 @@ class _Plan:
         return magnitude_code(means).reshape(*planes, -1)
 
     def classified(
-        self, index: int, found: _Found, weights: Weights | None = None
+        self, index: int, found: _Found, weights: Weights | None = None, lookups: coder.Lookups | None = None
     ) -> tuple[Integers, NDArray[np.uint16], NDArray[np.int64]]:
-        """Symbols of a box, the numbers of their classes, and (with given weights) what is expected of them."""
+        """Symbols of a box, the numbers of their classes (or what the lookups hold), and what is expected of them.
+
+        There are expectations only under given weights.
+        """
         size = len(found.residuals)
         symbols, contexts = np.empty(size, self.decoded.dtype), np.empty(size, np.uint16)
         expectations = np.empty(0 if weights is None else size, np.int64)
         results = _Results(self.decoded, found, symbols, contexts, expectations)
-        count, _ = self._run(CLASSIFY, index, results, identities(), weights)
+        count, _ = self._run(CLASSIFY, index, results, lookups or identities(), weights)
         return symbols[:count], contexts[:count], expectations[:count]
 
     def restore(self, index: int, stream: bytes, choice: Choice) -> None:
@@ -490,8 +493,11 @@ def encode(
     if min(int(f.residuals.min()) for f in found) == np.iinfo(plan.decoded.dtype).min:
         raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
     plan.fit_weights(found[0])
-    classified = parallel(lambda index: plan.classified(index, found[index])[:2], range(len(plan.boxes)))
-    streams = coder.pack_segments(classified, Kind.LATTICE, parallel, many_lanes)
+
+    def classified(index: int, lookups: coder.Lookups) -> coder.Classified:
+        return plan.classified(index, found[index], lookups=lookups)[:2]
+
+    streams = coder.pack_segments(classified, len(plan.boxes), Kind.LATTICE, parallel, many_lanes)
     _to_values(plan, radius)
     return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(q.shape))
 
