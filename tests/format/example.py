@@ -79,14 +79,21 @@ def fields(frame: bytes) -> Iterator[tuple[int, str]]:
     yield 4, "CRC-32C of everything above"
     at = table + 9 * frame[9] + 4
     yield 1, "LATTICE: kind 0, integers"
-    yield 8, f"step {struct.unpack_from('<d', frame, at + 1)[0]}"
-    yield lengths[0] - 9, "parameters, as bits (below)"
+    yield 8, f"unit {struct.unpack_from('<d', frame, at + 1)[0]}"
+    yield 4, f"radius {struct.unpack_from('<I', frame, at + 9)[0]}"
+    yield lengths[0] - 13, "parameters, as lists (below)"
     at += lengths[0]
-    yield 2, "LATTICE_SYMBOLS: one stream"
-    yield 4, f"of {struct.unpack_from('<I', frame, at + 2)[0]} bytes"
-    for i in range(4):
-        yield 4, f"state {i}: {struct.unpack_from('<I', frame, at + 6 + 4 * i)[0]:#x}"
-    yield lengths[1] - 22, f"{(lengths[1] - 22) // 2} words"
+    choice, stream = struct.unpack_from("<2I", frame, at + 2)
+    yield 2, "LATTICE_SYMBOLS: a choice of tables and one stream"
+    yield 4, f"the choice has {choice} bytes"
+    yield 4, f"the stream {stream}"
+    yield choice, "the choice (below)"
+    at += 10 + choice
+    lanes = 1 << frame[at]
+    yield 1, f"{lanes} lanes"
+    for i in range(lanes):
+        yield 4, f"state {i}: {struct.unpack_from('<I', frame, at + 1 + 4 * i)[0]:#x}"
+    yield stream - 1 - 4 * lanes, f"{(stream - 1 - 4 * lanes) // 2} words"
 
 
 def dump(frame: bytes) -> list[str]:
@@ -102,10 +109,13 @@ def dump(frame: bytes) -> list[str]:
     return lines
 
 
+GROUPS = 6
 LISTS = (
-    "moved", "kinds", "references", "distances", "own taps", "reference taps", "shifts", "biases", "coefficients",
-    "starts", "codes", "ranked",
+    "moved", "references", "distances", "sequential", *(f"kinds {g}" for g in range(GROUPS)), "own taps",
+    "reference taps", "shifts", "biases", "coefficients", "starts", *(f"codes {g}" for g in range(GROUPS)), "weighted",
+    "ranked", "count", "classes", "tables",
 )  # fmt: skip
+"""The last three are those of the choice of tables."""
 
 
 def traced(frame: bytes) -> tuple[list[str], list[str], NDArray[Any]]:
@@ -129,11 +139,12 @@ def traced(frame: bytes) -> tuple[list[str], list[str], NDArray[Any]]:
             return found
 
     class Stream(second.Stream):  # type: ignore[misc]
-        def symbol(self, table: Any) -> int:
+        def symbol(self, role: int, expected: int) -> int:
             count, states, position = self.count, list(self.states), self.position
-            value: int = super().symbol(table)
+            value: int = super().symbol(role, expected)
             if len(symbols) < TRACED_SYMBOLS:
-                lane = count % 4
+                table = self.tables[role * 112 + seen[-1][1]]
+                lane = count % len(states)
                 slot = states[lane] % 4096
                 token = table.token[slot]
                 symbols.append(
@@ -159,22 +170,22 @@ def text() -> str:
     first = " ".join(map(str, samples[0, 0]))
     given = " ".join(map(str, chunk()[0, 0]))
     lines = [
-        "A chunk of int16, 2 channels of 6 x 16 samples, with `max_error=1` and nodata -1: the lattice has step 3.",
+        "A chunk of int16, 2 channels of 6 x 16 samples, with `max_error=1` and nodata -1: bins of 3 integers.",
         "Offsets are decimal, bytes hexadecimal.",
         "",
         "```text",
         *dump(frame),
         "```",
         "",
-        "The parameters, list by list: the bits of the section, and the unsigned integers that they are. Signed lists",
-        "are still to be halved, differences to be added up.",
+        "The parameters, list by list, and those of the choice of tables (the last three): their bits, and the",
+        "unsigned integers that they are. Signed lists are still to be halved, differences to be added up.",
         "",
         "```text",
         *parameters,
         "```",
         "",
-        f"The first {len(symbols)} symbols of the stream (samples all: no plane is sparse here), with the expected",
-        "magnitude and its class, the state before and after, and how many words each reads:",
+        f"The first {len(symbols)} symbols of the stream, with the expected magnitude and its class, the state before",
+        "and after, and how many words each reads:",
         "",
         "```text",
         "count expected class state       value  slot  token  start  frequency  symbol  words  next state",

@@ -143,7 +143,8 @@ def test_transforms(name: str, quality: dict[str, Any]) -> None:
 
 
 def test_residual_layers() -> None:
-    array = smooth((5, 40, 44), noise=0.8)
+    array = np.tensordot(np.random.default_rng(4).normal(size=(18, 2)), smooth((2, 40, 44), noise=0.1), 1)
+    array += 0.8 * np.random.default_rng(0).normal(size=array.shape)
     array[2] += 0.3 * np.random.default_rng(1).normal(size=array.shape[1:])
     mode, sections = check(array.astype("f4"), {**CUBE, "max_error": 2.0})
     assert mode == TRANSFORM
@@ -266,10 +267,12 @@ def test_several_slabs_in_lattice_mode() -> None:
 
 
 def test_several_slabs_in_transform_mode() -> None:
-    y, x = np.mgrid[:1451, :1447] / 1451
-    array = 100 * np.exp(-(((x - 0.4) / 0.3) ** 2) - ((y - 0.6) / 0.2) ** 2)
-    array[600:604, 300:900:9] += 4
-    mode, sections = check(array.astype("f4"), {"signal_axes": (0, 1), "max_error": 1.5})
+    rng = np.random.default_rng(12)
+    y, x = np.mgrid[:364, :362] / 364
+    sources = np.stack([np.sin(9 * (a * x + b * y) + c) for a, b, c in rng.random((5, 3))])
+    array = np.tensordot(rng.normal(size=(16, 5)), 40 * sources, 1)
+    array[:, 100:104, 30:300:9] += 4
+    mode, sections = check(array.astype("f4"), {**CUBE, "max_error": 1.0})
     assert mode == TRANSFORM
     assert RESIDUAL in sections
 
@@ -338,3 +341,37 @@ def test_the_example_in_the_documentation_is_real() -> None:
     page = example.PAGE.read_text()
     assert example.between(page) == example.text(), "run: python tests/format/example.py"
     same(example.make())
+
+
+def test_all_of_lattice_mode_is_used() -> None:
+    rng = np.random.default_rng(6)
+    waves = np.rint(
+        3000 * np.sin(np.arange(60_000) / 50 * rng.uniform(0.7, 1, (3, 1))) + 4 * rng.normal(size=(3, 60_000))
+    )
+    walk = np.cumsum(np.cumsum(rng.integers(-50, 51, (2, 3000)), 1) // 40, 1)
+    image = np.rint(smooth((4, 130, 130), noise=0.3) * 30)
+    few = (image // 9) * 70
+    series = {"channel_axis": 0, "signal_axes": (1,)}
+    seen: set[str] = set()
+    for array, config in (
+        (waves, {**series, "max_error": 12}),
+        (walk, {**series, "lossless": True}),
+        (image, {**CUBE, "max_error": 3}),
+        (few, {**CUBE, "max_error": 2}),
+        (rng.integers(0, 3000, (2, 600, 600)), {**CUBE, "max_error": 1, "profile": "parallel"}),
+    ):
+        frame = ChunkCodec(CodecConfig(**config)).encode(array.astype("i4"))
+        same(frame)
+        header, sections = second.parse(frame)
+        assert header.mode == LATTICE
+        lattice = second.read_lattice(sections[second.LATTICE], header)
+        for channel in lattice.channels.values():
+            seen |= {"sequential" if channel.sequential else "interpolated"}
+            seen |= {"fitted"} if any(p.kind == second.FITTED for p in channel.predictors) else set()
+            seen |= {"levels"} if channel.levels else set()
+        seen |= {"radius"} if lattice.radius else set()
+        seen |= {"weights"} if lattice.weights else set()
+        streams = second.decode_streams(sections[second.LATTICE_SYMBOLS], len(lattice.slabs), second.KIND_LATTICE)
+        seen |= {"lanes"} if len(streams[0].states) > 4 else set()
+        seen |= {"choice"} if streams[0].tables != second.usual_tables(second.KIND_LATTICE) else set()
+    assert seen == {"sequential", "interpolated", "fitted", "levels", "radius", "weights", "lanes", "choice"}

@@ -27,7 +27,7 @@ ALL = len(Role) * CLASSES
 CLASS_IDS: NDArray[np.uint16] = np.arange(ALL, dtype=np.uint16).reshape(len(Role), CLASSES)
 """Stands in for tables where classes are wanted: the number of a class among those of all roles."""
 
-BITS_PER_CHOICE = 16.0
+BITS_PER_CHOICE = 22.0
 """What naming a table for a class takes, about."""
 
 

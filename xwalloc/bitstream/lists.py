@@ -180,5 +180,6 @@ class Reader:
 
     def end(self) -> None:
         """Check that nothing is left."""
-        if len(self.data) != (self.at + 7) // 8:
+        spare = 8 * len(self.data) - self.at
+        if not 0 <= spare < 8 or (spare and self.data[-1] & ((1 << spare) - 1)):
             raise FormatError("The lists of the frame do not fill their section.")

@@ -43,7 +43,7 @@ __all__ = [
 
 NO_PLANE = -1
 
-DECIDING = 4
+DECIDING = 2
 """So many segments decide which tables all of them have."""
 
 MOST_LANES = 1024
