@@ -798,8 +798,10 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
     dimensions = 3 if nz > 1 else 2 if ny > 1 else 1
     axis, slabs = slabs_of((batch, channels, nz, ny, nx), 1, 1 << 20)
     longest = [max(b - a for a, b in slabs) if i == axis else n for i, n in enumerate((nz, ny, nx))]
-    levels = len(lengths_of(longest))
-    groups = min(own_levels(dimensions) + 1, max(levels - 1, 1)) * ((1 << dimensions) - 1)
+    lengths = lengths_of(longest)
+    groups = min(own_levels(dimensions) + 1, max(len(lengths) - 1, 1)) * ((1 << dimensions) - 1)
+    room = sum(z * y * (x + (64 if dimensions == 1 else 8)) for z, y, x in lengths)
+    expect(channels * room <= (1 << 23) + 16 * channels * math.prod(longest), "very many tiny planes")
     bits = Bits(data[13:])
 
     moved = bits.unsigned(1, 1)[0]
@@ -1143,7 +1145,8 @@ def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical,
             plane = indices[:, c]
             wrong = (plane < 0) | (plane >= len(one.levels))
             expect(not np.any(wrong if masked is None else wrong & ~masked[:, c]), "a level that does not exist")
-            plane[...] = np.array(one.levels, np.int64)[np.where(wrong, 0, plane)] * (2 * lattice.radius + 1)
+            levels = np.array([signed(v * (2 * lattice.radius + 1), lattice.width) for v in one.levels], np.int64)
+            plane[...] = levels[np.where(wrong, 0, plane)]
     indices = indices.reshape(shape)
     if lattice.kind == 2:
         bits = 8 * header.dtype.itemsize

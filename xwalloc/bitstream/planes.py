@@ -43,8 +43,11 @@ __all__ = [
 
 NO_PLANE = -1
 
-DECIDING = 2
-"""So many segments decide which tables all of them have."""
+DECIDING, DECIDING_SYMBOLS = 2, 1 << 18
+"""So many segments decide which tables all of them have, with about so many symbols each."""
+
+SMALL = 1 << 20
+"""Sections of fewer symbols classify what decides only once."""
 
 MOST_LANES = 1024
 LANE_COST = 0.005
@@ -179,7 +182,20 @@ def encode_segments(
     def classified(index: int, lookups: Lookups) -> Classified:
         return classify(buffer, parts[index], kind, dimensions, mask, lookups)
 
-    return pack_segments(classified, len(parts), kind, parallel, many_lanes)
+    def sample(index: int) -> Classified:
+        step = _symbols_at_most(parts[index]) // DECIDING_SYMBOLS + 1
+        return classify(buffer, parts[index][step // 2 :: step], kind, dimensions, mask)
+
+    choice = None
+    if sum(map(_symbols_at_most, parts)) > SMALL:
+        choice = choose(parallel(sample, _deciding(len(parts))), kind)
+    return pack_segments(classified, len(parts), kind, parallel, many_lanes, choice)
+
+
+def _deciding(count: int) -> list[int]:
+    """Segments that decide which tables all of them have."""
+    number = min(count, DECIDING)
+    return [(2 * i + 1) * count // (2 * number) for i in range(number)]
 
 
 def lanes_for(nbytes: int) -> int:
@@ -191,17 +207,21 @@ def lanes_for(nbytes: int) -> int:
 
 
 def pack_segments(
-    classified: Callable[[int, Lookups], Classified], count: int, kind: Kind, parallel: Parallel, many_lanes: bool
+    classified: Callable[[int, Lookups], Classified],
+    count: int,
+    kind: Kind,
+    parallel: Parallel,
+    many_lanes: bool,
+    choice: Choice | None = None,
 ) -> bytes:
-    """Streams of `count` segments behind the choice of tables, which a few segments decide.
+    """Streams of `count` segments behind the choice of tables, which a few segments decide if it is not given.
 
     `classified` returns the symbols of a segment, and for each what the lookups hold. With `many_lanes`, a stream has
     as many lanes as take `LANE_COST` of it, up to `MOST_LANES`.
     """
-    number = min(count, DECIDING)
-    some = [(2 * i + 1) * count // (2 * number) for i in range(number)]
+    some = [] if choice else _deciding(count)
     known = dict(zip(some, parallel(lambda index: classified(index, identities()), some), strict=True))
-    choice = choose(known.values(), kind)
+    choice = choice or choose(known.values(), kind)
 
     def stream(index: int) -> bytes:
         if index in known:
