@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
@@ -42,6 +43,7 @@ def rates(measurements: list[dict[str, Any]]) -> Figure:
         axes.set_xlabel("error bound", fontsize=8)
         axes.set_ylabel("bits per sample", fontsize=8)
         axes.tick_params(labelsize=7, which="both")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both", lw=0.4)
     handles = [mpl.lines.Line2D([], [], color=colour(codec), marker="o", ms=3, label=codec) for codec in CODECS]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(CODECS), fontsize=8)
@@ -85,6 +87,7 @@ def costs(report: dict[str, Any]) -> Figure:
     }
     for axes, (varied, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
         _grow(axes, report, varied)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
         axes.set_ylabel("hours per TB (two cores)")
         axes.grid(alpha=0.3, which="both", lw=0.4)
