@@ -35,7 +35,6 @@ from xwalloc.codec.layout import (
 from xwalloc.codec.survey import Survey, survey
 from xwalloc.codec.transform_mode import Target
 from xwalloc.errors import BudgetError, ConfigError
-from xwalloc.models import lattice
 from xwalloc.models.spec import Grid, padded
 
 __all__ = ["ChunkCodec", "decode_frame"]
@@ -49,7 +48,7 @@ MANY_CHANNELS = 16
 CLEAR, LOOSE = 1.0, 1.0
 """Bits per sample below which transform mode wins with many channels; and above which it loses with few."""
 
-NEARLY = 0.87
+NEARLY = 0.95
 """Lattice mode is not tried where it is estimated to take more than so many times the bits of transform mode."""
 
 LARGEST_BOUND = 2**30
@@ -273,15 +272,17 @@ class ChunkCodec:
         look = examine.misses(limit, chunk.nodata)
         size = chunk.samples.size
         if chunk.samples.shape[1] < MANY_CHANNELS:
-            coded = _lattice(chunk, grid, look, config.profile)
+            coded = _lattice(chunk, _draft(chunk, grid, config.profile), look)
             if coded is not None and 8 * coded.nbytes > LOOSE * size:
                 return coded
             return _smaller(coded, self._transform(chunk, layout, target, look)) or _lossless(chunk, config.profile)
         transformed = self._transform(chunk, layout, target, look)
-        if transformed is not None:
-            if 8 * transformed.nbytes < CLEAR * size or _lattice_bits(chunk, grid) > NEARLY * 8 * transformed.nbytes:
-                return transformed
-        return _smaller(transformed, _lattice(chunk, grid, look, config.profile)) or _lossless(chunk, config.profile)
+        if transformed is not None and 8 * transformed.nbytes < CLEAR * size:
+            return transformed
+        draft = _draft(chunk, grid, config.profile)
+        if transformed is not None and draft is not None and draft.bits > NEARLY * 8 * transformed.nbytes:
+            return transformed
+        return _smaller(transformed, _lattice(chunk, draft, look)) or _lossless(chunk, config.profile)
 
     def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
         """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
@@ -296,7 +297,7 @@ class ChunkCodec:
         found = [_lossless(chunk, config.profile)]
         for make in (
             lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
-            lambda step: _lattice(chunk, lattice_mode.for_reals(step, largest), look, config.profile),
+            lambda step: _lattice(chunk, _draft(chunk, lattice_mode.for_reals(step, largest), config.profile), look),
         ):
             found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
         return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
@@ -344,22 +345,26 @@ def _is_exact(chunk: Chunk, limit: float) -> bool:
     return chunk.original.dtype.kind in "iu" and limit < 1
 
 
-def _lattice_bits(chunk: Chunk, grid: Lattice) -> float:
-    """Estimated bits of a chunk in lattice mode."""
-    indices, _ = grid.indices(chunk.samples)
-    return lattice.estimate(indices, chunk.mask, grid.width(chunk.samples.dtype), grid.radius, map_parallel)
-
-
-def _lattice(chunk: Chunk, grid: Lattice, look: Examine, profile: str) -> Candidate | None:
+def _draft(chunk: Chunk, grid: Lattice, profile: str) -> lattice_mode.Draft | None:
+    """A chunk about to be coded in lattice mode; None where that does not suit it."""
     indices, beyond = grid.indices(chunk.samples)
     if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
         return None
     try:
-        sections, decoded_indices = lattice_mode.encode(grid, indices, chunk.mask, chunk.samples.dtype, profile)
+        return lattice_mode.draft(grid, indices, chunk.mask, chunk.samples.dtype, profile)
+    except BudgetError:
+        return None
+
+
+def _lattice(chunk: Chunk, draft: lattice_mode.Draft | None, look: Examine) -> Candidate | None:
+    if draft is None:
+        return None
+    try:
+        sections, decoded_indices = draft.encode()
     except BudgetError:
         return None
     if chunk.mask is not None:  # what a decoder has there does not count
-        decoded_indices = np.where(chunk.mask == 0, decoded_indices, indices)
+        decoded_indices = np.where(chunk.mask == 0, decoded_indices, draft.indices)
     missed = np.zeros(chunk.samples.shape, np.bool_)
     rows = (-1, chunk.samples.shape[-1])
     samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), decoded_indices.reshape(rows)
@@ -367,7 +372,7 @@ def _lattice(chunk: Chunk, grid: Lattice, look: Examine, profile: str) -> Candid
     parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
 
     def work(part: slice) -> float:
-        decoded = grid.values(places[part], samples.dtype, chunk.early_nodata)
+        decoded = draft.grid.values(places[part], samples.dtype, chunk.early_nodata)
         return look(samples[part], decoded, flags[part], 0)
 
     figures = map_parallel(work, parts)
@@ -383,10 +388,10 @@ def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
         grid = lattice_mode.for_bits()
         samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
     try:
-        sections, _ = lattice_mode.encode(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
+        draft = lattice_mode.draft(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
+        return Candidate(Mode.LATTICE, draft.encode()[0], None)
     except BudgetError:
         return None
-    return Candidate(Mode.LATTICE, sections, None)
 
 
 def _with_mode(header: Header, mode: Mode) -> Header:

@@ -16,7 +16,7 @@ from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
 from xwalloc.models import lattice
 
-__all__ = ["Lattice", "LatticeKind", "decode", "for_bits", "for_integers", "for_reals"]
+__all__ = ["Draft", "Lattice", "LatticeKind", "decode", "draft", "for_bits", "for_integers", "for_reals"]
 
 HEAD = struct.Struct("<BdI")
 LARGEST_INDEX = 2**31 - 1
@@ -130,15 +130,47 @@ def from_ordered_bits(ordered: NDArray[np.signedinteger], dtype: np.dtype) -> ND
     return np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits).view(dtype)
 
 
-def encode(
+@dataclass(frozen=True)
+class Draft:
+    """A chunk that is about to be coded in lattice mode.
+
+    Parameters
+    ----------
+    grid
+        Its lattice.
+    indices
+        Indices of its samples.
+    """
+
+    grid: Lattice
+    indices: NDArray[np.signedinteger]
+    _inner: lattice.Draft
+
+    @property
+    def bits(self) -> float:
+        """Estimated bits."""
+        return self._inner.bits
+
+    def encode(self) -> tuple[dict[Section, bytes], NDArray[np.signedinteger]]:
+        """Sections of the chunk, and the indices that they decode to.
+
+        Raises
+        ------
+        BudgetError
+            If the chunk must be stored in another mode.
+        """
+        coded = self._inner.encode()
+        head = HEAD.pack(self.grid.kind, self.grid.unit, self.grid.radius)
+        return {Section.LATTICE: head + coded.parameters, Section.LATTICE_SYMBOLS: coded.symbols}, coded.decoded
+
+
+def draft(
     grid: Lattice, indices: NDArray[np.signedinteger], mask: NDArray[np.uint8] | None, dtype: np.dtype, profile: str
-) -> tuple[dict[Section, bytes], NDArray[np.signedinteger]]:
-    """Sections of a chunk in lattice mode, and the indices that they decode to."""
-    coded = lattice.encode(
-        indices, mask, grid.width(dtype), grid.radius, map_parallel, many_lanes=profile == "parallel"
-    )
-    head = HEAD.pack(grid.kind, grid.unit, grid.radius)
-    return {Section.LATTICE: head + coded.parameters, Section.LATTICE_SYMBOLS: coded.symbols}, coded.decoded
+) -> Draft:
+    """Look at a chunk, given by the indices of its samples; `BudgetError` if its shape does not suit the mode."""
+    many_lanes = profile == "parallel"
+    inner = lattice.draft(indices, mask, grid.width(dtype), grid.radius, map_parallel, many_lanes=many_lanes)
+    return Draft(grid, indices, inner)
 
 
 def decode(

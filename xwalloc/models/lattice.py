@@ -12,7 +12,7 @@ Samples under the mask are not coded and take their prediction as value.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 
@@ -59,12 +59,13 @@ from xwalloc.models.lattice_work import (
 )
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["Coded", "decode", "encode", "estimate"]
+__all__ = ["Coded", "Draft", "decode", "draft", "encode"]
 
 Integers = NDArray[np.signedinteger]
 Mask = NDArray[np.uint8]
 
-ESTIMATE_CHANNELS = 10
+SCOUTS = 8
+"""With many channels, every so many-th is looked at in all ways first: those between do as their neighbours."""
 WEIGHT_SAMPLES = 1 << 18
 ROOM, ROOM_PER_SAMPLE = 1 << 23, 16
 """Values that the pyramids of a box may have."""
@@ -394,45 +395,6 @@ def _prepared(q: Integers, mask: Mask | None, width: int, radius: int) -> tuple[
     return Samples(values, flags, Geometry.of(q.shape), (2 * radii + 1).astype(np.float64)), radii, levels
 
 
-def _plan(
-    samples: Samples,
-    radii: NDArray[np.int64],
-    levels: Levels,
-    width: int,
-    parallel: Parallel,
-    interpolate: bool,
-) -> _Plan:
-    """Choose predictors; `interpolate` says that no channel is visited sample by sample."""
-    geometry = samples.geometry
-    batch, channels = geometry.shape[:2]
-    boxes = _slabs(geometry)
-    order = np.arange(channels)
-    effort = fit.Effort.of(geometry)
-    count = _groups(geometry, boxes)
-    samplings = fit.samplings_of(geometry, count, effort)
-
-    def channel(number: int) -> Channel:
-        return fit.channel_of(samples, number, range(number), samplings, effort, width, interpolate)[0]
-
-    known = parallel(channel, range(channels))
-    starts = np.empty((len(boxes), batch, channels), np.int64)
-    bins = 2 * radii + 1
-    for box, start in zip(boxes, starts, strict=True):
-        firsts = samples.values.reshape(batch, channels, -1)[:, :, box.offset].astype(np.int64)
-        start[:] = np.where(radii == 0, firsts, np.sign(firsts) * ((np.abs(firsts) + radii) // bins))
-    codes = np.zeros((*starts.shape, count), np.int64)
-    others = _others(known)
-    return _Plan(
-        geometry, samples.mask, width, radii, Parameters(order, known, starts, codes, no_weights(count), levels), boxes,
-        np.zeros_like(samples.values), others,
-    )  # fmt: skip
-
-
-def _others(channels: Sequence[Channel]) -> NDArray[np.int64]:
-    """The channel that the contexts of each one look at; -1 for none."""
-    return np.array([channel.references[0] if channel.references else -1 for channel in channels], np.int64)
-
-
 @dataclass(frozen=True)
 class Coded:
     """A chunk in lattice mode.
@@ -448,6 +410,121 @@ class Coded:
     parameters: bytes
     symbols: bytes
     decoded: Integers
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A chunk of which some channels have been looked at.
+
+    Parameters
+    ----------
+    bits
+        Estimated bits of the chunk.
+    """
+
+    bits: float
+    _shape: tuple[int, ...]
+    _samples: Samples
+    _radii: NDArray[np.int64]
+    _levels: Levels
+    _radius: int
+    _width: int
+    _look: Callable[[int, Collection[bool]], tuple[Channel, float]]
+    _scouts: dict[int, Channel]
+    _parallel: Parallel
+    _many_lanes: bool
+
+    def encode(self) -> Coded:
+        """Code the chunk.
+
+        Raises
+        ------
+        BudgetError
+            If a residual is -2^(width - 1), which the entropy coder has no token for; store the chunk in another mode.
+        """
+        plan = self._plan()
+        parallel = self._parallel
+        found = parallel(lambda index: plan.analyse(index, self._samples.values), range(len(plan.boxes)))
+        if min(int(f.residuals.min()) for f in found) == np.iinfo(plan.decoded.dtype).min:
+            raise BudgetError(f"A residual of -2^{self._width - 1} cannot be coded in lattice mode.")
+        plan.fit_weights(found[0])
+
+        def classified(index: int, lookups: coder.Lookups) -> coder.Classified:
+            return plan.classified(index, found[index], lookups=lookups)[:2]
+
+        streams = coder.pack_segments(classified, len(plan.boxes), Kind.LATTICE, parallel, self._many_lanes)
+        _to_values(plan, self._radius)
+        return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(self._shape))
+
+    def _plan(self) -> _Plan:
+        """Choose predictors for the other channels, too."""
+        samples, radii = self._samples, self._radii
+        geometry = samples.geometry
+        batch, channels = geometry.shape[:2]
+        boxes = _slabs(geometry)
+        others = [c for c in range(channels) if c not in self._scouts]
+
+        def look(channel: int) -> Channel:
+            near = [c for c in (channel // SCOUTS * SCOUTS, channel // SCOUTS * SCOUTS + SCOUTS) if c < channels]
+            ways = {self._scouts[c].sequential for c in near}
+            return self._look(channel, ways)[0]
+
+        found = dict(zip(others, self._parallel(look, others), strict=True)) | self._scouts
+        known = [found[c] for c in range(channels)]
+        starts = np.empty((len(boxes), batch, channels), np.int64)
+        bins = 2 * radii + 1
+        for box, start in zip(boxes, starts, strict=True):
+            firsts = samples.values.reshape(batch, channels, -1)[:, :, box.offset].astype(np.int64)
+            start[:] = np.where(radii == 0, firsts, np.sign(firsts) * ((np.abs(firsts) + radii) // bins))
+        count = _groups(geometry, boxes)
+        codes = np.zeros((*starts.shape, count), np.int64)
+        parameters = Parameters(np.arange(channels), known, starts, codes, no_weights(count), self._levels)
+        return _Plan(
+            geometry, samples.mask, self._width, radii, parameters, boxes, np.zeros_like(samples.values),
+            _others(known),
+        )  # fmt: skip
+
+
+def _others(channels: Sequence[Channel]) -> NDArray[np.int64]:
+    """The channel that the contexts of each one look at; -1 for none."""
+    return np.array([channel.references[0] if channel.references else -1 for channel in channels], np.int64)
+
+
+def draft(
+    q: Integers,
+    mask: Mask | None,
+    width: int,
+    radius: int = 0,
+    parallel: Parallel = in_turn,
+    *,
+    many_lanes: bool = False,
+) -> Draft:
+    """Look at a chunk: what `encode` begins with, and enough to know about how many bits it will take.
+
+    Raises
+    ------
+    BudgetError
+        If there are very many channels of next to no samples; store the chunk in another mode.
+    """
+    geometry = Geometry.of(q.shape)
+    if not _fits(geometry, _slabs(geometry)):
+        raise BudgetError(f"{geometry.shape[1]} channels of {geometry.plane} samples are too many for lattice mode.")
+    samples, radii, levels = _prepared(q, mask, width, radius)
+    effort = fit.Effort.of(geometry)
+    samplings = fit.samplings_of(geometry, _groups(geometry, _slabs(geometry)), effort)
+
+    def look(channel: int, ways: Collection[bool]) -> tuple[Channel, float]:
+        return fit.channel_of(samples, channel, range(channel), samplings, effort, width, ways)
+
+    channels = geometry.shape[1]
+    scouts = range(0, channels, SCOUTS if channels > fit.NEAREST_BELOW else 1)
+    ways = {False} if many_lanes else {False, True}
+    found = parallel(lambda channel: look(channel, ways), scouts)
+    valid = q.size if not samples.mask.size else q.size - int(np.count_nonzero(samples.mask))
+    first, *others = (bits for _, bits in found)  # the first channel has nobody to refer to
+    bits = valid / channels * (first + (channels - 1) * float(np.mean(others or [0.0])))
+    known = {channel: how for channel, (how, _) in zip(scouts, found, strict=True)}
+    return Draft(bits, q.shape, samples, radii, levels, radius, width, look, known, parallel, many_lanes)
 
 
 def encode(
@@ -484,22 +561,7 @@ def encode(
     """
     if q.size == 0:
         return Coded(b"", b"", q)
-    geometry = Geometry.of(q.shape)
-    if not _fits(geometry, _slabs(geometry)):
-        raise BudgetError(f"{geometry.shape[1]} channels of {geometry.plane} samples are too many for lattice mode.")
-    samples, radii, levels = _prepared(q, mask, width, radius)
-    plan = _plan(samples, radii, levels, width, parallel, interpolate=many_lanes)
-    found = parallel(lambda index: plan.analyse(index, samples.values), range(len(plan.boxes)))
-    if min(int(f.residuals.min()) for f in found) == np.iinfo(plan.decoded.dtype).min:
-        raise BudgetError(f"A residual of -2^{width - 1} cannot be coded in lattice mode.")
-    plan.fit_weights(found[0])
-
-    def classified(index: int, lookups: coder.Lookups) -> coder.Classified:
-        return plan.classified(index, found[index], lookups=lookups)[:2]
-
-    streams = coder.pack_segments(classified, len(plan.boxes), Kind.LATTICE, parallel, many_lanes)
-    _to_values(plan, radius)
-    return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(q.shape))
+    return draft(q, mask, width, radius, parallel, many_lanes=many_lanes).encode()
 
 
 def _to_values(plan: _Plan, radius: int) -> None:
@@ -545,20 +607,3 @@ def decode(
     parallel(lambda index: plan.restore(index, streams[index], choice), range(len(boxes)))
     _to_values(plan, radius)
     return decoded.reshape(shape)
-
-
-def estimate(q: Integers, mask: Mask | None, width: int, radius: int = 0, parallel: Parallel = in_turn) -> float:
-    """Estimated bits of `encode`: what the predictors of some channels expect."""
-    samples, _, _ = _prepared(q, mask, width, radius)
-    geometry = samples.geometry
-    effort = fit.Effort(2048, 768)
-    samplings = fit.samplings_of(geometry, _groups(geometry, _slabs(geometry)), effort)
-    channels = geometry.shape[1]
-    number = min(channels, ESTIMATE_CHANNELS)
-    some = [(2 * i + 1) * channels // (2 * number) for i in range(number)]
-
-    def bits(channel: int) -> float:
-        return fit.channel_of(samples, channel, range(channel), samplings, effort, width, False)[1]
-
-    valid = q.size if not samples.mask.size else q.size - int(np.count_nonzero(samples.mask))
-    return float(np.mean(parallel(bits, some))) * valid

@@ -8,7 +8,7 @@ with weights that follow from the residuals of the pass before come close to it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -56,8 +56,13 @@ Integers = NDArray[np.signedinteger]
 RUN = 128
 FAR = 16.0
 """Rows with a value beyond so many times the 98th percentile take no part."""
+USUAL = 256
+"""About so many rows tell what is usual."""
 FOLDING = 0.93
 """About what fitted predictions save beyond the code length of exact residuals: the side of the rounding."""
+NOISE = {1: 0.6, 2: 0.75, 3: 0.75}
+NOISE_OF_MANY = 0.85
+"""Width of the noise that predictors are fitted under, in bins; more with many channels."""
 FIRST_PASSES, LAST_PASSES = 2, 1
 MIN_SHIFT = 5
 NEAREST_BELOW = 16
@@ -156,24 +161,16 @@ class Samples:
     geometry: Geometry
     bins: NDArray[np.float64]
 
-    @cached_property
-    def noisy(self) -> Integers:
-        """The values with what rounding adds to them: visiting samples one after the other spreads it."""
-        if not np.any(self.bins > 1):
-            return self.values
-        radii = ((self.bins - 1) / 2).astype(self.values.dtype)
-        noise = np.random.default_rng(0).random(self.values.shape, np.float32).reshape(self._planes)
-        noise *= (2 * radii + 1)[:, None].astype(np.float32)
-        wide = self.values.reshape(self._planes) + noise.astype(self.values.dtype) - radii[:, None]
-        return wide.reshape(-1)
+    def noise(self, channel: int, sampling: Sampling) -> int:
+        """Width of the noise that the samples bear which predictions of a sampling are made of.
 
-    @property
-    def _planes(self) -> tuple[int, int, int]:
-        return (*self.geometry.shape[:2], -1)
-
-    def seen(self, sampling: Sampling) -> Integers:
-        """The values that predictions of a sampling are made of."""
-        return self.noisy if sampling.rank is None else self.values
+        Decoded samples are that far off; a predictor that trusted them would hand on their errors from level to level.
+        """
+        share = 1.0
+        if not sampling.sequential:
+            many = self.geometry.shape[1] > NEAREST_BELOW
+            share = NOISE_OF_MANY if many else NOISE[self.geometry.dimensions]
+        return int(share * self.bins[channel]) | 1
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,11 @@ class Sampling:
         return cls(((b * channels * nz + z) * ny + y) * nx + x, length, level, rank, (z0, y0, x0))
 
     @property
+    def sequential(self) -> bool:
+        """Whether samples are visited one after the other."""
+        return self.rank is None
+
+    @property
     def step(self) -> int:
         """Distance of the samples of a run."""
         return (1 if self.rank is None else 2) << self.level
@@ -245,20 +247,31 @@ class Sampling:
         ].reshape(-1)
 
 
+@kernel
+def _noisy(values, i, width):
+    """A sample with noise of a width: the same for a place at all times."""
+    if width == 1:
+        return np.float64(values[i])
+    mixed = np.uint64(i) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    spread = ((mixed >> np.uint64(32)) * np.uint64(width)) >> np.uint64(32)
+    return np.float64(values[i]) + np.float64(spread) - np.float64(width // 2)
+
+
 @allocating_kernel
-def _gather(values, targets, mask, firsts, length, step, columns, target, centres, scale, rows, valid):
+def _gather(values, mask, firsts, length, step, columns, target, centres, scale, rows, valid):
     n = 0
     last = columns.shape[0]
     for first in firsts:
         for j in range(length):
             i = first + j * step
             for k in range(last):
-                value = np.float64(values[i + columns[k, 0]])
+                value = _noisy(values, i + columns[k, 0], columns[k, 3])
                 if columns[k, 2]:
-                    value += np.float64(values[i + columns[k, 1]])
+                    value += _noisy(values, i + columns[k, 1], columns[k, 3])
                 rows[n, k] = (value - centres[k]) * scale
             rows[n, last] = 1.0
-            rows[n, last + 1] = (np.float64(targets[i + target]) - centres[last]) * scale
+            rows[n, last + 1] = (np.float64(values[i + target]) - centres[last]) * scale
             valid[n] = 0.0 if mask.shape[0] > 0 and mask[i + target] else 1.0
             n += 1
     # Rows that an outlier touches would decide alone.
@@ -268,7 +281,8 @@ def _gather(values, targets, mask, firsts, length, step, columns, target, centre
         for k in range(last):
             top = max(top, abs(rows[r, k]))
         largest[r] = max(top, abs(rows[r, last + 1]))
-    limit = FAR * np.sort(largest)[n - 1 - n // 50] + 1.0
+    some = np.sort(largest[:: max(1, n // USUAL)])
+    limit = FAR * some[len(some) - 1 - len(some) // 50] + 1.0
     for r in range(n):
         if largest[r] > limit:
             valid[r] = 0.0
@@ -282,13 +296,16 @@ def _flat_taps(geometry: Geometry, level: int, taps: tuple[Tap, ...]) -> NDArray
 
 
 def _columns(samples: Samples, sampling: Sampling, taps: Sequence[tuple[int, tuple[Tap, ...]]]) -> NDArray[np.int64]:
-    """Distances of the samples of taps in channels, likewise."""
-    parts = []
-    for channel, some in taps:
-        part = _flat_taps(samples.geometry, sampling.level, some).copy()
-        part[:, :2] += channel * samples.geometry.plane
-        parts.append(part)
-    return np.concatenate(parts)
+    """Distances of the samples of taps in channels, likewise; and the width of the noise that they bear."""
+    parts = [_flat_taps(samples.geometry, sampling.level, some) for _, some in taps]
+    columns = np.empty((sum(map(len, parts)), 4), np.int64)
+    begin = 0
+    for part, (channel, _) in zip(parts, taps, strict=True):
+        columns[begin : begin + len(part), :3] = part
+        columns[begin : begin + len(part), :2] += channel * samples.geometry.plane
+        columns[begin : begin + len(part), 3] = samples.noise(channel, sampling)
+        begin += len(part)
+    return columns
 
 
 def _centres(samples: Samples, sampling: Sampling, columns: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -308,15 +325,15 @@ def _rows(
     valid = np.empty(len(rows))
     target = channel * samples.geometry.plane
     _gather(
-        samples.seen(sampling), samples.values, samples.mask, sampling.firsts, sampling.length, sampling.step, columns,
-        target, centres, 1.0 / samples.bins[channel], rows, valid,
+        samples.values, samples.mask, sampling.firsts, sampling.length, sampling.step, columns, target, centres,
+        1.0 / samples.bins[channel], rows, valid,
     )  # fmt: skip
     return rows, valid
 
 
 def _with_target(samples: Samples, channel: int, columns: NDArray[np.int64]) -> NDArray[np.int64]:
     here = channel * samples.geometry.plane
-    return np.concatenate([columns, [[here, here, 0]]])
+    return np.concatenate([columns, [[here, here, 0, 1]]])
 
 
 def references_of(samples: Samples, channel: int, earlier: Sequence[int], sampling: Sampling) -> tuple[int, ...]:
@@ -384,15 +401,15 @@ def _plain_columns(
 
 
 @kernel
-def _plain_residuals(values, targets, firsts, length, step, target, columns, weights, scale, out):
+def _plain_residuals(values, firsts, length, step, target, columns, noise, weights, scale, out):
     """Residuals of a plain predictor, in bins."""
     n = 0
     for first in firsts:
         for j in range(length):
             i = first + j * step
-            total = np.float64(targets[i + target])
+            total = np.float64(values[i + target])
             for k in range(columns.shape[0]):
-                total -= weights[k] * np.float64(values[i + columns[k]])
+                total -= weights[k] * _noisy(values, i + columns[k], noise[k])
             out[n] = total * scale
             n += 1
 
@@ -436,15 +453,18 @@ def channel_of(
     samplings: Sequence[Sampling],
     effort: Effort,
     width: int,
-    interpolate: bool,
+    ways: Collection[bool],
 ) -> tuple[Channel, float]:
     """How a channel is predicted, and the bits per sample that it is expected to take.
 
-    `samplings` are those of the groups, and one of all samples. `interpolate` says that samples are not visited one
-    after the other.
+    `samplings` are those of the groups, and one of all samples. `ways` says what is tried: visiting samples one after
+    the other (True), or not (False).
     """
     classes = len(CLASSES[samples.geometry.dimensions])
     references = references_of(samples, channel, earlier, samplings[classes - 1])
+    if False not in ways:
+        found, bits = _choose(samples, channel, references, samplings[-1], effort, width, None)
+        return Channel(references, True, (found,)), bits
     predictors: list[Predictor] = []
     expected = 0.0
     for group, sampling in enumerate(samplings[:-1]):
@@ -453,7 +473,7 @@ def channel_of(
         predictors.append(found)
         expected += bits * _share(samples.geometry, sampling)
     expected /= samples.geometry.shape[0] * samples.geometry.plane
-    if expected > SEQUENTIAL_FROM and not interpolate:
+    if expected > SEQUENTIAL_FROM and True in ways:
         found, bits = _choose(samples, channel, references, samplings[-1], effort, width, None)
         if bits < COARSE[samples.geometry.dimensions] * expected:
             return Channel(references, True, (found,)), bits
@@ -463,7 +483,7 @@ def channel_of(
 def _share(geometry: Geometry, sampling: Sampling) -> float:
     """Samples of a channel that the predictor of a group predicts."""
     d = geometry.dimensions
-    if sampling.rank is None:
+    if sampling.sequential:
         return float(geometry.shape[0] * geometry.plane)
     level, number = sampling.level, geometry.shape[0] * geometry.plane
     if level >= OWN_LEVELS[d]:
@@ -481,7 +501,7 @@ def _choose(
     finer: Predictor | None,
 ) -> tuple[Predictor, float]:
     """Predictor of one group of a channel."""
-    sequential = sampling.rank is None
+    sequential = sampling.sequential
     default = (Plain.PREVIOUS if sequential else Plain.MEAN) if finer is None else Plain.INHERITED
     if not sampling.firsts.size:
         return Predictor(default if finer or sequential or not references else Plain.REFERENCE_MEAN), 8.0
@@ -495,10 +515,12 @@ def _choose(
         if kind in REFERRING and not references:
             continue
         distances, refers, weights = _plain_columns(samples.geometry, kind, few.level, few.rank)
-        columns = distances + np.where(refers, references[0] * samples.geometry.plane if references else 0, here)
+        other = references[0] if references else channel
+        columns = distances + np.where(refers, other, channel) * samples.geometry.plane
+        noise = np.where(refers, samples.noise(other, few), samples.noise(channel, few))
         residuals = np.empty(len(at))
         _plain_residuals(
-            samples.seen(few), samples.values, few.firsts, few.length, few.step, here, columns, weights,
+            samples.values, few.firsts, few.length, few.step, here, columns, noise, weights,
             1.0 / samples.bins[channel], residuals,
         )  # fmt: skip
         bits = code_length(residuals if exact else np.rint(residuals), few.length, valid)
@@ -526,7 +548,7 @@ def _fit(
     d, length = geometry.dimensions, sampling.length
     exact = samples.bins[channel] == 1.0
     own, others, most = OWN[d][sampling.rank or 0], REFERENCE[d], MOST_TAPS[d]
-    if sampling.rank is None:
+    if sampling.sequential:
         own, others, most = SEQUENTIAL[d], SEQUENTIAL_REFERENCE[d], SEQUENTIAL_MOST_TAPS[d]
     lists = [(channel, _within(own, sampling.margin))]
     lists += [(r, _within(others[:n], sampling.margin)) for r, n in zip(references, most, strict=False)]
