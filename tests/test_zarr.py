@@ -203,3 +203,37 @@ def test_missing_chunks_are_fill_values(cube):
 def test_encoded_size_is_unknown(cube):
     with pytest.raises(NotImplementedError):
         v3.Walloc(**CONFIG).compute_encoded_size(1, None)
+
+
+@pytest.mark.parametrize("shards", [None, (4, 40, 36)])
+def test_selections_of_every_kind(cube, shards):
+    array = create(zarr.storage.MemoryStore(), cube, chunks=(4, 20, 18), shards=shards)
+    whole = array[...]
+    rng = np.random.default_rng(0)
+    mask = rng.random(cube.shape) < 0.05
+    rows, columns = np.array([3, 25, 4, 39]), np.array([35, 0, 17])
+    for selection in (2, (3, 5), (1, 2, 3), np.s_[:, 7:9], np.s_[1:3, ::7, 4], np.s_[..., -1], np.s_[0:0], np.s_[-1:]):
+        np.testing.assert_array_equal(array[selection], whole[selection])
+    np.testing.assert_array_equal(array.oindex[[0, 3], rows, 5:7], whole[np.ix_([0, 3], rows, [5, 6])])
+    np.testing.assert_array_equal(array.oindex[1, rows, columns], whole[1][np.ix_(rows, columns)])
+    np.testing.assert_array_equal(array.vindex[[0, 1, 3], rows[:3], columns], whole[[0, 1, 3], rows[:3], columns])
+    np.testing.assert_array_equal(array.vindex[mask], whole[mask])
+
+
+@pytest.mark.parametrize(
+    ("selection", "region", "rest"),
+    [
+        (np.s_[2:5, 3], np.s_[2:5, 3:4], np.s_[0:3:1, 0]),
+        (np.s_[1:8:3, :], np.s_[1:8, 0:9], np.s_[0:7:3, 0:9:1]),
+        (np.s_[4:4, 1], np.s_[0:0, 1:2], np.s_[0:0, 0]),
+    ],
+)
+def test_region_of_a_selection(selection, region, rest):
+    assert v3.region_of(selection, (8, 9)) == (region, rest)
+
+
+@pytest.mark.parametrize("selection", [(), np.s_[...], np.s_[1:3], np.s_[::-1, 1], (np.ones(8, bool), 1)])
+def test_other_selections_have_the_whole_chunk(selection):
+    region, rest = v3.region_of(selection, (8, 9))
+    assert region == (slice(0, 8), slice(0, 9))
+    assert rest is selection

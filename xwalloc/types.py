@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Parallel", "in_turn"]
+__all__ = ["Parallel", "Region", "in_turn"]
 
 Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
 """Runs a function over items, perhaps on several threads; results in order."""
+
+Region = tuple[slice, slice, slice, slice, slice]
+"""Part of a chunk (batch, channel, z, y, x): slices with start and stop."""
 
 
 def in_turn(fn: Callable[..., Any], items: Sequence[Any]) -> list[Any]:

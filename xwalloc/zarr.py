@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
-from zarr.abc.codec import ArrayBytesCodec
+from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
 
 from xwalloc.bitstream.frame import DecodeLimits
 from xwalloc.codec import engine
@@ -17,6 +17,7 @@ from xwalloc.codec.config import CodecConfig, Configuration
 from xwalloc.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
+    from zarr.abc.store import ByteGetter
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
@@ -24,8 +25,10 @@ __all__ = ["Walloc"]
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Walloc(ArrayBytesCodec):
+class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     """Lossy, error-bounded codec for N-dimensional chunks; the frames are those of `xwalloc.numcodecs.Walloc`.
+
+    Whoever selects a part of a chunk has only the segments decoded that the part touches.
 
     Parameters
     ----------
@@ -96,19 +99,57 @@ class Walloc(ArrayBytesCodec):
         array = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec))
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array)
 
+    async def _decode_partial_single(
+        self, byte_getter: ByteGetter, selection: Any, chunk_spec: ArraySpec
+    ) -> NDBuffer | None:
+        chunk_data = await byte_getter.get(chunk_spec.prototype)
+        if chunk_data is None:
+            return None
+        region, rest = region_of(selection, chunk_spec.shape)
+        array = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec, region))
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(array)[rest]
+
     def _encode(self, chunk_data: NDBuffer) -> bytes:
         return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
 
-    def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> np.ndarray:
+    def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None) -> np.ndarray:
         dtype = native_dtype(chunk_spec.dtype)
         limits = DecodeLimits(max_bytes=int(np.prod(chunk_spec.shape, dtype=object)) * dtype.itemsize)
-        array = decode_frame(chunk_data.to_bytes(), shape=chunk_spec.shape, limits=limits)
+        array = decode_frame(chunk_data.to_bytes(), shape=chunk_spec.shape, limits=limits, region=region)
         if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
             raise FormatError(
                 f"Expected a chunk of dtype {dtype}, as the metadata of the array has it. Got {array.dtype}. "
                 "The chunk belongs to another array, or the metadata was changed: restore them from a copy."
             )
         return array.astype(dtype, copy=False)  # data types of Zarr v3 have no byte order, frames do
+
+
+def region_of(selection: Any, shape: Sequence[int]) -> tuple[tuple[slice, ...], Any]:
+    """The smallest region of a chunk that holds a selection, and the selection within that.
+
+    Selections of other kinds than slices, integers and arrays of integers have the whole chunk as region.
+    """
+    items = selection if isinstance(selection, tuple) else (selection,)
+    region, rest = [], []
+    for item, n in zip(items, shape, strict=False):
+        if isinstance(item, slice):
+            start, stop, step = item.indices(n)
+            places = range(start, stop, step)
+            first, last = (min(places[0], places[-1]), max(places[0], places[-1]) + 1) if places else (0, 0)
+            inner: Any = slice(start - first, stop - first, step) if step > 0 and places else slice(0, 0)
+            known = step > 0
+        else:
+            indices = np.asarray(item)
+            known = indices.dtype.kind in "iu" and indices.size > 0 and 0 <= indices.min() <= indices.max() < n
+            first, last = (int(indices.min()), int(indices.max()) + 1) if known else (0, n)
+            inner = item - first if known else item
+        if not known:
+            break
+        region.append(slice(first, last))
+        rest.append(inner)
+    if len(region) != len(shape) or len(items) != len(shape):
+        return tuple(slice(0, n) for n in shape), selection
+    return tuple(region), tuple(rest)
 
 
 def native_dtype(dtype: Any) -> np.dtype[Any]:

@@ -244,8 +244,11 @@ def decode_segments(
     dimensions: int,
     mask: NDArray[np.uint8],
     parallel: Parallel,
+    wanted: Sequence[int] | None = None,
 ) -> None:
     """Inverse of `encode_segments`; `buffer` must be all zeros where the planes lie, and is filled.
+
+    Only segments that are `wanted` are decoded, if that is given.
 
     Raises
     ------
@@ -257,7 +260,7 @@ def decode_segments(
     def restore(index: int) -> None:
         decode(streams[index], buffer, parts[index], kind, dimensions, mask, choice)
 
-    parallel(restore, range(len(parts)))
+    parallel(restore, range(len(parts)) if wanted is None else wanted)
 
 
 def unpack_segments(data: bytes, count: int, kind: Kind) -> tuple[Choice, list[bytes]]:

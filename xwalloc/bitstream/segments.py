@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from xwalloc.errors import FormatError
 
-__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "unpack"]
+__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "touching", "unpack"]
 
 SAMPLES_PER_SEGMENT = 1 << 20
 MAX_SEGMENTS = 64
@@ -41,6 +41,11 @@ def cuts(shape: Sequence[int], align: int, samples: int = SAMPLES_PER_SEGMENT) -
     count = min(MAX_SEGMENTS, max(1, math.prod(shape) // samples), max(1, signal[axis] // align))
     edges = [(i * signal[axis] // count) // align * align for i in range(count)] + [signal[axis]]
     return axis, list(itertools.pairwise(edges))
+
+
+def touching(slabs: Sequence[tuple[int, int]], part: slice) -> list[int]:
+    """Numbers of the slabs that a part of the axis touches."""
+    return [i for i, (start, stop) in enumerate(slabs) if start < part.stop and stop > part.start]
 
 
 def pack(streams: Sequence[bytes]) -> bytes:

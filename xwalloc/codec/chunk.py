@@ -182,9 +182,10 @@ class ChunkCodec:
         shape: Sequence[int] | None = None,
         dtype: np.dtype | None = None,
         limits: DecodeLimits | None = None,
+        region: Sequence[slice] | None = None,
     ) -> NDArray[np.generic]:
         """`decode_frame`: the configuration is not needed, a frame says all."""
-        return decode_frame(frame, out=out, shape=shape, dtype=dtype, limits=limits)
+        return decode_frame(frame, out=out, shape=shape, dtype=dtype, limits=limits, region=region)
 
     def _header(self, array: NDArray[np.generic]) -> Header:
         config = self.config

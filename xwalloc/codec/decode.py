@@ -26,8 +26,9 @@ def decode_frame(
     shape: Sequence[int] | None = None,
     dtype: np.dtype | None = None,
     limits: DecodeLimits | None = None,
+    region: Sequence[slice] | None = None,
 ) -> NDArray[np.generic]:
-    """Decode a frame.
+    """Decode a frame, or a region of it.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ def decode_frame(
         What the caller expects; a frame that holds something else is refused before anything is allocated.
     limits
         Largest array to allocate; by default the setting ``decode.max_bytes``.
+    region
+        A slice of each axis, of step 1. Of large chunks, only segments that the region touches are decoded.
 
     Returns
     -------
     ndarray
-        Of exactly the shape and dtype, byte order included, that was encoded.
+        Of exactly the shape and dtype, byte order included, that was encoded; or the region of that.
 
     Raises
     ------
@@ -57,13 +60,15 @@ def decode_frame(
         raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
     if dtype is not None and np.dtype(dtype) != header.dtype:
         raise FormatError(f"Expected a chunk of dtype {np.dtype(dtype)}. The frame holds one of {header.dtype}.")
-    if out is not None and (out.shape != header.shape or out.dtype != header.dtype):
+    wanted = _wanted(header.shape, region)
+    size = tuple(part.stop - part.start for part in wanted)
+    if out is not None and (out.shape != size or out.dtype != header.dtype):
         raise FormatError(
-            f"Expected an output array of shape {header.shape} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
+            f"Expected an output array of shape {size} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
         )
     try:
         with noting_first_use(), blas_in_one_thread():
-            array = _decode(parsed)
+            array = _decode(parsed, wanted)
     except MemoryError as error:
         raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error
     if out is not None:
@@ -72,7 +77,22 @@ def decode_frame(
     return array
 
 
-def _decode(frame: Frame) -> NDArray[np.generic]:
+def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[slice, ...]:
+    """A region as slices with start and stop.
+
+    Raises
+    ------
+    ValueError
+        If it is not one slice of step 1 for each axis.
+    """
+    parts = tuple(region) if region is not None else (slice(None),) * len(shape)
+    if len(parts) != len(shape) or any(part.step not in (None, 1) for part in parts):
+        raise ValueError(f"Expected a region of {len(shape)} slices of step 1. Got {region}.")
+    edges = [part.indices(n)[:2] for part, n in zip(parts, shape, strict=True)]
+    return tuple(slice(start, max(start, stop)) for start, stop in edges)
+
+
+def _decode(frame: Frame, region: tuple[slice, ...]) -> NDArray[np.generic]:
     header, sections = frame.header, dict(frame.sections)
     native = header.dtype.newbyteorder("=")
     wanted = {
@@ -89,7 +109,7 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
         raw = sections[Section.STORED]
         if len(raw) != header.nbytes:
             raise FormatError(f"Expected {header.nbytes} stored bytes. The frame holds {len(raw)}.")
-        return np.frombuffer(raw, native.newbyteorder("<")).reshape(header.shape).astype(header.dtype)
+        return np.frombuffer(raw, native.newbyteorder("<")).reshape(header.shape)[region].astype(header.dtype)
     if header.tables != shipped_id():
         raise UnsupportedFormatError(
             f"The frame was coded with tables {header.tables:08x}; this xwalloc has {shipped_id():08x}. "
@@ -97,6 +117,11 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
         )
     layout = Layout(header.shape, header.roles)
     shape = layout.canonical
+    box = layout.box(region)
+    size = tuple(part.stop - part.start for part in box)
+    cut, inner = layout.cut(region)
+    if not all(size):
+        return np.empty([part.stop - part.start for part in region], header.dtype)
     working = np.dtype(np.float32) if native == np.float16 else native
     mask: NDArray[np.uint8] | None = None
     palette: tuple[int, ...] = ()
@@ -109,15 +134,18 @@ def _decode(frame: Frame) -> NDArray[np.generic]:
     if header.mode == Mode.LATTICE:
         parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
         dtype = native if lattice_mode.holds_bits(parameters) else working
-        decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, early_nodata(nodata))
+        decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, early_nodata(nodata), box)
     else:
-        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, early_nodata(nodata))
+        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, early_nodata(nodata), box)
     samples = np.ascontiguousarray(stored(decoded, nodata))
     bits = bits_of(samples)
     if mask is not None:
         for label, pattern in enumerate(palette, start=1):
-            bits[mask == label] = pattern
+            bits[mask[box] == label] = pattern
     if Section.EXCEPTIONS in sections:
-        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], samples.size, native.itemsize)
-        bits.reshape(-1)[positions] = values.astype(bits.dtype)
-    return np.ascontiguousarray(layout.restore(samples)).astype(header.dtype, copy=False)
+        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], header.size, native.itemsize)
+        places = np.array(np.unravel_index(positions, shape))
+        first, last = (np.array([getattr(part, edge) for part in box])[:, None] for edge in ("start", "stop"))
+        inside = np.all((places >= first) & (places < last), axis=0)
+        bits[tuple((places - first)[:, inside])] = values[inside].astype(bits.dtype)
+    return np.ascontiguousarray(cut.restore(samples)[inner]).astype(header.dtype, copy=False)

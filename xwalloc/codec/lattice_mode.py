@@ -15,6 +15,7 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
 from xwalloc.models import lattice
+from xwalloc.types import Region
 
 __all__ = ["Draft", "Lattice", "LatticeKind", "decode", "draft", "for_bits", "for_integers", "for_reals"]
 
@@ -180,8 +181,9 @@ def decode(
     mask: NDArray[np.uint8] | None,
     dtype: np.dtype,
     nodata: NDArray[np.generic],
+    region: Region,
 ) -> NDArray[np.generic]:
-    """Samples (batch, channel, z, y, x) of a chunk in lattice mode.
+    """Samples (batch, channel, z, y, x) of a region of a chunk in lattice mode.
 
     Raises
     ------
@@ -199,9 +201,9 @@ def decode(
         raise FormatError("The radius of the frame's lattice is impossible.")
     grid = Lattice(LatticeKind(kind), unit, radius)
     indices = lattice.decode(
-        parameters[HEAD.size :], symbols, shape, mask, grid.width(dtype), radius, parallel=map_parallel
+        parameters[HEAD.size :], symbols, shape, mask, grid.width(dtype), radius, map_parallel, region[2:]
     )
-    return grid.values(indices, dtype, nodata)
+    return grid.values(np.ascontiguousarray(indices[region]), dtype, nodata)
 
 
 def holds_bits(parameters: bytes) -> bool:

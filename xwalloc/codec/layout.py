@@ -21,6 +21,7 @@ from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import AxisRole
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
+from xwalloc.types import Region
 
 __all__ = ["Layout", "Special", "fill_holes", "pack_exceptions", "pack_mask", "unpack_exceptions", "unpack_mask"]
 
@@ -64,6 +65,28 @@ class Layout:
         """The chunk as a contiguous native-endian array in canonical order (a view where that is possible)."""
         moved = array.transpose(self.order).reshape(self.canonical)
         return np.ascontiguousarray(moved, dtype=array.dtype.newbyteorder("="))
+
+    def box(self, region: Sequence[slice]) -> Region:
+        """Where a region of the stored chunk lies in canonical order: in all batch items where batch has several axes.
+
+        Parameters
+        ----------
+        region
+            A slice of each stored axis, with start and stop.
+        """
+        batch, channel, signal = ([region[a] for a, r in enumerate(self.roles) if r == role] for role in AxisRole)
+        whole = slice(0, self.canonical[0])
+        z, y, x = [slice(0, 1)] * (3 - len(signal)) + signal
+        return batch[0] if len(batch) == 1 else whole, channel[0] if channel else slice(0, 1), z, y, x
+
+    def cut(self, region: Sequence[slice]) -> tuple[Layout, tuple[slice, ...]]:
+        """Layout of what lies in `box`, and where the region lies in that."""
+        joined = self.roles.count(AxisRole.BATCH) > 1
+        whole = [joined and role == AxisRole.BATCH for role in self.roles]
+        sizes = [part.stop - part.start for part in region]
+        shape = tuple(n if w else size for n, w, size in zip(self.shape, whole, sizes, strict=True))
+        inner = tuple(part if w else slice(None) for w, part in zip(whole, region, strict=True))
+        return Layout(shape, self.roles), inner
 
     def restore(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Inverse of `arrange`, in native byte order (a view where that is possible)."""

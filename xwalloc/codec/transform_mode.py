@@ -23,6 +23,7 @@ from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale, tiles
 from xwalloc.models.spec import Grid, LinearModel
+from xwalloc.types import Region
 
 __all__ = ["Target", "Transformed", "decode", "encode"]
 
@@ -276,8 +277,9 @@ def _encode_residuals(
 
 
 def _decode_residuals(
-    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int, parallel: bool
+    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int, parallel: bool, region: Region
 ) -> NDArray[np.int32]:
+    """Residuals of the slabs that a region touches; zeros elsewhere."""
     channels = shape[1]
     codes = np.frombuffer(data[:channels], "u1").astype(np.int64)
     if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
@@ -289,7 +291,8 @@ def _decode_residuals(
 
     slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
     kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
-    coder.decode_segments(data[channels:], buffer, slabs, kind, dimensions, holes, map_parallel)
+    wanted = segments.touching(parts, region[2 + axis])
+    coder.decode_segments(data[channels:], buffer, slabs, kind, dimensions, holes, map_parallel, wanted)
     return residuals
 
 
@@ -314,8 +317,9 @@ def decode(
     mask: NDArray[np.uint8] | None,
     dtype: np.dtype,
     nodata: NDArray[np.generic],
+    region: Region,
 ) -> NDArray[np.generic]:
-    """Samples (batch, channel, z, y, x) of a chunk in transform mode.
+    """Samples (batch, channel, z, y, x) of a region of a chunk in transform mode.
 
     Raises
     ------
@@ -346,15 +350,23 @@ def decode(
     residuals = None
     if Section.RESIDUAL in sections:
         blank = None if mask is None else _pad(mask, signal)
-        layer = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions, bool(parallel))
-        residuals = layer.reshape(batch, channels, -1)
-    decoded = np.empty((batch, channels, math.prod(signal)), dtype)
+        layer = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions, bool(parallel), region)
+        residuals = _flat(layer[region])
+    chosen = region[1]
+    latents = _flat(latents.reshape(batch, -1, *signal)[region[0], :, *region[2:]])
+    size = tuple(part.stop - part.start for part in region)
+    decoded = np.empty((size[0], size[1], latents.shape[-1]), dtype)
 
     def work(tile: tuple[int, slice]) -> None:
         item, part = tile
-        product = linear.products(model, latents, tile)
+        product = linear.products(model, latents, tile, chosen)
         rest = NO_RESIDUALS if residuals is None else residuals[item]
-        finish.samples(product, model.mean_units, rest, nodata, decoded[item], part.start)
+        finish.samples(product, model.mean_units[chosen], rest, nodata, decoded[item], part.start)
 
-    map_parallel(work, list(tiles(whole)))
-    return decoded.reshape(whole)[tuple(slice(0, n) for n in shape)]
+    map_parallel(work, list(tiles(size)))
+    return decoded.reshape(size)
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    """Contiguous, with one signal axis."""
+    return np.ascontiguousarray(array).reshape(*array.shape[:2], -1)

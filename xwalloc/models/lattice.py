@@ -114,6 +114,13 @@ def _slabs(geometry: Geometry) -> list[_Box]:
     return boxes
 
 
+def _touching(geometry: Geometry, shape: Sequence[int], part: Sequence[slice]) -> list[int]:
+    """Numbers of the slabs that a part of an array of a shape touches."""
+    axis, edges = segments.cuts(geometry.shape, 1)
+    long = [some for some, n in zip(part, shape[2:], strict=True) if n > 1]
+    return segments.touching(edges, ([slice(0, 1)] * (3 - len(long)) + long)[axis])
+
+
 def _groups(geometry: Geometry, boxes: list[_Box]) -> int:
     d = geometry.dimensions
     return groups(d, max(len(box.grid(d)) for box in boxes))
@@ -578,8 +585,11 @@ def decode(
     width: int,
     radius: int = 0,
     parallel: Parallel = in_turn,
+    part: Sequence[slice] | None = None,
 ) -> Integers:
     """What `encode` calls `decoded`; `mask` must be the same, and the samples under it have arbitrary values.
+
+    With `part`, a slice of each signal axis, samples outside of it may not be decoded.
 
     Raises
     ------
@@ -604,6 +614,7 @@ def decode(
     decoded = np.zeros(math.prod(geometry.shape), dtype)
     others = _others(known.channels)
     plan = _Plan(geometry, _no_mask(mask, decoded.size), width, radii, known, boxes, decoded, others)
-    parallel(lambda index: plan.restore(index, streams[index], choice), range(len(boxes)))
+    wanted = range(len(boxes)) if part is None else _touching(geometry, shape, part)
+    parallel(lambda index: plan.restore(index, streams[index], choice), wanted)
     _to_values(plan, radius)
     return decoded.reshape(shape)

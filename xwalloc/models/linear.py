@@ -165,8 +165,10 @@ def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Paralle
     return latents.reshape(*symbols.shape[:2], -1)
 
 
-def products(model: LinearModel, latents: NDArray[np.float64], tile: tuple[int, slice]) -> NDArray[np.float64]:
+def products(
+    model: LinearModel, latents: NDArray[np.float64], tile: tuple[int, slice], channels: slice = slice(None)
+) -> NDArray[np.float64]:
     """Products (channel, n) of the basis with the latents of a tile; integers, 2^`model.shift` to a unit."""
     item, part = tile
-    result: NDArray[np.float64] = model.matrix @ latents[item, :, part]
+    result: NDArray[np.float64] = model.matrix[channels] @ latents[item, :, part]
     return result
