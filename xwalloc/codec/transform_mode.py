@@ -18,7 +18,7 @@ from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import Section
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
-from xwalloc.codec.examine import Examine
+from xwalloc.codec.examine import Examine, nothing
 from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale, tiles
@@ -187,7 +187,8 @@ def encode(
             )  # fmt: skip
         return examine(flat[item], decoded, missed[item], part.start), sums
 
-    figures = map_parallel(work, list(tiles(samples.shape)))
+    looked_at = residuals is not None or examine is not nothing
+    figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
     if residuals is not None:
         sums = np.sum([part for _, part in figures], axis=0)
         layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions, parallel)

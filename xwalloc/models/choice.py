@@ -255,7 +255,7 @@ def choose(
     pixels = batch * math.prod(signal)
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
-    limit = max(1, min(pixels, int(np.count_nonzero(variances * min(pixels, 256) > (0.5 * usual) ** 2))))
+    limit = max(1, min(pixels, int(np.count_nonzero(variances * min(pixels, 64) > (0.5 * usual) ** 2))))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
@@ -267,8 +267,8 @@ def choose(
     coded = samples.size if mask is None else int(np.count_nonzero(mask == 0))
     residuals_seen = coded / max(1, sum(int(window.coded.sum()) for window in windows))
 
-    def attempt(quantum: int, limit: int) -> tuple[float, int]:
-        """Estimated bits, and rank, with a quantum."""
+    def attempt(quantum: int, limit: int, least: int = 1) -> tuple[float, int]:
+        """Estimated bits, and rank from `least` on, with a quantum."""
         quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
         bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
         bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
@@ -276,7 +276,7 @@ def choose(
         if not scale.step:
             return 0.0, q.worthwhile(saved, bits)
         most = q.worthwhile(GENEROUS * saved, bits)
-        ranks = [rank for rank in RANKS if most / 8 <= rank < most] + [most]
+        ranks = [rank for rank in RANKS if max(least, most / 8) <= rank < most] + [most]
         residuals = parallel(lambda window: window.residual_bits(ranks, scale.step), windows)
         costs = np.cumsum(bits)[np.array(ranks) - 1] + residuals_seen * np.sum(residuals, axis=0)
         enough = int(np.flatnonzero(costs <= SLACK * costs.min())[0])
@@ -291,8 +291,9 @@ def choose(
             return math.inf
         if i not in found:
             # What pays at one quantum hardly differs from what pays at its neighbour.
-            most = max((min(limit, 1 + rank * 3 // 2) for _, rank in found.values()), default=limit)
-            found[i] = attempt(quanta[i], most)
+            ranks = [rank for _, rank in found.values()]
+            most = max((min(limit, 1 + rank * 3 // 2) for rank in ranks), default=limit)
+            found[i] = attempt(quanta[i], most, min((rank * 2 // 3 for rank in ranks), default=1))
         return found[i][0]
 
     best = FIRST
