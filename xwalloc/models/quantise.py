@@ -118,9 +118,8 @@ def try_quantum(latents, boxes, quantum, quantised, totals, saved):
 
 
 def worthwhile(saved: NDArray[np.float64], bits: NDArray[np.float64]) -> int:
-    """Rank up to which latents pay for themselves: by squared errors saved, in steps squared, and bits."""
-    worth = np.flatnonzero(saved > 2 * SLOPE * bits)
-    return int(worth[-1]) + 1 if worth.size else 1
+    """Rank up to which latents pay for themselves best: by squared errors saved, in steps squared, and bits."""
+    return int(np.argmax(np.cumsum(saved - 2 * SLOPE * bits))) + 1
 
 
 @kernel
