@@ -274,3 +274,21 @@ def test_the_trees_agree_on_their_first_level() -> None:
     x = integers((2, 20, 30))
     for a, b in itertools.pairwise(both(x, plan((20, 30), 1, tree))[0] for tree in ("dyadic", "packet")):
         assert same_bits(a, b)
+
+
+@pytest.mark.parametrize(("shape", "levels", "tree"), GEOMETRIES)
+@pytest.mark.parametrize("top", [1, 1000, 2**20])
+def test_the_bound_of_the_inverse(shape: tuple[int, ...], levels: int, tree: str, top: int) -> None:
+    p, filters = plan(shape, levels, tree), exact_filters(get_wavelet("bior4.4"), "synthesis", SHIFT)
+    bound = wavelet.inverse_bound(p, filters, top)
+    for coefficients in (integers(shape, top), np.full(shape, float(top)), top * np.sign(integers(shape))):
+        result = inverse_exact(coefficients, p, filters, "reflect")
+        assert np.abs(result).max() <= bound
+    assert top <= bound < np.inf
+
+
+def test_the_bound_of_the_inverse_is_infinite_where_only_data_can_tell() -> None:
+    p, filters = plan((64, 64), 4, "dyadic"), exact_filters(get_wavelet("bior4.4"), "synthesis", 24)
+    assert wavelet.inverse_bound(p, filters, 2.0**28) == np.inf
+    with pytest.raises(BudgetError):
+        inverse_exact(np.full((64, 64), 2.0**28), p, filters, "reflect")

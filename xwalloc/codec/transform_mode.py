@@ -159,9 +159,11 @@ def encode(
     model = LinearModel.from_bytes(
         model_bytes, (original[2], original[3], original[4]), grid.dimensions, channels, batch
     )
+    looked_at = finish.step > 0 or examine is not nothing
+    latents = np.empty(0)
     try:
-        latents = linear.synthesise(model, symbols, map_parallel)
-        _check_products(model, latents)
+        if looked_at or not _fits(model, np.full(model.rank, linear.reach(model, symbols))):
+            latents = _latents(model, symbols)
     except BudgetError:
         return None
     parallel = profile == "parallel"
@@ -187,7 +189,6 @@ def encode(
             )  # fmt: skip
         return examine(flat[item], decoded, missed[item], part.start), sums
 
-    looked_at = residuals is not None or examine is not nothing
     figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
     if residuals is not None:
         sums = np.sum([part for _, part in figures], axis=0)
@@ -297,18 +298,25 @@ def _decode_residuals(
     return residuals
 
 
-def _check_products(model: LinearModel, latents: NDArray[np.float64]) -> None:
-    """Check that no partial sum of the spectral synthesis can reach 2^53.
+def _latents(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Latents before the basis: (batch, rank, n).
 
     Raises
     ------
     BudgetError
-        If one could.
+        If a partial sum of their synthesis, or of what follows, could be inexact.
     """
-    reach = np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))
-    largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
-    if not largest < 2.0**53 or not float(np.abs(model.mean_units).max(initial=0.0)) < 2.0**52:
+    latents = linear.synthesise(model, symbols, map_parallel)
+    if not _fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
         raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
+    return latents
+
+
+def _fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
+    """Whether no partial sum of the spectral synthesis reaches 2^53 if no latent (rank,) exceeds `reach`."""
+    with np.errstate(invalid="ignore"):
+        largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
+    return largest < 2.0**53 and float(np.abs(model.mean_units).max(initial=0.0)) < 2.0**52
 
 
 def decode(
@@ -342,8 +350,7 @@ def decode(
     signal = model.grid.signal
     symbols = _decode_latents(model, sections[Section.LATENTS], batch, bool(parallel))
     try:
-        latents = linear.synthesise(model, symbols, map_parallel)
-        _check_products(model, latents)
+        latents = _latents(model, symbols)
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     finish = Finish(model.shift, fraction if integral else None, unit, step)

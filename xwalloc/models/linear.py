@@ -145,6 +145,12 @@ def _quantise(
     return model.quantised(kept, means[:kept], points, shift), np.ascontiguousarray(symbols[:, :kept])
 
 
+def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:
+    """What no latent that `synthesise` returns exceeds; infinite if only synthesis can tell."""
+    largest = max(int(symbols.max(initial=0)), -int(symbols.min(initial=0)))
+    return model.grid.inverse_bound(largest * model.quantum + max(map(abs, model.points)), model.filter_shift)
+
+
 def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel) -> NDArray[np.float64]:
     """Latents before the basis, integers in units: (batch, rank, n).
 

@@ -105,6 +105,10 @@ class Grid:
         """Exact wavelet synthesis of (batch, rank, z, y, x), in place."""
         return self._transform(w.inverse_exact, coefficients, self.filters("synthesis", shift), parallel)
 
+    def inverse_bound(self, largest: float, shift: int) -> float:
+        """What no result of `inverse` exceeds if no coefficient exceeds `largest`; infinite if only data can tell."""
+        return w.inverse_bound(self.plan, self.filters("synthesis", shift), largest)
+
     def _transform(
         self, transform: Callable[..., Any], array: NDArray[np.float64], filters: w.ExactFilters, parallel: Parallel
     ) -> NDArray[np.float64]:

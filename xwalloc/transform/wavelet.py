@@ -79,6 +79,7 @@ __all__ = [
     "forward_exact",
     "get_wavelet",
     "inverse",
+    "inverse_bound",
     "inverse_exact",
     "plan",
 ]
@@ -174,6 +175,17 @@ def inverse_exact(
     `forward_exact` up to rounding.
     """
     return _exact(c, plan, filters, boundary, True, bound, out)
+
+
+def inverse_bound(plan: Plan, filters: ExactFilters, largest: float) -> float:
+    """What no result of `inverse_exact` exceeds if no coefficient exceeds `largest`; infinite if only data can tell."""
+    gain = int(synthesis_rows(filters).gain)
+    at_start = reach = _bound(largest)
+    for _ in plan.steps:
+        if reach * gain >= EXACT_LIMIT:
+            return math.inf
+        reach = max((reach * gain >> filters.shift) + 1, at_start)
+    return reach
 
 
 def _float(x: Any, plan: Plan, filters: FilterPair, boundary: str, synthesis: bool, out: Any) -> Any:
