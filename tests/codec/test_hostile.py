@@ -15,8 +15,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xwalloc import inspect
 from xwalloc import settings as runtime
-from xwalloc.bitstream.frame import AXIS, CRC, ENTRY, FIXED, DecodeLimits, Mode, Section, parse_header
+from xwalloc.bitstream.frame import (
+    AXIS,
+    CRC,
+    ENTRY,
+    FIXED,
+    AxisRole,
+    DecodeLimits,
+    Frame,
+    Header,
+    Mode,
+    Quality,
+    Section,
+    parse_header,
+)
+from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.lattice_mode import LatticeKind
@@ -452,3 +467,60 @@ def test_a_frame_of_another_chunk_is_refused_where_the_caller_knows_better():
             decode_frame(frame, **wrong)
     with pytest.raises(FormatError):
         decode_frame(frame, out=np.empty(header.shape, "f8"))
+
+
+def decoding(frame):
+    """Seconds and peak bytes of a decoding that is refused."""
+    array, configuration = FRAMES["lattice-holes"]
+    decode_frame(ChunkCodec(CodecConfig(**configuration)).encode(array))  # loads kernels
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(FormatError):
+        decode_frame(frame)
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return seconds, peak
+
+
+def header_of(shape, roles, mode=Mode.LATTICE, dtype="u1"):
+    tables = shipped_id() if mode != Mode.STORED else 0
+    return Header(
+        mode=mode, dtype=np.dtype(dtype), shape=shape, roles=roles, quality=Quality.LOSSLESS, value=0.0, tables=tables
+    )
+
+
+BCS = (AxisRole.BATCH, AxisRole.CHANNEL, AxisRole.SIGNAL)
+
+
+@pytest.mark.parametrize("shape", [(1, 1_000_000, 1), (1_000_000, 1, 1), (1000, 1000, 1)])
+def test_an_empty_mask_of_a_million_planes(shape):
+    """A mask of no corrections takes next to no time or memory, however many planes it is of."""
+    mask = bytes([0, 0, 1, 0]) + b"\x02" + struct.pack("<4I", *[65536] * 4)
+    sections = {Section.MASK: mask, Section.LATTICE: b"", Section.LATTICE_SYMBOLS: b""}
+    seconds, peak = decoding(Frame(header=header_of(shape, BCS), sections=sections).to_bytes())
+    assert seconds < SECONDS
+    assert peak < 60 * np.prod(shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 4_000_000, 1), (3_000_000, 1, 3)])
+def test_too_many_thin_planes(shape):
+    sections = {Section.LATTICE: bytes(40), Section.LATTICE_SYMBOLS: bytes(40)}
+    seconds, peak = decoding(Frame(header=header_of(shape, BCS), sections=sections).to_bytes())
+    assert seconds < SECONDS
+    assert peak < MEMORY
+
+
+def test_thin_planes_are_stored():
+    array = np.arange(3_000_000, dtype="u4").astype("u1").reshape(1, 3_000_000, 1)
+    frame = ChunkCodec(CodecConfig(channel_axis=1, signal_axes=(2,), lossless=True)).encode(array)
+    assert inspect(frame).mode == "stored"
+    np.testing.assert_array_equal(decode_frame(frame), array)
+
+
+@pytest.mark.parametrize("shape", [(0, *[2**32 - 1] * 3), (2**32 - 1, 0, 2**32 - 1), (2**31, 2**31, 2, 0)])
+def test_empty_chunks_of_impossible_axes(shape):
+    roles = (AxisRole.SIGNAL,) + (AxisRole.BATCH,) * (len(shape) - 1)
+    header = header_of(shape, roles, Mode.STORED, "f8")
+    frame = Frame(header=header, sections={Section.STORED: b""}).to_bytes()
+    with pytest.raises(FormatError, match="axes"):
+        decode_frame(frame)

@@ -114,6 +114,8 @@ def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
     expect(all(role <= 2 for role in roles), "unknown role")
     expect(roles.count(CHANNEL) <= 1 and 1 <= roles.count(SIGNAL) <= 3, "impossible roles")
     native = np.dtype(DTYPES[dtype])
+    empty = any(n == 0 for _, n in table)
+    expect(not empty or math.prod(n or 1 for _, n in table) < 1 << 48, "impossible axes")
     expect(not flags or nodata < 1 << (8 * native.itemsize), "nodata wider than the dtype")
     header = Header(mode, native, bool(order), tuple(n for _, n in table), roles, nodata if flags else None)
     sections: dict[int, bytes] = {}
@@ -146,6 +148,7 @@ def decode(frame: bytes) -> Array:
         expect(len(sections[STORED]) == math.prod(header.shape) * little.itemsize, "not as many samples as stated")
         return np.frombuffer(sections[STORED], little).reshape(header.shape).astype(stored)
     shape = header.canonical
+    expect(shape[0] * shape[1] <= (1 << 20) + math.prod(shape) // 16, "very many tiny planes")
     labels: Integers | None = None
     palette: list[int] = []
     if MASK in sections:
@@ -801,6 +804,7 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
     lengths = lengths_of(longest)
     groups = min(own_levels(dimensions) + 1, max(len(lengths) - 1, 1)) * ((1 << dimensions) - 1)
     room = sum(z * y * (x + (64 if dimensions == 1 else 8)) for z, y, x in lengths)
+    expect(channels <= 4096 + math.prod(header.canonical) // 64, "very many tiny planes")
     expect(channels * room <= (1 << 23) + 16 * channels * math.prod(longest), "very many tiny planes")
     bits = Bits(data[13:])
 
@@ -892,7 +896,7 @@ def read_lattice(data: bytes, header: Header) -> Lattice:
         for i, key in enumerate(which):
             weights[key] = [weight_of(some[i]) for some in lists]
     if bits.unsigned(1, 1)[0]:
-        sizes = bits.unsigned(channels, (1 << 31) - 1)
+        sizes = bits.unsigned(channels, batch * math.prod(signal))
         ranked = [channel for channel in range(channels) if sizes[channel]]
         edge = 1 << (width - 1)
         for channel, low in zip(ranked, bits.signed(len(ranked)), strict=True):
@@ -1145,7 +1149,9 @@ def decode_lattice(sections: dict[int, bytes], header: Header, shape: Canonical,
             plane = indices[:, c]
             wrong = (plane < 0) | (plane >= len(one.levels))
             expect(not np.any(wrong if masked is None else wrong & ~masked[:, c]), "a level that does not exist")
-            levels = np.array([signed(v * (2 * lattice.radius + 1), lattice.width) for v in one.levels], np.int64)
+            edge = 1 << (lattice.width - 1)
+            bins = (v * (2 * lattice.radius + 1) for v in one.levels)
+            levels = np.array([min(max(v, -edge), edge - 1) for v in bins], np.int64)
             plane[...] = levels[np.where(wrong, 0, plane)]
     indices = indices.reshape(shape)
     if lattice.kind == 2:

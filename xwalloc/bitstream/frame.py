@@ -256,6 +256,8 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
         raise FormatError("The sections of the frame do not fill it.")
     if header.roles.count(AxisRole.CHANNEL) > 1 or not 1 <= header.roles.count(AxisRole.SIGNAL) <= 3:
         raise FormatError(f"The frame has impossible axis roles: {[role.name for role in header.roles]}.")
+    if not header.size and math.prod(n or 1 for n in header.shape) >= 1 << 48:
+        raise FormatError(f"The frame claims axes that no array can have: {header.shape}.")
     if header.nodata is not None and header.nodata >> (8 * header.dtype.itemsize):
         raise FormatError("The nodata value of the frame is wider than its samples.")
     return header, table, end + CRC.size

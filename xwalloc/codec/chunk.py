@@ -163,7 +163,7 @@ class ChunkCodec:
             )
         header = self._header(given)
         layout = Layout(header.shape, header.roles)
-        if given.size:
+        if given.size and not layout.thin:
             with noting_first_use(), blas_in_one_thread():
                 chunk = self._look(layout.arrange(given))
                 candidate = self._best(chunk, layout)

@@ -116,6 +116,8 @@ def _decode(frame: Frame, region: tuple[slice, ...]) -> NDArray[np.generic]:
             "Install the version of xwalloc that wrote it."
         )
     layout = Layout(header.shape, header.roles)
+    if layout.thin:
+        raise FormatError("The frame has too many planes of too few samples.")
     shape = layout.canonical
     box = layout.box(region)
     size = tuple(part.stop - part.start for part in box)

@@ -27,6 +27,10 @@ __all__ = ["Layout", "Special", "fill_holes", "pack_exceptions", "pack_mask", "u
 
 PALETTE = 14
 """Most bit patterns that a mask can name."""
+CORRECTED = 1 << 16
+"""About so many labels of a batch item are restored together."""
+PLANES, SAMPLES_PER_PLANE = 1 << 20, 16
+"""So many planes may have next to no samples; beyond, each needs so many on average."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class Layout:
         signal = [n for n, role in zip(self.shape, self.roles, strict=True) if role == AxisRole.SIGNAL]
         z, y, x = [1] * (3 - len(signal)) + signal
         return int(np.prod(batch, dtype=np.int64)), channel[0] if channel else 1, z, y, x
+
+    @property
+    def thin(self) -> bool:
+        """Whether planes are so many and so small that what is kept for each would outweigh them."""
+        batch, channels, *signal = self.canonical
+        return batch * channels > PLANES + batch * channels * math.prod(signal) // SAMPLES_PER_PLANE
 
     def arrange(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """The chunk as a contiguous native-endian array in canonical order (a view where that is possible)."""
@@ -151,15 +161,16 @@ def separate(array: NDArray[np.generic], special: NDArray[np.bool_]) -> Special:
 
 
 def _label_planes(shape: Sequence[int], codes: NDArray[np.int64]) -> NDArray[np.void]:
-    """Planes of mask labels: one per batch item and channel, each looking at the channel before it."""
-    batch, channels, z, y, x = shape
-    planes = coder.planes_of(batch * channels)
-    planes["base"] = np.arange(batch * channels) * (z * y * x)
+    """Planes of mask labels: one per batch item and channel that has any, looking at the channel before it."""
+    channels, z, y, x = shape[1:]
+    coded = np.flatnonzero(codes)
+    planes = coder.planes_of(len(coded))
+    planes["base"] = coded * (z * y * x)
     planes["nz"], planes["ny"], planes["nx"], planes["sz"], planes["sy"] = z, y, x, y * x, x
-    planes["code"] = codes
-    has_previous = np.arange(batch * channels) % channels > 0
+    planes["code"] = codes[coded]
+    has_previous = coded % channels > 0
     planes["previous"] = np.where(has_previous, planes["base"] - z * y * x, coder.NO_PLANE)
-    planes["previous_code"] = np.where(has_previous, np.roll(codes, 1), 0)
+    planes["previous_code"] = np.where(has_previous, codes[coded - 1], 0)
     return planes
 
 
@@ -224,14 +235,20 @@ def _apply_corrections(corrections: NDArray[np.int32], from_channel: bool) -> ND
     """Labels from corrections of their predictions: the last corrected label before each place holds there."""
     shape = corrections.shape
     labels = np.empty(shape, np.uint8)
-    for channel in range(shape[1]):
-        own = corrections[:, channel]
-        if from_channel and channel:
-            labels[:, channel] = np.where(own > 0, own - 1, labels[:, channel - 1])
+    step = max(1, CORRECTED // max(1, math.prod(shape[2:])))
+    for start in range(0, shape[1], step):
+        own = corrections[:, start : start + step]
+        if from_channel:
+            own = own.copy()
+            if start:
+                own[:, 0] = np.where(own[:, 0] > 0, own[:, 0], labels[:, start - 1].astype(np.int32) + 1)
+            else:
+                own[:, 0] = _run(_hold_columns(own[:, 0])).astype(np.int32) + 1
+            labels[:, start : start + step] = np.moveaxis(_run(np.moveaxis(own, 1, -1)), -1, 1)
         else:
             # West neighbours, and north ones in the first column: along the scan the last correction of the row or,
             # in a row without one so far, what holds in the first column.
-            labels[:, channel] = _run(_hold_columns(own))
+            labels[:, start : start + step] = _run(_hold_columns(own))
     return labels
 
 

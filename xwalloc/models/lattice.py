@@ -69,6 +69,8 @@ SCOUTS = 8
 WEIGHT_SAMPLES = 1 << 18
 ROOM, ROOM_PER_SAMPLE = 1 << 23, 16
 """Values that the pyramids of a box may have."""
+CHANNELS, SAMPLES_PER_CHANNEL = 4096, 64
+"""So many channels may have next to no samples; beyond, each needs so many."""
 OUTLIER = 8.0
 """Residuals count for at most so many times the mean magnitude of their group."""
 
@@ -127,7 +129,9 @@ def _groups(geometry: Geometry, boxes: list[_Box]) -> int:
 
 
 def _fits(geometry: Geometry, boxes: list[_Box]) -> bool:
-    """Whether pyramids take memory in proportion to the samples: not so for very many tiny planes."""
+    """Whether pyramids and predictors take time and memory in proportion to the samples: not for many tiny planes."""
+    if geometry.shape[1] > CHANNELS + math.prod(geometry.shape) // SAMPLES_PER_CHANNEL:
+        return False
     channels, d = geometry.shape[1], geometry.dimensions
     largest = max(boxes, key=lambda box: box.size)
     room = channels * size_of_pyramid(largest.grid(d))
@@ -608,7 +612,17 @@ def decode(
         raise FormatError("A lattice chunk has too many channels for its samples.")
     choice, streams = coder.unpack_segments(symbols, len(boxes), Kind.LATTICE)
     count = _groups(geometry, boxes)
-    known = serial.read(parameters, len(boxes), batch, channels, count, geometry.dimensions, width, len(MAGNITUDES))
+    known = serial.read(
+        parameters,
+        len(boxes),
+        batch,
+        channels,
+        count,
+        geometry.dimensions,
+        width,
+        len(MAGNITUDES),
+        batch * geometry.plane,
+    )
     radii = np.full(channels, radius, np.int64)
     radii[list(known.levels)] = 0
     decoded = np.zeros(math.prod(geometry.shape), dtype)

@@ -367,6 +367,7 @@ def references_of(samples: Samples, channel: int, earlier: Sequence[int], sampli
     return tuple(found)
 
 
+@cache
 def plain_taps(kind: Plain, d: int, rank: int | None) -> tuple[list[Weighted], list[Weighted], int]:
     """Weighted offsets of a plain predictor in the channel itself and in its first reference, and their shift.
 

@@ -18,6 +18,8 @@ Levels = dict[int, NDArray[np.int64]]
 
 SAMPLE = 4096
 LOOKUP = 1 << 22
+LOOKUP_PER_SAMPLE = 4
+"""Tables have at most so many entries, and at most so many times the samples."""
 SHARE = 0.75
 """Channels that use a larger share of their range have nothing to gain."""
 LEAST_GAIN = 0.08
@@ -46,7 +48,7 @@ def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None
         low, high = int(samples.min()), int(samples.max())
         if used > SHARE * (high - low + 1):
             continue
-        if high - low < LOOKUP:
+        if high - low < _lookup(samples.size):
             counts = np.bincount((samples - samples.dtype.type(low)).astype(np.intp))
             levels = np.flatnonzero(counts)
             counts, levels = counts[levels], low + levels
@@ -55,11 +57,16 @@ def levels_of(planes: NDArray[np.signedinteger], valid: NDArray[np.bool_] | None
             levels = levels.astype(np.int64)
         if not 1 < len(levels) <= samples.size // SAMPLES_PER_LEVEL:
             continue
-        gaps = np.log2(np.diff(levels.astype(np.float64)))
+        gaps = np.log2(np.diff(levels.astype(np.uint64)).astype(np.float64))  # modulo 2^64: differences are right
         gaps = np.minimum(np.append(gaps, gaps[-1]), np.append(gaps[0], gaps))
         if gaps @ counts > LEAST_GAIN * samples.size:
             found[channel] = levels
     return found
+
+
+def _lookup(samples: int) -> int:
+    """Most entries of a table."""
+    return min(LOOKUP, LOOKUP_PER_SAMPLE * samples)
 
 
 def _binned(samples: NDArray[np.signedinteger], radius: int) -> NDArray[np.signedinteger]:
@@ -76,7 +83,7 @@ def to_ranks(planes: NDArray[np.signedinteger], levels: Levels, radius: int = 0)
         planes[:, channel] = _binned(planes[:, channel], radius)
         plane = planes[:, channel]
         low, high = int(values[0]), int(values[-1])
-        if high - low < LOOKUP:
+        if high - low < _lookup(plane.size):
             table = np.zeros(high - low + 1, plane.dtype)
             table[values - low] = np.arange(len(values))
             held = np.clip(plane, low, high)  # samples under the mask may lie anywhere
@@ -100,5 +107,6 @@ def from_ranks(
         wrong = (plane < 0) | (plane >= len(values))
         if np.any(wrong if valid is None else wrong & valid[:, channel]):
             raise FormatError("A sample of a lattice chunk has none of the values of its channel.")
-        values = values * (2 * radius + 1)
+        info = np.iinfo(plane.dtype)
+        values = np.clip(values * (2 * radius + 1), info.min, info.max)
         plane[...] = values[np.clip(plane, 0, len(values) - 1)]

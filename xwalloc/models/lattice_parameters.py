@@ -191,8 +191,10 @@ def write(parameters: Parameters) -> bytes:
     return writer.to_bytes()
 
 
-def read(data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int) -> Parameters:
-    """Inverse of `write`, with so many slabs, batch items, channels, groups and dimensions.
+def read(
+    data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int, samples: int
+) -> Parameters:
+    """Inverse of `write`, with so many slabs, batch items, channels, groups, dimensions, and samples of a channel.
 
     Raises
     ------
@@ -282,7 +284,7 @@ def read(data: bytes, slabs: int, batch: int, channels: int, count: int, d: int,
             flat[given, feature] = reader.sums(int(given.sum()), WEIGHT_CODES)
     levels: Levels = {}
     if reader.unsigned(1, 2)[0]:
-        sizes = reader.unsigned(channels, 1 << 31)
+        sizes = reader.unsigned(channels, samples + 1)
         ranked = np.flatnonzero(sizes)
         for channel, low in zip(ranked.tolist(), reader.signed(len(ranked)).tolist(), strict=True):
             gaps = reader.raw(int(sizes[channel]) - 1)
