@@ -1,6 +1,8 @@
+import gc
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -82,3 +84,30 @@ def test_a_forked_child_has_a_pool_of_its_own():
 def test_impossible_settings_are_refused(threads):
     with settings.set({"threads": threads}), pytest.raises(ConfigError, match="threads"):
         engine.run(int)
+
+
+def test_offers_that_nobody_took_keep_nothing_alive():
+    """They wait in the queue behind chunks: what they refer to would add up to all chunks that zarr has in flight."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def block():
+        busy.set()
+        go_on.wait(60)
+
+    class Large:
+        pass
+
+    def work():
+        large = Large()
+        assert engine.map_parallel(lambda i: (i, large)[0], range(4)) == [0, 1, 2, 3]
+        return weakref.ref(large)
+
+    with settings.set({"threads": 2}):
+        blockers = [engine.submit(block) for _ in range(2)]
+        assert busy.wait(60)
+        reference = work()
+        gc.collect()
+        assert reference() is None
+        go_on.set()
+        for blocker in blockers:
+            blocker.result(timeout=60)

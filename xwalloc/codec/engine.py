@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from typing import Any, Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -113,31 +113,45 @@ def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
     helpers = min(available_threads(), len(todo)) - 1
     if helpers < 1:
         return [fn(item) for item in todo]
-    results: list[Any] = [None] * len(todo)
-    failures: dict[int, BaseException] = {}
-    queue = iter(range(len(todo)))
-    lock = threading.Lock()
-
-    def drain() -> None:
-        while True:
-            with lock:
-                index = None if failures else next(queue, None)
-            if index is None:
-                return
-            try:
-                results[index] = fn(todo[index])
-            except BaseException as error:
-                with lock:
-                    failures[index] = error
-
-    offers = [pool.submit(drain) for _ in range(helpers)]
-    drain()
+    work = _Work(fn, todo)
+    offers = [pool.submit(work.drain) for _ in range(helpers)]
+    work.drain()
     for offer in offers:
         if not offer.cancel():
             offer.result()
-    if failures:
-        raise failures[min(failures)]
-    return results
+    return work.finish()
+
+
+class _Work(Generic[T, R]):
+    """Calls of a function that several threads take from, one after the other."""
+
+    def __init__(self, fn: Callable[[T], R], items: list[T]) -> None:
+        self.calls = [partial(fn, item) for item in items]
+        self.results: list[Any] = [None] * len(items)
+        self.failures: dict[int, BaseException] = {}
+        self.queue = iter(range(len(items)))
+        self.lock = threading.Lock()
+
+    def drain(self) -> None:
+        """Take calls until none is left or one has failed."""
+        while True:
+            with self.lock:
+                index = None if self.failures else next(self.queue, None)
+            if index is None:
+                return
+            try:
+                self.results[index] = self.calls[index]()
+            except BaseException as error:
+                with self.lock:
+                    self.failures[index] = error
+
+    def finish(self) -> list[R]:
+        """The results; what was worked on is let go, since offers that nobody took wait in the queue of the pool."""
+        results, failures = self.results, self.failures
+        self.calls, self.results, self.failures = [], [], {}
+        if failures:
+            raise failures[min(failures)]
+        return results
 
 
 @lru_cache(maxsize=1)
