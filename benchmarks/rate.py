@@ -130,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results += [cache.measure(peer, scene, bound) for peer in PEERS]
             if not options.peers_only:
                 results.append(measure(xwalloc_codec(scene, bound), scene, bound))
+    if not results:
+        parser.error(f"no such scene in {data_root(options.data) or 'what tensorly ships: indian-pines'}")
     found = [result for result in results if result is not None]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps([asdict(result) for result in found], indent=1) + "\n")

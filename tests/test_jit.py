@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import xwalloc
+from xwalloc.jit import NOTICE
 from xwalloc.transform.wavelet import forward, get_wavelet, plan
 
 
@@ -31,6 +32,24 @@ def test_without_a_cache_folder(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG", "PYTHON"))}
     environment |= {"HOME": os.devnull, "NUMBA_CACHE_DIR": os.path.join(os.devnull, "x"), "PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, timeout=120)
+
+
+def test_compilation_is_announced_once(tmp_path: Path) -> None:
+    code = (
+        "import numpy as np\n"
+        "from xwalloc.transform.kernels import largest_magnitude\n"
+        "for dtype in ('f4', 'f8'):\n"
+        "    largest_magnitude(np.ones(3, dtype))\n"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, timeout=120, capture_output=True, text=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said[0].count(NOTICE) == 1
+    assert said[1] == ""
 
 
 def test_concurrent_callers() -> None:

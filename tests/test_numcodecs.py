@@ -4,6 +4,7 @@ import numcodecs
 import numpy as np
 import pytest
 
+import xwalloc
 from xwalloc.errors import ConfigError, FormatError, XwallocError
 from xwalloc.numcodecs import Walloc
 
@@ -125,3 +126,10 @@ def test_damage_is_noticed(cube):
             codec.decode(damaged)
         with pytest.raises(XwallocError):
             codec.decode(damaged, out=np.empty_like(cube))
+
+
+@pytest.mark.parametrize("limit", ["1GB", 0, True, None])
+def test_wrong_limits_are_explained(limit):
+    frame = Walloc(signal_axes=[0], max_error=0.1).encode(np.arange(9.0))
+    with xwalloc.settings.set({"decode.max_bytes": limit}), pytest.raises(ConfigError, match="max_bytes"):
+        Walloc(signal_axes=[0], max_error=0.1).decode(frame)

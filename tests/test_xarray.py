@@ -385,3 +385,69 @@ def test_errors_name_what_encoding_takes():
         xwalloc.encoding(floats.astype("int64"), max_error=1)
     with pytest.raises(ConfigError, match="Name the variables"):
         xwalloc.encoding(floats.astype("int32"), max_error=1)
+
+
+def test_bounds_of_coordinates_stay_exact(tmp_path):
+    """CF calls the edges of cells data variables; they belong to the coordinate."""
+    edges = np.linspace(-90, 90, 9) + np.sin(np.arange(9)) / 7
+    coords = {
+        "lat": ("lat", (edges[1:] + edges[:-1]) / 2, {"bounds": "lat_bnds"}),
+        "time": ("time", np.arange(50.0), {"climatology": "climatology_bounds"}),
+    }
+    ds = xr.Dataset(
+        {
+            "tas": (("time", "lat"), np.random.default_rng(0).normal(size=(50, 8))),
+            "lat_bnds": (("lat", "bnds"), np.stack([edges[:-1], edges[1:]], 1)),
+            "climatology_bounds": (("time", "bnds"), np.random.default_rng(1).normal(size=(50, 2))),
+        },
+        coords=coords,
+    )
+    assert set(xwalloc.encoding(ds, max_error=0.5)) == {"tas"}
+    assert set(xwalloc.encoding(ds, max_error={"lat_bnds": 0.5})) == {"lat_bnds"}
+    ds.walloc.to_zarr(tmp_path / "s.zarr", max_error=0.5, consolidated=False)
+    back = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)
+    xr.testing.assert_identical(back.lat_bnds.load(), ds.lat_bnds)
+
+
+def test_variables_whose_dimensions_nobody_knows_are_left_exact_beside_others(caplog):
+    values = np.zeros((5, 100), "f4")
+    ds = xr.Dataset({"p": (("station", "time"), values), "elevation": ("station", values[:, 0])})
+    assert set(xwalloc.encoding(ds, max_error=0.01)) == {"p"}
+    assert "elevation" in caplog.text
+    with pytest.raises(ConfigError, match="station"):
+        xwalloc.encoding(ds[["elevation"]], max_error=0.01)
+    with pytest.raises(ConfigError, match="station"):
+        xwalloc.encoding(ds, max_error={"elevation": 0.01})
+
+
+def test_a_dimension_that_is_probably_a_channel_is_named(caplog):
+    cube = xr.DataArray(np.zeros((8, 20, 20), "f4"), dims=("qqq", "y", "x"), name="cube")
+    xwalloc.encoding(cube, max_error=0.1)
+    assert "channel_dim='qqq'" in caplog.text
+    caplog.clear()
+    for more in ({"channel_dim": "qqq"}, {"signal_dims": ("y", "x")}):
+        xwalloc.encoding(cube, max_error=0.1, **more)
+    xwalloc.encoding(cube.rename(qqq="frequency"), max_error=0.1)
+    assert not caplog.text
+
+
+def test_changed_dimensions_of_opened_data_are_explained(tmp_path):
+    cube = xr.DataArray(np.random.default_rng(0).normal(size=(4, 20, 20)), dims=("band", "y", "x"), name="cube")
+    cube.walloc.to_zarr(tmp_path / "a.zarr", max_error=0.1, consolidated=False)
+    band = xr.open_zarr(tmp_path / "a.zarr", consolidated=False).cube.isel(band=2)
+    with pytest.raises(ConfigError, match="drop_encoding"):
+        band.to_zarr(tmp_path / "b.zarr", consolidated=False)
+    band.drop_encoding().to_zarr(tmp_path / "c.zarr", consolidated=False)
+
+
+def test_bounds_may_be_scalars_of_any_kind():
+    cube = xr.DataArray(np.zeros((4, 20, 20)), dims=("band", "y", "x"), name="cube")
+    for bound in (np.array(0.5), np.float32(0.5), xr.DataArray(0.5)):
+        assert xwalloc.encoding(cube, max_error=bound)["cube"]["serializer"].config.max_error == 0.5
+
+
+@pytest.mark.parametrize("wanted", [{"chunks": 64}, {"chunks": (4, 10, 10)}, {"shards": 64}])
+def test_sizes_must_name_dimensions(wanted):
+    cube = xr.DataArray(np.zeros((4, 20, 20)), dims=("band", "y", "x"), name="cube")
+    with pytest.raises(ConfigError, match="map dimensions"):
+        xwalloc.encoding(cube, max_error=0.5, **wanted)

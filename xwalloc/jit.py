@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core import event
 
 __all__ = ["allocating_kernel", "inline_kernel", "kernel"]
 
 Function = TypeVar("Function", bound=Callable[..., object])
+
+logger = logging.getLogger(__name__)
+NOTICE = "Compiling kernels of xwalloc for this machine: the first chunk of a kind takes up to a minute, once."
 
 
 def kernel(function: Function) -> Function:
@@ -30,6 +35,23 @@ def inline_kernel(function: Function) -> Function:
 def allocating_kernel(function: Function) -> Function:
     """`kernel` for functions that make arrays; what is called often belongs into kernels that they call."""
     return _compiled(function)
+
+
+class _Notice(event.Listener):
+    """Says before the first compilation in this process what the user is waiting for."""
+
+    given = False
+
+    def on_start(self, event: event.Event) -> None:
+        if not self.given and event.data["dispatcher"].py_func.__module__.startswith("xwalloc."):
+            self.given = True
+            logger.warning(NOTICE)
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Notice())  # type: ignore[no-untyped-call]
 
 
 def _compiled(function: Function, **options: Any) -> Function:

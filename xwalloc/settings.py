@@ -20,7 +20,7 @@ import donfig
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["settings", "thread_count"]
+__all__ = ["decode_limit", "settings", "thread_count"]
 
 DEFAULTS = {"threads": None, "decode": {"max_bytes": 2**31}}
 
@@ -41,3 +41,17 @@ def thread_count() -> int:
     if isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1:
         return threads
     raise ConfigError(f"Expected xwalloc setting 'threads' to be null or a positive integer. Got {threads!r}.")
+
+
+def decode_limit() -> int:
+    """Largest array, in bytes, that a frame may claim where the caller does not say its shape.
+
+    Raises
+    ------
+    ConfigError
+        If the setting ``decode.max_bytes`` is not an integer above 0.
+    """
+    limit = settings.get("decode.max_bytes")
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+        return limit
+    raise ConfigError(f"Expected xwalloc setting 'decode.max_bytes' to be a number of bytes. Got {limit!r}.")

@@ -233,6 +233,15 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
         raise ChecksumError("The header of the frame is damaged (its CRC-32C differs). Restore the chunk from a copy.")
     if dtype >= len(DTYPES) or order > 1 or ndim > MAX_NDIM or flags > FLAG_NODATA or (order and dtype < 2):
         raise FormatError(f"The header has an unknown dtype, order, rank or flag: {(dtype, order, ndim, flags)}.")
+    for what, codes, known in (
+        ("mode", [mode], Mode),
+        ("section", [name for name, _, _ in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])], Section),
+    ):
+        for code in codes:
+            if code not in [*known]:
+                raise UnsupportedFormatError(
+                    f"The frame has a {what} of kind {code}, which this xwalloc does not know. Install a newer xwalloc."
+                )
     axes = list(AXIS.iter_unpack(data[FIXED.size : FIXED.size + ndim * AXIS.size]))
     try:
         header = Header(

@@ -20,7 +20,7 @@ from xwalloc.codec import examine, lattice_mode, transform_mode
 from xwalloc.codec.bound import early_nodata, substitute
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.decode import decode_frame
-from xwalloc.codec.engine import blas_in_one_thread, map_parallel, noting_first_use
+from xwalloc.codec.engine import blas_in_one_thread, map_parallel
 from xwalloc.codec.examine import Examine
 from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import (
@@ -164,7 +164,7 @@ class ChunkCodec:
         header = self._header(given)
         layout = Layout(header.shape, header.roles)
         if given.size and not layout.thin:
-            with noting_first_use(), blas_in_one_thread():
+            with blas_in_one_thread():
                 chunk = self._look(layout.arrange(given))
                 candidate = self._best(chunk, layout)
             if candidate is not None:

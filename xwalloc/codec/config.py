@@ -196,7 +196,9 @@ class CodecConfig:
                 if axis is not None and axis >= len(shape):
                     raise ConfigError(
                         f"Expected {name} to be among the {len(shape)} axes of a chunk of shape {tuple(shape)}, "
-                        f"counted from 0. Got {axis}. Axes are those of the chunk as stored."
+                        f"counted from 0. Got {axis}. Axes are those of the chunk as stored. Data that were opened "
+                        "from a store bring its codec along in .encoding: after changing their dimensions, use "
+                        ".drop_encoding(), or xwalloc.encoding anew."
                     )
         self.nodata_as(dtype)
 
@@ -232,8 +234,8 @@ class CodecConfig:
 
 def as_number(value: object) -> int | float | None:
     """A real number as a Python int or float; None for anything else, bools included."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic) or getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -11,10 +11,10 @@ from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec import lattice_mode, transform_mode
 from xwalloc.codec.bound import early_nodata, stored, substitute
-from xwalloc.codec.engine import blas_in_one_thread, noting_first_use
+from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
 from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
-from xwalloc.settings import settings
+from xwalloc.settings import decode_limit
 
 __all__ = ["decode_frame"]
 
@@ -53,7 +53,7 @@ def decode_frame(
     FormatError
         If the bytes are not a whole and valid frame, or not of the chunk that was expected.
     """
-    limits = limits or DecodeLimits(max_bytes=settings.get("decode.max_bytes"))
+    limits = limits or DecodeLimits(max_bytes=decode_limit())
     parsed = Frame.parse(bytes(frame), limits)
     header = parsed.header
     if shape is not None and tuple(shape) != header.shape:
@@ -67,7 +67,7 @@ def decode_frame(
             f"Expected an output array of shape {size} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
         )
     try:
-        with noting_first_use(), blas_in_one_thread():
+        with blas_in_one_thread():
             array = _decode(parsed, wanted)
     except MemoryError as error:
         raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error

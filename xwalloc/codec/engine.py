@@ -8,11 +8,9 @@ shared only when cores would be idle otherwise. Nobody ever waits for work that 
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,12 +21,8 @@ from threadpoolctl import ThreadpoolController
 
 from xwalloc.settings import settings, thread_count
 
-__all__ = ["blas_in_one_thread", "map_parallel", "noting_first_use", "run", "submit"]
+__all__ = ["blas_in_one_thread", "map_parallel", "run", "submit"]
 
-logger = logging.getLogger(__name__)
-
-SLOW_START = 5.0
-FIRST_USE = "The first chunk of this process took %.1f s, with loading its kernels (compiling them, the first time)."
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -162,24 +156,6 @@ def _controller() -> ThreadpoolController:
 _blas_lock = threading.Lock()
 _blas_users = 0
 _blas_limit: Any = None
-
-
-_first_use = True
-
-
-@contextmanager
-def noting_first_use() -> Iterator[None]:
-    """Say in the log how long the first chunk of this process took: kernels are loaded, or compiled, for it."""
-    global _first_use
-    if not _first_use:
-        yield
-        return
-    _first_use = False
-    logger.info("Loading the kernels of xwalloc; the first time on a machine they are compiled, for up to a minute.")
-    start = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - start
-    logger.log(logging.WARNING if seconds > SLOW_START else logging.INFO, FIRST_USE, seconds)
 
 
 @contextmanager

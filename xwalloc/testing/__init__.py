@@ -1,6 +1,9 @@
-"""Hypothesis strategies and checks for our tests and those of others (needs the extra ``xwalloc[test]``)."""
+"""Checks and Hypothesis strategies for our tests and those of others; strategies need the extra ``xwalloc[test]``."""
 
 from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from xwalloc.testing.check import (
     assert_kept,
@@ -10,7 +13,9 @@ from xwalloc.testing.check import (
     assert_within_bound,
     special_values,
 )
-from xwalloc.testing.strategies import AxisLayout, Case, Chunk, cases, chunks, configurations, dtypes, layouts
+
+if TYPE_CHECKING:
+    from xwalloc.testing.strategies import AxisLayout, Case, Chunk, cases, chunks, configurations, dtypes, layouts
 
 __all__ = [
     "AxisLayout",
@@ -28,3 +33,9 @@ __all__ = [
     "layouts",
     "special_values",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("xwalloc.testing.strategies"), name)

@@ -17,7 +17,8 @@ Kind = Literal["channel", "t", "z", "y", "x"]
 NAMES: dict[Kind, frozenset[str]] = {
     "channel": frozenset(
         "band bands wavelength wavelengths wavenumber wvl wl lambda channel channels chan component components comp "
-        "electrode electrodes lead leads sensor sensors spectral bandpass polarization polarisation".split()
+        "electrode electrodes lead leads sensor sensors spectral spectral_band spectral_bands bandpass frequency "
+        "frequencies freq wave wavenumbers polarization polarisation feature features variable variables axis".split()
     ),
     "t": frozenset("time times t sample samples date valid_time forecast_time".split()),
     "z": frozenset(

@@ -16,7 +16,7 @@ from xarray.conventions import encode_cf_variable
 from xwalloc.bitstream.frame import DTYPES
 from xwalloc.codec.config import CodecConfig, as_number
 from xwalloc.errors import ConfigError
-from xwalloc.xarray.dims import resolve_channel, resolve_roles
+from xwalloc.xarray.dims import Roles, guess_kinds, resolve_channel, resolve_roles
 from xwalloc.xarray.grid import Grid, choose_grid
 
 __all__ = ["PerVariable", "Plan", "Request", "plan"]
@@ -25,6 +25,10 @@ logger = logging.getLogger("xwalloc")
 
 T = TypeVar("T")
 PerVariable: TypeAlias = T | Mapping[Hashable, T] | None
+PARTS = ("bounds", "climatology", "node_coordinates", "node_count", "part_node_count", "interior_ring")
+"""CF attributes that name variables which belong to coordinates or geometries."""
+UNMIXED = 4
+"""Axes of so many steps or more that nobody knows are probably channels."""
 FLAGS = ("flag_values", "flag_masks", "flag_meanings")
 LEAST_CHUNK = 2**20
 
@@ -55,6 +59,11 @@ class Request:
             raise ConfigError(f"Expected zarr_format to be 2 or 3. Got {self.zarr_format!r}.")
         if self.shards and self.zarr_format == 2:
             raise ConfigError("Expected no shards with zarr_format 2, which has none. Leave shards out or use 3.")
+        for parameter, sizes in (("chunks", self.chunks), ("shards", self.shards)):
+            if sizes is not None and not isinstance(sizes, Mapping):
+                raise ConfigError(
+                    f"Expected {parameter} to map dimensions to sizes, such as {{'y': 256, 'x': 256}}. Got {sizes!r}."
+                )
         dims = {
             "channel_dim": [] if self.channel_dim is None else [self.channel_dim],
             "signal_dims": self.signal_dims or [],
@@ -135,6 +144,15 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
             dask_chunks=dask_chunks,
         )
 
+    unmixed = unmixed_dims(variable, roles, request)
+    if unmixed:
+        logger.warning(
+            "Variable %r has no channel dimension that is known as such. If %r holds bands, electrodes or components, "
+            "say channel_dim=%r: it compresses several times better then. If not, name signal_dims.",
+            variable.name,
+            unmixed[0],
+            unmixed[0],
+        )
     grid, needed = choose_aligned(choose, variable, roles.channel, stored.dtype.itemsize) if rechunk else (None, {})
     grid = grid or choose(variable.chunks)
     config.check(grid.chunks, stored.dtype)
@@ -190,8 +208,17 @@ def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[H
             raise ConfigError("Expected max_error or snr to name at least one variable. Got an empty mapping.")
         return result
     quality = parse_quality(lossless=request.lossless, **targets)
-    reasons = {name: reason_against(variable, request, named) for name, variable in dataset.data_vars.items()}
+    parts = parts_of_others(dataset)
+    reasons = {
+        name: parts.get(name) or reason_against(variable, request, named)
+        for name, variable in dataset.data_vars.items()
+    }
     result = {name: quality for name, reason in reasons.items() if reason is None}
+    odd = {name: reason for name in result if (reason := reason_to_ask(dataset[name], request)) is not None}
+    if len(odd) < len(result):
+        for name, reason in odd.items():
+            del result[name]
+            logger.warning("Variable %r is stored exactly by another codec: %s. Name it to compress it.", name, reason)
     for name, reason in reasons.items():
         if reason is not None:
             logger.info("Variable %r is stored exactly by another codec: %s.", name, reason)
@@ -233,6 +260,34 @@ def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str
     if set(variable.dims) <= {resolve_channel(variable, request.channel_dim, request.signal_dims)}:
         return "it has no signal dimension"
     return None
+
+
+def reason_to_ask(variable: xr.DataArray, request: Request) -> str | None:
+    """Why the roles of the dimensions of a variable cannot be guessed; None where they can."""
+    try:
+        resolve_roles(variable, request.channel_dim, request.signal_dims)
+    except ConfigError:
+        return f"its signal dimensions cannot be guessed from {variable.dims}"
+    return None
+
+
+def parts_of_others(dataset: xr.Dataset) -> dict[Hashable, str]:
+    """Variables that belong to coordinates or geometries, with the reason to leave them exact."""
+    found: dict[Hashable, str] = {}
+    for name, variable in dataset.variables.items():
+        for key in PARTS:
+            for part in str({**variable.encoding, **variable.attrs}.get(key, "")).split():
+                found[part] = f"it is what {name!r} names as its {key}"
+    return found
+
+
+def unmixed_dims(variable: xr.DataArray, roles: Roles, request: Request) -> list[Hashable]:
+    """Dimensions that are left over as batch and might be channels, where all was guessed."""
+    if roles.channel is not None or request.channel_dim is not None or request.signal_dims is not None:
+        return []
+    kinds = guess_kinds(variable)
+    left = [dim for axis, dim in enumerate(variable.dims) if axis not in roles.signal]
+    return [dim for dim in left if kinds[dim] is None and variable.sizes[dim] >= UNMIXED]
 
 
 def as_stored(variable: xr.DataArray) -> xr.Variable:
