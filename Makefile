@@ -21,6 +21,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.modes
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.scenes import data_root, results_folder
 from benchmarks.speed import mosaics
-from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 
 BANDS = (1, 4, 8, 16, 32, 64, 128, 188)
@@ -93,6 +93,24 @@ def cases(name: str, cube: Cube) -> Iterator[dict[str, Any]]:
            **measure(cube, step=step)}  # fmt: skip
 
 
+def regions(name: str, cube: Cube) -> Iterator[dict[str, Any]]:
+    """Seconds to decode parts of a chunk."""
+    y, x = (n // 2 for n in cube.shape[1:])
+    parts = {
+        "whole": np.s_[:, :, :],
+        "a quarter of the pixels": np.s_[:, :y, :x],
+        "32 x 32 pixels": np.s_[:, y : y + 32, x : x + 32],
+        "one pixel": np.s_[:, y : y + 1, x : x + 1],
+        "one band": np.s_[len(cube) // 4 : len(cube) // 4 + 1, :, :],
+    }
+    for fraction in (FRACTION, FRACTIONS[0]):
+        bound = fraction * float(np.ptp(cube))
+        frame = ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=bound)).encode(cube)
+        for region, part in parts.items():
+            seconds = median_seconds(lambda part=part, frame=frame: decode_frame(frame, region=part))
+            yield {"mosaic": name, "fraction": fraction, "region": region, "seconds": seconds}
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=(__doc__ or "").splitlines()[0])
@@ -100,7 +118,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="default: cost.json in benchmarks/results, or in benchmarks/out")
     options = parser.parse_args()
     root = data_root(options.data)
-    report: dict[str, Any] = {"machine": machine(), "rows": []}
+    report: dict[str, Any] = {"machine": machine(), "rows": [], "regions": []}
     print("| mosaic | varied | bands | side | bound / range | encode GB/s | decode GB/s | bits/sample |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for name, cube in mosaics(root):
@@ -111,6 +129,9 @@ def main() -> int:
                 f"{row['encode_gb_per_s']:.3f} | {row['decode_gb_per_s']:.3f} | {row['bits_per_sample']:.3f} |",
                 flush=True,
             )
+        for row in regions(name, cube):
+            report["regions"].append(row)
+            print(f"{name}, {row['fraction']}: {row['region']} in {1e3 * row['seconds']:.1f} ms", flush=True)
     report["machine_after"] = machine()
     print(report["machine"])
     output = options.output or results_folder(root) / "cost.json"

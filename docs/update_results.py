@@ -1,10 +1,11 @@
 """Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these five make benchmarks/results/*.json
+python -m benchmarks.held_out   # these six make benchmarks/results/*.json
 python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
 python -m benchmarks.cost
+python -m benchmarks.modes
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -29,7 +30,7 @@ KINDS = {
     "timeseries": "time series",
 }
 
-NAMES = ("rate", "speed", "stages", "equal_snr", "cost")
+NAMES = ("rate", "speed", "stages", "equal_snr", "cost", "modes")
 """What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
@@ -146,16 +147,52 @@ def speed_table(report: dict[str, Any], fractions: Sequence[float]) -> str:
     )
 
 
-def stage_table(results: Sequence[dict[str, Any]]) -> str:
-    """Milliseconds of each stage in one thread."""
+def stage_table(report: dict[str, Any]) -> str:
+    """Milliseconds of each stage in one thread, and at the roofline."""
+    results = report["chunks"]
     names = list(dict.fromkeys(name for result in results for name in result["seconds"]))
     names.sort(key=["all", "rest"].__contains__)
-    rows = [
-        [name, *(f"{1e3 * result['seconds'][name]:.0f}" if name in result["seconds"] else "" for result in results)]
-        for name in names
-    ]
+
+    def cell(result: dict[str, Any], name: str) -> str:
+        if name not in result["seconds"]:
+            return ""
+        text = f"{1e3 * result['seconds'][name]:.0f}"
+        return f"{text} ({1e3 * result['roofline'][name]:.1f})" if name in result["roofline"] else text
+
+    rows = [[name, *(cell(result, name) for result in results)] for name in names]
     head = ["ms in one thread, bound 0.5 % of the range", *(f"{r['mosaic']}, {r['direction']}" for r in results)]
-    return table(head, rows)
+    return (
+        f"In brackets, the least that the core needs for a stage (roofline: products of float64 matrices at "
+        f"{report['flops_per_second'] / 1e9:.0f} GFLOP/s, memory read and written at "
+        f"{report['bytes_per_second'] / 1e9:.1f} GB/s, each byte moved once):\n\n{table(head, rows)}"
+    )
+
+
+def mode_table(report: dict[str, Any]) -> str:
+    """How often the choice of a mode is right, and what it costs."""
+    rows = [
+        [
+            KINDS.get(item["kind"], "all"),
+            item["size"],
+            str(item["chunks"]),
+            f"{item['right']:.1%}",
+            f"{item['larger']:.2%}",
+            f"{item['time'] - 1:.0%}",
+        ]
+        for item in report["summary"]
+    ]
+    head = ["data", "chunks", "number", "right", "bytes lost", "CPU time beyond that of the better mode alone"]
+    return table(head, rows, texts=2)
+
+
+def region_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds to decode parts of a chunk."""
+    regions = list(dict.fromkeys(row["region"] for row in rows))
+    lines = []
+    for key in dict.fromkeys((row["mosaic"], row["fraction"]) for row in rows):
+        times = {row["region"]: row["seconds"] for row in rows if (row["mosaic"], row["fraction"]) == key}
+        lines.append([key[0], f"{100 * key[1]:g} %", *(f"{1e3 * times[region]:.0f}" for region in regions)])
+    return table(["ms to decode", "bound / range", *regions], lines, texts=2)
 
 
 def snr_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -202,7 +239,7 @@ def cost_table(report: dict[str, Any]) -> str:
 
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report, stages, equal_snr, cost = (
+    measurements, report, stages, equal_snr, cost, modes = (
         json.loads((results / f"{name}.json").read_text()) for name in NAMES
     )
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
@@ -214,6 +251,8 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "stages": stage_table(stages),
             "snr": snr_table(equal_snr),
             "cost": cost_table(cost),
+            "regions": region_table(cost["regions"]),
+            "modes": mode_table(modes),
         },
     }
 

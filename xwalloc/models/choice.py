@@ -47,6 +47,11 @@ RANKS = tuple(sorted({round(2 ** (i / 4)) for i in range(41)}))
 HEADROOM = 4.0
 """By how much quantised latents may exceed the largest before the wavelet."""
 
+CONCENTRATION = 64, 256
+"""By how much more than the mean a coefficient may have of the energy: most often, and at most."""
+FEW = 32
+"""So many latents are tried if they may pay at all."""
+
 GENEROUS = 2.0
 """Ranks are tried up to where latents would still pay if they saved so many times the error that they save."""
 
@@ -255,7 +260,9 @@ def choose(
     pixels = batch * math.prod(signal)
     quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
-    limit = max(1, min(pixels, int(np.count_nonzero(variances * min(pixels, 64) > (0.5 * usual) ** 2))))
+    # Wavelets concentrate energy: latents of deviations far below the quantum may pay, if seldom beyond the first few.
+    likely, possible = (int(np.count_nonzero(variances * n > (0.5 * usual) ** 2)) for n in CONCENTRATION)
+    limit = max(1, min(pixels, max(likely, min(possible, FEW))))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
@@ -293,7 +300,7 @@ def choose(
             # What pays at one quantum hardly differs from what pays at its neighbour.
             ranks = [rank for _, rank in found.values()]
             most = max((min(limit, 1 + rank * 3 // 2) for rank in ranks), default=limit)
-            found[i] = attempt(quanta[i], most, min((rank * 2 // 3 for rank in ranks), default=1))
+            found[i] = attempt(quanta[i], most, min((rank // 3 for rank in ranks), default=1))
         return found[i][0]
 
     best = FIRST

@@ -11,6 +11,8 @@ Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,7 @@ __all__ = ["fit", "products", "synthesise"]
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
 RUN = 16
+PARTS = 4
 
 LARGE = 1 << 15
 """Of chunks with more pixels, half as many are taken for the covariance."""
@@ -47,17 +50,29 @@ def _means_and_covariance(
     stride = max(1, pixels // COVARIANCE_SAMPLES * (2 if pixels > LARGE else 1)) | 1
     if stride > 1 and flat.shape[2] >= RUN * stride:
         runs = flat[:, :, : flat.shape[2] // RUN * RUN].reshape(batch, channels, -1, RUN)[:, :, ::stride]
-        some = runs.transpose(1, 0, 2, 3).reshape(channels, -1)
+        some = runs.transpose(1, 0, 2, 3)
     else:
         kept = batch * -(-flat.shape[2] // stride)
         items = max(1, kept // (2 * COVARIANCE_SAMPLES)) | 1
-        some = flat[::items, :, ::stride].transpose(1, 0, 2).reshape(channels, -1)
-    units = np.empty(some.shape, np.float64)
-    to_units(some, scale.per_sample, np.zeros(channels), units)
-    means = np.rint(units.mean(axis=1))
-    units -= means[:, None]
-    coarse = 2.0 ** max(0, bits_of(float(np.abs(units).max(initial=0.0))) - COVARIANCE_BITS)
-    np.rint(units / coarse, out=units)
+        some = flat[::items, :, ::stride].transpose(1, 0, 2)
+    means, units = np.empty(channels), np.empty((channels, math.prod(some.shape[1:])))
+    count = min(channels, PARTS)
+    parts = [slice(i * channels // count, (i + 1) * channels // count) for i in range(count)]
+
+    def centre(part: slice) -> float:
+        own = units[part]
+        to_units(some[part].reshape(len(own), -1), scale.per_sample, np.zeros(len(own)), own)
+        means[part] = np.rint(own.mean(axis=1))
+        own -= means[part, None]
+        return max(float(own.max(initial=0.0)), -float(own.min(initial=0.0)))
+
+    per_coarse = 2.0 ** -max(0, bits_of(max(parallel(centre, parts))) - COVARIANCE_BITS)
+    coarse = 1.0 / per_coarse
+
+    def make_coarse(part: slice) -> None:
+        np.rint(np.multiply(units[part], per_coarse, out=units[part]), out=units[part])
+
+    parallel(make_coarse, parts)
     return means, spectral.moments(units, parallel=parallel).covariance * (coarse * coarse)
 
 

@@ -55,6 +55,10 @@ def padded(signal: Sequence[int], levels: int, tree: Tree, boundary: Boundary) -
     return z, y, x
 
 
+MOST_PARTS, PART_BITS = 16, 15
+"""Transforms of many latents are split into so many parts, of 2^15 coefficients or more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """Wavelet, tree and boundary over the signal axes of a chunk.
@@ -113,7 +117,7 @@ class Grid:
         self, transform: Callable[..., Any], array: NDArray[np.float64], filters: w.ExactFilters, parallel: Parallel
     ) -> NDArray[np.float64]:
         planes = array.reshape(-1, *self.signal)
-        count = min(len(planes), 16)
+        count = max(1, min(len(planes), MOST_PARTS, array.size >> PART_BITS))
         parts = [planes[i * len(planes) // count : (i + 1) * len(planes) // count] for i in range(count)]
         parallel(lambda part: transform(part, self.plan, filters, self.boundary, out=part), parts)
         return array
