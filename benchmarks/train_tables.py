@@ -66,7 +66,7 @@ LatticeCall = tuple[Any, int, Any]
 
 def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
     """What the encoder codes for every scene and bound: the arguments of `planes.encode`, and boxes in lattice mode."""
-    encode, encode_segments, packed = coder.encode, coder.encode_segments, lattice._Plan.classified
+    encode, encode_segments, packed = coder.encode, coder.encode_segments, lattice.Plan.classified
     calls: list[Call] = []
     boxes: list[LatticeCall] = []
 
@@ -88,7 +88,7 @@ def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
         return packed(plan, index, found, weights, lookups)
 
     coder.encode, coder.encode_segments = spy, spy_segments  # type: ignore[assignment]
-    lattice._Plan.classified = spy_lattice  # type: ignore[method-assign]
+    lattice.Plan.classified = spy_lattice  # type: ignore[method-assign]
     try:
         for scene in [*load_scenes(data_root()), *volumes()]:
             if scene.name in without:
@@ -98,7 +98,7 @@ def record(without: list[str]) -> tuple[list[Call], list[LatticeCall]]:
                 ChunkCodec(CodecConfig(**axes, **quality, nodata=scene.nodata)).encode(scene.array)
     finally:
         coder.encode, coder.encode_segments = encode, encode_segments
-        lattice._Plan.classified = packed  # type: ignore[method-assign]
+        lattice.Plan.classified = packed  # type: ignore[method-assign]
     return calls, boxes
 
 

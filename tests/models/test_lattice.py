@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from xwalloc.bitstream import segments
 from xwalloc.errors import BudgetError, FormatError, XwallocError
 from xwalloc.models import lattice
 from xwalloc.models.lattice_parameters import Channel, Parameters, Plain, Predictor, no_weights
@@ -61,8 +62,8 @@ def parameters_of(q: np.ndarray, width: int = 32, radius: int = 0) -> Parameters
 
 def read_parameters(data: bytes, shape: tuple[int, ...], width: int = 32) -> Parameters:
     geometry = lattice.Geometry.of(shape)
-    boxes = lattice._slabs(geometry)
-    count, d = lattice._groups(geometry, boxes), geometry.dimensions
+    boxes = lattice.slabs_of(geometry)
+    count, d = lattice.groups_of(geometry, boxes), geometry.dimensions
     batch, channels = geometry.shape[:2]
     codes, samples = len(lattice.MAGNITUDES), batch * geometry.plane
     return lattice.serial.read(data, len(boxes), batch, channels, count, d, width, codes, samples)
@@ -224,7 +225,7 @@ def test_few_samples_far_apart_take_no_table() -> None:
 def test_more_levels_than_samples_are_refused() -> None:
     shape = (1, 1, 1, 1, 4)
     geometry = lattice.Geometry.of(shape)
-    count = lattice._groups(geometry, lattice._slabs(geometry))
+    count = lattice.groups_of(geometry, lattice.slabs_of(geometry))
     known = Parameters(
         order=np.arange(1), channels=[Channel((), True, (Predictor(Plain.PREVIOUS),))],
         starts=np.zeros((1, 1, 1), np.int64), codes=np.zeros((1, 1, 1, count), np.int64), weights=no_weights(count),
@@ -303,7 +304,7 @@ def test_damage_is_a_format_error(shape: tuple[int, ...]) -> None:
 def test_foreign_bytes_are_a_format_error(parameters: bytes, symbols: bytes) -> None:
     for width in (32, 64):
         try:
-            lattice.decode(parameters, lattice.segments.pack([b"\x80", symbols]), (1, 3, 1, 8, 8), None, width)
+            lattice.decode(parameters, segments.pack([b"\x80", symbols]), (1, 3, 1, 8, 8), None, width)
         except FormatError:
             continue
 
