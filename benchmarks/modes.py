@@ -1,4 +1,4 @@
-"""Whether the encoder chooses the smaller of its two modes, and what choosing costs.
+"""Whether the encoder chooses the smaller of its two modes, what choosing costs, and what the profile parallel costs.
 
 Every scene at every bound, whole and in chunks of 64 x 64 pixels or 8192 points, is encoded three times: as usual, and
 with either mode forced. A choice counts as right if no mode would have been more than half a per cent smaller.
@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -68,6 +69,7 @@ def measure(scene: Scene, bound: float, size: str, array: NDArray[Any]) -> dict[
     for mode, values in FORCED.items():
         with patch.multiple(chunk, **values):
             row[f"{mode} bytes"], row[f"{mode} seconds"] = encoded(codec, array)
+    row["parallel bytes"], _ = encoded(ChunkCodec(replace(config, profile="parallel")), array)
     return row
 
 
@@ -76,6 +78,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     best = [min(FORCED, key=lambda mode: row[f"{mode} bytes"]) for row in rows]
     least = [row[f"{mode} bytes"] for row, mode in zip(rows, best, strict=True)]
     alone = [row[f"{mode} seconds"] for row, mode in zip(rows, best, strict=True)]
+    parallel = [row["parallel bytes"] / row["bytes"] - 1 for row in rows]
     right = [row["bytes"] <= TOLERANCE * few for row, few in zip(rows, least, strict=True)]
     return {
         "chunks": len(rows),
@@ -83,6 +86,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
         "larger": float(np.exp(np.mean([np.log(row["bytes"] / few) for row, few in zip(rows, least, strict=True)])))
         - 1,
         "time": sum(row["seconds"] for row in rows) / sum(alone),
+        "parallel": float(np.mean(parallel)),
+        "most parallel": max(parallel),
     }
 
 

@@ -178,10 +178,14 @@ def mode_table(report: dict[str, Any]) -> str:
             f"{item['right']:.1%}",
             f"{item['larger']:.2%}",
             f"{item['time'] - 1:.0%}",
+            f"{item['parallel']:.1%}, at most {item['most parallel']:.0%}",
         ]
         for item in report["summary"]
     ]
-    head = ["data", "chunks", "number", "right", "bytes lost", "CPU time beyond that of the better mode alone"]
+    head = [
+        "data", "chunks", "number", "right", "bytes lost", "CPU time beyond that of the better mode alone",
+        "profile `parallel`: larger by",
+    ]  # fmt: skip
     return table(head, rows, texts=2)
 
 

@@ -1,5 +1,7 @@
 """Frames of every released format version decode for ever, bit for bit (tests/fixtures/make.py writes them)."""
 
+import hashlib
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +25,15 @@ def test_fixture_decodes_to_the_same_bits(path):
     assert decoded.dtype == expected.dtype
     assert decoded.shape == expected.shape
     assert decoded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("tables-1.bin", "5fb52995a2b8a8a0803cc9e2066a2066dcd3a5e1749197aac9af699a632f25db"),
+        ("weights-1.json", "e0c9d613e32a883f7df8cdafbb83dddffcda900d07b63febcca811c8ad29cf54"),
+    ],
+)
+def test_tables_and_weights_are_frozen(name, digest):
+    """They belong to format version 1: others need a number of their own."""
+    assert hashlib.sha256(files("xwalloc.bitstream").joinpath(name).read_bytes()).hexdigest() == digest

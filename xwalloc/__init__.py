@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xwalloc.codec.inspect import inspect
     from xwalloc.xarray import encoding
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __all__ = ["__version__", "encoding", "errors", "inspect", "settings"]
 
 HOMES = {
