@@ -51,6 +51,9 @@ CLEAR, LOOSE = 1.0, 1.0
 NEARLY = 0.95
 """Lattice mode is not tried where it is estimated to take more than so many times the bits of transform mode."""
 
+DOUBT = 1.15
+"""Where a step is searched for, a mode is left out if it is estimated to take so many times the bits of another."""
+
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020
 """Larger bounds are taken for these: a step stays below 2^32, or finite."""
@@ -295,13 +298,31 @@ class ChunkCodec:
         if not allowed > 0:
             return _lossless(chunk, config.profile)
         look = examine.squares(scale, chunk.nodata)
-        found = [_lossless(chunk, config.profile)]
-        for make in (
+        step = scale * math.sqrt(12 * allowed)
+        best = _search(
             lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
-            lambda step: _lattice(chunk, _draft(chunk, lattice_mode.for_reals(step, largest), config.profile), look),
-        ):
-            found.append(_search(make, values.size, scale * math.sqrt(12 * allowed), allowed))
-        return min((c for c in found if c is not None), key=lambda candidate: candidate.nbytes, default=None)
+            values.size, step, allowed,
+        )  # fmt: skip
+        clear = best is not None and 8 * best.nbytes < CLEAR * chunk.samples.size
+        if not clear or chunk.samples.shape[1] < MANY_CHANNELS:
+            found = _search(
+                lambda step: _lattice(
+                    chunk,
+                    _promising(_draft(chunk, lattice_mode.for_reals(step, largest), config.profile), best),
+                    look,
+                ),
+                values.size, step, allowed,
+            )  # fmt: skip
+            best = _smaller(best, found)
+        exact = _promising(_lossless_draft(chunk, config.profile), best)
+        return _smaller(best, _exactly(exact))
+
+
+def _promising(draft: lattice_mode.Draft | None, best: Candidate | None) -> lattice_mode.Draft | None:
+    """A draft, unless it is estimated to become larger than the best candidate by more than estimates are wrong."""
+    if draft is None or best is None or draft.bits <= DOUBT * 8 * best.nbytes:
+        return draft
+    return None
 
 
 def _smaller(first: Candidate | None, second: Candidate | None) -> Candidate | None:
@@ -380,7 +401,7 @@ def _lattice(chunk: Chunk, draft: lattice_mode.Draft | None, look: Examine) -> C
     return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
 
 
-def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
+def _lossless_draft(chunk: Chunk, profile: str) -> lattice_mode.Draft | None:
     """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
     if chunk.original.dtype.kind in "iu" or chunk.look.integral:
         grid = lattice_mode.for_integers(0, _span(chunk))
@@ -389,10 +410,23 @@ def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
         grid = lattice_mode.for_bits()
         samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
     try:
-        draft = lattice_mode.draft(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
+        return lattice_mode.draft(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
+    except BudgetError:
+        return None
+
+
+def _exactly(draft: lattice_mode.Draft | None) -> Candidate | None:
+    """A lossless candidate."""
+    if draft is None:
+        return None
+    try:
         return Candidate(Mode.LATTICE, draft.encode()[0], None)
     except BudgetError:
         return None
+
+
+def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
+    return _exactly(_lossless_draft(chunk, profile))
 
 
 def _with_mode(header: Header, mode: Mode) -> Header:
