@@ -8,8 +8,8 @@ what the decoder will return, and takes the smallest frame; a chunk that nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,12 +17,23 @@ from numpy.typing import ArrayLike, NDArray
 from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
 from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec import examine, lattice_mode, transform_mode
-from xwalloc.codec.bound import early_nodata, substitute
+from xwalloc.codec.bound import substitute
+from xwalloc.codec.candidates import (
+    Candidate,
+    Chunk,
+    draft_of,
+    exact_draft,
+    exactly,
+    in_lattice_mode,
+    lossless,
+    promising,
+    search,
+    smaller,
+)  # fmt: skip
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.decode import decode_frame
-from xwalloc.codec.engine import blas_in_one_thread, map_parallel
+from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.examine import Examine
-from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import (
     Layout,
     Special,
@@ -32,9 +43,9 @@ from xwalloc.codec.layout import (
     pack_mask,
     separate,
 )
-from xwalloc.codec.survey import Survey, survey
+from xwalloc.codec.survey import survey
 from xwalloc.codec.transform_mode import Target
-from xwalloc.errors import BudgetError, ConfigError
+from xwalloc.errors import ConfigError
 from xwalloc.models.spec import Grid, padded
 
 __all__ = ["ChunkCodec", "decode_frame"]
@@ -51,78 +62,12 @@ CLEAR, LOOSE = 1.0, 1.0
 NEARLY = 0.95
 """Lattice mode is not tried where it is estimated to take more than so many times the bits of transform mode."""
 
-DOUBT = 1.15
-"""Where a step is searched for, a mode is left out if it is estimated to take so many times the bits of another."""
-
 LARGEST_BOUND = 2**30
 LARGEST_REAL_BOUND = 2.0**1020
 """Larger bounds are taken for these: a step stays below 2^32, or finite."""
 
 MAX_CHUNK_BYTES = 2**32 - 2**20
 """A frame states its length in 32 bits."""
-
-SNR_TOLERANCE = 0.05
-"""dB by which the search for a step may miss the target."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to code a chunk.
-
-    Parameters
-    ----------
-    mode, sections
-        What the frame will hold.
-    missed : canonical shape, bool, or None
-        Samples that its decoder would return beyond the bound; None where there are none.
-    figure
-        Sum of what the examination returned: number of samples beyond the bound, or squared errors.
-    """
-
-    mode: Mode
-    sections: Mapping[Section, bytes]
-    missed: NDArray[np.bool_] | None
-    figure: float = 0.0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the sections."""
-        return sum(map(len, self.sections.values()))
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A chunk that has been looked at.
-
-    Parameters
-    ----------
-    samples
-        Canonical shape, holes filled; float16 widened to float32.
-    original
-        Canonical shape, as given.
-    look
-        What the survey found.
-    special
-        What is kept bit for bit.
-    nodata : (0,) or (2,)
-        Nodata and its substitute, in the stored type.
-    """
-
-    samples: NDArray[np.generic]
-    original: NDArray[np.generic]
-    look: Survey
-    special: Special
-    nodata: NDArray[np.generic]
-
-    @property
-    def early_nodata(self) -> NDArray[np.generic]:
-        """`nodata` for those who make samples; nothing for float16, whose samples are float32 until `stored`."""
-        return early_nodata(self.nodata)
-
-    @property
-    def mask(self) -> NDArray[np.uint8] | None:
-        """Not 0 where a sample is not coded at all."""
-        return self.special.labels
 
 
 class ChunkCodec:
@@ -236,10 +181,10 @@ class ChunkCodec:
             return self._bounded(chunk, layout, config.max_error)
         if config.step is not None and chunk.look.valid:
             target = Target(integral=False, step=0.0, quantum=config.step)
-            return self._transform(chunk, layout, target, examine.nothing) or _lossless(chunk, config.profile)
+            return self._transform(chunk, layout, target, examine.nothing) or lossless(chunk, config.profile)
         if config.snr is not None and chunk.look.valid:
             return self._at_snr(chunk, layout, config.snr)
-        return _lossless(chunk, config.profile)
+        return lossless(chunk, config.profile)
 
     def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
         config = self.config
@@ -263,30 +208,30 @@ class ChunkCodec:
         config = self.config
         largest = max(abs(chunk.look.low), abs(chunk.look.high))
         if chunk.look.integral:
-            grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND), _span(chunk))
+            grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND), chunk.span)
             target = Target(integral=True, step=grid.step, quantum=0.0)
         else:
             # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
             edge = np.array(largest, chunk.original.dtype)
             inner = min(limit, largest, LARGEST_REAL_BOUND) - 0.5 * float(edge - np.nextafter(edge, edge.dtype.type(0)))
             if not inner > 0 or (inner <= limit * 0.125 and limit < largest):
-                return _lossless(chunk, config.profile)
+                return lossless(chunk, config.profile)
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40), largest)
             target = Target(integral=False, step=grid.step, quantum=0.0)
         look = examine.misses(limit, chunk.nodata)
         size = chunk.samples.size
         if chunk.samples.shape[1] < MANY_CHANNELS:
-            coded = _lattice(chunk, _draft(chunk, grid, config.profile), look)
+            coded = in_lattice_mode(chunk, draft_of(chunk, grid, config.profile), look)
             if coded is not None and 8 * coded.nbytes > LOOSE * size:
                 return coded
-            return _smaller(coded, self._transform(chunk, layout, target, look)) or _lossless(chunk, config.profile)
+            return smaller(coded, self._transform(chunk, layout, target, look)) or lossless(chunk, config.profile)
         transformed = self._transform(chunk, layout, target, look)
         if transformed is not None and 8 * transformed.nbytes < CLEAR * size:
             return transformed
-        draft = _draft(chunk, grid, config.profile)
+        draft = draft_of(chunk, grid, config.profile)
         if transformed is not None and draft is not None and draft.bits > NEARLY * 8 * transformed.nbytes:
             return transformed
-        return _smaller(transformed, _lattice(chunk, draft, look)) or _lossless(chunk, config.profile)
+        return smaller(transformed, in_lattice_mode(chunk, draft, look)) or lossless(chunk, config.profile)
 
     def _at_snr(self, chunk: Chunk, layout: Layout, snr: float) -> Candidate | None:
         """The coarsest step that reaches a signal-to-noise ratio, in whichever mode it takes fewer bytes."""
@@ -296,68 +241,26 @@ class ChunkCodec:
         values = chunk.samples if chunk.look.special is None else chunk.samples[~chunk.look.special]
         allowed = float(np.var(values.astype(np.float64) / scale)) / 10 ** (snr / 10)
         if not allowed > 0:
-            return _lossless(chunk, config.profile)
+            return lossless(chunk, config.profile)
         look = examine.squares(scale, chunk.nodata)
         step = scale * math.sqrt(12 * allowed)
-        best = _search(
+        best = search(
             lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
             values.size, step, allowed,
         )  # fmt: skip
         clear = best is not None and 8 * best.nbytes < CLEAR * chunk.samples.size
         if not clear or chunk.samples.shape[1] < MANY_CHANNELS:
-            found = _search(
-                lambda step: _lattice(
+            found = search(
+                lambda step: in_lattice_mode(
                     chunk,
-                    _promising(_draft(chunk, lattice_mode.for_reals(step, largest), config.profile), best),
+                    promising(draft_of(chunk, lattice_mode.for_reals(step, largest), config.profile), best),
                     look,
                 ),
                 values.size, step, allowed,
             )  # fmt: skip
-            best = _smaller(best, found)
-        exact = _promising(_lossless_draft(chunk, config.profile), best)
-        return _smaller(best, _exactly(exact))
-
-
-def _promising(draft: lattice_mode.Draft | None, best: Candidate | None) -> lattice_mode.Draft | None:
-    """A draft, unless it is estimated to become larger than the best candidate by more than estimates are wrong."""
-    if draft is None or best is None or draft.bits <= DOUBT * 8 * best.nbytes:
-        return draft
-    return None
-
-
-def _smaller(first: Candidate | None, second: Candidate | None) -> Candidate | None:
-    if first is None or second is None:
-        return first or second
-    return first if first.nbytes <= second.nbytes else second
-
-
-def _search(make: Callable[[float], Candidate | None], count: int, step: float, allowed: float) -> Candidate | None:
-    """The candidate with the largest error within `allowed` (or a shade above) that a few steps find."""
-    shade = 10 ** (SNR_TOLERANCE / 10)
-    low, high = 0.0, math.inf
-    best = None
-    for _ in range(12):
-        candidate = make(step) if 0 < step < math.inf else None
-        if candidate is None:
-            break
-        error = candidate.figure / count
-        if error <= allowed * shade:
-            low, best = step, candidate
-            if error >= allowed / shade:
-                break
-        else:
-            high = step
-        step *= min(max(math.sqrt(allowed / error), 0.25), 4.0) if error > 0 else 4.0
-        if not low < step < high:
-            step = math.sqrt(low * high) if low > 0 and high < math.inf else (high / 2 if low == 0 else low * 2)
-        if low and high / low < 1.005:
-            break
-    return best
-
-
-def _span(chunk: Chunk) -> float:
-    """Largest magnitude that a lattice of integers must reach; all integer types fit."""
-    return max(abs(chunk.look.low), abs(chunk.look.high)) if chunk.samples.dtype.kind == "f" else 0.0
+            best = smaller(best, found)
+        exact = promising(exact_draft(chunk, config.profile), best)
+        return smaller(best, exactly(exact))
 
 
 def _is_exact(chunk: Chunk, limit: float) -> bool:
@@ -365,68 +268,6 @@ def _is_exact(chunk: Chunk, limit: float) -> bool:
     if not chunk.look.valid:
         return True
     return chunk.original.dtype.kind in "iu" and limit < 1
-
-
-def _draft(chunk: Chunk, grid: Lattice, profile: str) -> lattice_mode.Draft | None:
-    """A chunk about to be coded in lattice mode; None where that does not suit it."""
-    indices, beyond = grid.indices(chunk.samples)
-    if beyond is not None and np.count_nonzero(beyond) > beyond.size // 100:
-        return None
-    try:
-        return lattice_mode.draft(grid, indices, chunk.mask, chunk.samples.dtype, profile)
-    except BudgetError:
-        return None
-
-
-def _lattice(chunk: Chunk, draft: lattice_mode.Draft | None, look: Examine) -> Candidate | None:
-    if draft is None:
-        return None
-    try:
-        sections, decoded_indices = draft.encode()
-    except BudgetError:
-        return None
-    if chunk.mask is not None:  # what a decoder has there does not count
-        decoded_indices = np.where(chunk.mask == 0, decoded_indices, draft.indices)
-    missed = np.zeros(chunk.samples.shape, np.bool_)
-    rows = (-1, chunk.samples.shape[-1])
-    samples, flags, places = chunk.samples.reshape(rows), missed.reshape(rows), decoded_indices.reshape(rows)
-    count = max(1, chunk.samples.size >> 18)
-    parts = [slice(i * len(samples) // count, (i + 1) * len(samples) // count) for i in range(count)]
-
-    def work(part: slice) -> float:
-        decoded = draft.grid.values(places[part], samples.dtype, chunk.early_nodata)
-        return look(samples[part], decoded, flags[part], 0)
-
-    figures = map_parallel(work, parts)
-    return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
-
-
-def _lossless_draft(chunk: Chunk, profile: str) -> lattice_mode.Draft | None:
-    """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
-    if chunk.original.dtype.kind in "iu" or chunk.look.integral:
-        grid = lattice_mode.for_integers(0, _span(chunk))
-        samples = chunk.samples
-    else:
-        grid = lattice_mode.for_bits()
-        samples = chunk.original if chunk.look.special is None else fill_holes(chunk.original, chunk.look.special)
-    try:
-        return lattice_mode.draft(grid, grid.indices(samples)[0], chunk.mask, samples.dtype, profile)
-    except BudgetError:
-        return None
-
-
-def _exactly(draft: lattice_mode.Draft | None) -> Candidate | None:
-    """A lossless candidate."""
-    if draft is None:
-        return None
-    try:
-        return Candidate(Mode.LATTICE, draft.encode()[0], None)
-    except BudgetError:
-        return None
-
-
-def _lossless(chunk: Chunk, profile: str) -> Candidate | None:
-    return _exactly(_lossless_draft(chunk, profile))
 
 
 def _with_mode(header: Header, mode: Mode) -> Header:
