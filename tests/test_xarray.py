@@ -392,12 +392,14 @@ def test_bounds_of_coordinates_stay_exact(tmp_path):
     edges = np.linspace(-90, 90, 9) + np.sin(np.arange(9)) / 7
     coords = {
         "lat": ("lat", (edges[1:] + edges[:-1]) / 2, {"bounds": "lat_bnds"}),
+        "y": ("y", np.arange(8.0), {"bounds": ["y_bnds"]}),
         "time": ("time", np.arange(50.0), {"climatology": "climatology_bounds"}),
     }
     ds = xr.Dataset(
         {
             "tas": (("time", "lat"), np.random.default_rng(0).normal(size=(50, 8))),
             "lat_bnds": (("lat", "bnds"), np.stack([edges[:-1], edges[1:]], 1)),
+            "y_bnds": (("y", "bnds"), np.zeros((8, 2))),
             "climatology_bounds": (("time", "bnds"), np.random.default_rng(1).normal(size=(50, 2))),
         },
         coords=coords,

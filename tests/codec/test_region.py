@@ -89,5 +89,7 @@ def test_wrong_regions_are_refused():
         decode_frame(frame, region=(slice(0, 2),))
     with pytest.raises(ValueError, match="step 1"):
         decode_frame(frame, region=(slice(0, 2), slice(None, None, 2), slice(None)))
+    with pytest.raises(ValueError, match="3 slices"):
+        decode_frame(frame, region=(1, slice(None), slice(None)))
     with pytest.raises(FormatError, match=r"\(1, 8, 8\)"):
         decode_frame(frame, region=(slice(0, 1), slice(None), slice(None)), out=np.zeros((3, 8, 8), "f4"))

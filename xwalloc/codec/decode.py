@@ -86,7 +86,7 @@ def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[sli
         If it is not one slice of step 1 for each axis.
     """
     parts = tuple(region) if region is not None else (slice(None),) * len(shape)
-    if len(parts) != len(shape) or any(part.step not in (None, 1) for part in parts):
+    if len(parts) != len(shape) or any(getattr(part, "step", 0) not in (None, 1) for part in parts):
         raise ValueError(f"Expected a region of {len(shape)} slices of step 1. Got {region}.")
     edges = [part.indices(n)[:2] for part, n in zip(parts, shape, strict=True)]
     return tuple(slice(start, max(start, stop)) for start, stop in edges)

@@ -31,8 +31,8 @@ from xwalloc.types import Parallel, in_turn
 
 __all__ = ["Coded", "Draft", "decode", "draft", "encode"]
 
-SCOUTS = 8
-"""With many channels, every so many-th is looked at in all ways first: those between do as their neighbours."""
+SCOUTS, FARTHEST = 12, 16
+"""Of many channels, about so many are looked at in all ways first, not farther apart: those between do as they do."""
 
 
 def _no_mask(mask: Mask | None, size: int) -> Mask:
@@ -142,10 +142,11 @@ class Draft:
         batch, channels = geometry.shape[:2]
         boxes = slabs_of(geometry)
         others = [c for c in range(channels) if c not in self._scouts]
+        stride = _stride(channels)
 
         def look(channel: int) -> Channel:
-            near = [c for c in (channel // SCOUTS * SCOUTS, channel // SCOUTS * SCOUTS + SCOUTS) if c < channels]
-            ways = {self._scouts[c].sequential for c in near}
+            before = channel // stride * stride
+            ways = {self._scouts[c].sequential for c in (before, before + stride) if c < channels}
             return self._look(channel, ways)[0]
 
         found = dict(zip(others, self._parallel(look, others), strict=True)) | self._scouts
@@ -162,6 +163,11 @@ class Draft:
             geometry, samples.mask, self._width, radii, parameters, boxes, np.zeros_like(samples.values),
             others_of(known),
         )  # fmt: skip
+
+
+def _stride(channels: int) -> int:
+    """Distance of the channels that are looked at first."""
+    return min(max(1, channels // SCOUTS), FARTHEST) if channels > NEAREST_BELOW else 1
 
 
 def draft(
@@ -191,7 +197,7 @@ def draft(
         return fit.channel_of(samples, channel, range(channel), samplings, effort, width, ways)
 
     channels = geometry.shape[1]
-    scouts = range(0, channels, SCOUTS if channels > NEAREST_BELOW else 1)
+    scouts = range(0, channels, _stride(channels))
     ways = {False} if many_lanes else {False, True}
     found = parallel(lambda channel: look(channel, ways), scouts)
     valid = q.size if not samples.mask.size else q.size - int(np.count_nonzero(samples.mask))

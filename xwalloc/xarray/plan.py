@@ -276,7 +276,8 @@ def parts_of_others(dataset: xr.Dataset) -> dict[Hashable, str]:
     found: dict[Hashable, str] = {}
     for name, variable in dataset.variables.items():
         for key in PARTS:
-            for part in str({**variable.encoding, **variable.attrs}.get(key, "")).split():
+            named = np.ravel({**variable.encoding, **variable.attrs}.get(key, ""))
+            for part in " ".join(map(str, named)).split():
                 found[part] = f"it is what {name!r} names as its {key}"
     return found
 
