@@ -89,7 +89,8 @@ def describe(store: Any) -> Iterator[ArrayInfo]:
         node = zarr.open(store, mode="r")
     except FileNotFoundError as error:
         raise ConfigError(f"Expected a Zarr array or group at {store}. Got none ({error}). Check the path.") from None
-    arrays = [(node.path or "/", node)] if isinstance(node, zarr.Array) else sorted(node.members(max_depth=None))
+    name = node.path or str(store).rstrip("/").rpartition("/")[2]
+    arrays = [(name, node)] if isinstance(node, zarr.Array) else sorted(node.members(max_depth=None))
     for path, array in arrays:
         if isinstance(array, zarr.Array):
             frames: list[FrameInfo] = []
