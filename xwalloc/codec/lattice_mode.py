@@ -24,6 +24,9 @@ LARGEST_INDEX = 2**31 - 1
 LARGEST_UNIT = 2.0**33
 LARGEST_RADIUS = 2**30
 
+PART = 1 << 18
+"""So many samples are converted together."""
+
 FINENESS = 7
 """Largest radius on reals, in units of the lattice: predictions are rounded to 1 / (2 FINENESS + 1) of a bin."""
 
@@ -60,6 +63,19 @@ class Lattice:
         """Index of the nearest lattice point of each sample; and which samples have none within 31 bits."""
         if self.kind == LatticeKind.BITS:
             return ordered_bits(samples), None
+        flat = samples.reshape(-1)
+        parts = [slice(start, start + PART) for start in range(0, flat.size, PART)]
+        found = map_parallel(lambda part: self._nearest(flat[part]), parts)
+        indices = np.concatenate([part for part, _ in found]) if found else np.empty(0, np.int32)
+        if all(missing is None for _, missing in found):
+            return indices.reshape(samples.shape), None
+        beyond = np.zeros(flat.size, np.bool_)
+        for part, (_, missing) in zip(parts, found, strict=True):
+            if missing is not None:
+                beyond[part] = missing
+        return indices.reshape(samples.shape), beyond.reshape(samples.shape)
+
+    def _nearest(self, samples: NDArray[np.generic]) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
         if self.kind == LatticeKind.INTEGERS and samples.dtype.kind in "iu":
             unit, half = int(self.unit), int(self.unit) // 2
             if samples.dtype == np.uint32:
