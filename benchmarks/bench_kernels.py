@@ -71,13 +71,13 @@ def test_decode_planes(benchmark: Any, kind: Kind, symbols: Any) -> None:
 @pytest.mark.parametrize("radius", [0, 7])
 def test_lattice_encode(benchmark: Any, radius: int, cube: NDArray[np.float32]) -> None:
     q = np.rint(cube[:6] * 50).astype(np.int32)[None, :, None]
-    benchmark(lattice.encode, q, None, 32, radius)
+    benchmark(lambda: lattice.draft(q, None, 32, radius).encode())
 
 
 @pytest.mark.parametrize("radius", [0, 7])
 def test_lattice_decode(benchmark: Any, radius: int, cube: NDArray[np.float32]) -> None:
     q = np.rint(cube[:6] * 50).astype(np.int32)[None, :, None]
-    coded = lattice.encode(q, None, 32, radius)
+    coded = lattice.draft(q, None, 32, radius).encode()
     benchmark(lattice.decode, coded.parameters, coded.symbols, q.shape, None, 32, radius)
 
 

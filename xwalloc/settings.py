@@ -54,4 +54,6 @@ def decode_limit() -> int:
     limit = settings.get("decode.max_bytes")
     if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         return limit
-    raise ConfigError(f"Expected xwalloc setting 'decode.max_bytes' to be a number of bytes. Got {limit!r}.")
+    raise ConfigError(
+        f"Expected xwalloc setting 'decode.max_bytes' to be a number of bytes, such as 2147483648. Got {limit!r}."
+    )

@@ -52,6 +52,10 @@ def decode_frame(
     ------
     FormatError
         If the bytes are not a whole and valid frame, or not of the chunk that was expected.
+    ValueError
+        If the region is not one slice of step 1 for each axis.
+    ConfigError
+        If the setting ``decode.max_bytes`` is not a number of bytes.
     """
     limits = limits or DecodeLimits(max_bytes=decode_limit())
     parsed = Frame.parse(bytes(frame), limits)

@@ -29,7 +29,7 @@ from xwalloc.models.lattice_plan import Integers, Mask, Plan, fits, groups_of, o
 from xwalloc.models.lattice_samples import NEAREST_BELOW, Geometry, Samples
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["Coded", "Draft", "decode", "draft", "encode"]
+__all__ = ["Coded", "Draft", "decode", "draft"]
 
 SCOUTS, FARTHEST = 12, 16
 """Of many channels, about so many are looked at in all ways first, not farther apart: those between do as they do."""
@@ -179,7 +179,22 @@ def draft(
     *,
     many_lanes: bool = False,
 ) -> Draft:
-    """Look at a chunk: what `encode` begins with, and enough to know about how many bits it will take.
+    """Look at integers that are to be coded within a radius: enough to know about how many bits they will take.
+
+    Parameters
+    ----------
+    q : (batch, channel, z, y, x) int32 or int64
+        Integers of `width` bits, two's complement; at least one.
+    mask : same shape, uint8, optional
+        Not 0 where `q` holds nothing of interest; such samples are not coded.
+    width : {32, 64}
+        Residuals of lossless coding are taken modulo 2^width. 64-bit integers have plain predictors only.
+    radius : int
+        Largest difference of a decoded integer; 0 is lossless, and all that 64-bit integers have.
+    parallel
+        ``parallel(fn, items)`` returns ``[fn(item) for item in items]``, perhaps with several threads.
+    many_lanes
+        For devices with thousands of lanes: no channel is visited sample by sample.
 
     Raises
     ------
@@ -207,43 +222,6 @@ def draft(
     return Draft(bits, q.shape, samples, radii, levels, radius, width, look, known, parallel, many_lanes)
 
 
-def encode(
-    q: Integers,
-    mask: Mask | None,
-    width: int,
-    radius: int = 0,
-    parallel: Parallel = in_turn,
-    *,
-    many_lanes: bool = False,
-) -> Coded:
-    """Code integers within a radius.
-
-    Parameters
-    ----------
-    q : (batch, channel, z, y, x) int32 or int64
-        Integers of `width` bits, two's complement.
-    mask : same shape, uint8, optional
-        Not 0 where `q` holds nothing of interest; such samples are not coded.
-    width : {32, 64}
-        Residuals of lossless coding are taken modulo 2^width. 64-bit integers have plain predictors only.
-    radius : int
-        Largest difference of a decoded integer; 0 is lossless, and all that 64-bit integers have.
-    parallel
-        ``parallel(fn, items)`` returns ``[fn(item) for item in items]``, perhaps with several threads.
-    many_lanes
-        For devices with thousands of lanes: no channel is visited sample by sample.
-
-    Raises
-    ------
-    BudgetError
-        If a residual is -2^(width - 1), which the entropy coder has no token for, or if there are very many channels of
-        next to no samples; store the chunk in another mode.
-    """
-    if q.size == 0:
-        return Coded(b"", b"", q)
-    return draft(q, mask, width, radius, parallel, many_lanes=many_lanes).encode()
-
-
 def _to_values(plan: Plan, radius: int) -> None:
     planes = (*plan.geometry.shape[:2], -1)
     valid = plan.mask.reshape(planes) == 0 if plan.mask.size else None
@@ -260,7 +238,7 @@ def decode(
     parallel: Parallel = in_turn,
     part: Sequence[slice] | None = None,
 ) -> Integers:
-    """What `encode` calls `decoded`; `mask` must be the same, and the samples under it have arbitrary values.
+    """What `Draft.encode` calls `decoded`; `mask` must be the same, and the samples under it have arbitrary values.
 
     With `part`, a slice of each signal axis, samples outside of it may not be decoded.
 
