@@ -17,6 +17,7 @@ __all__ = [
     "FormatError",
     "GuaranteeError",
     "LimitError",
+    "ModelError",
     "TruncatedError",
     "UnsupportedFormatError",
     "XwallocError",
@@ -49,6 +50,10 @@ class UnsupportedFormatError(FormatError):
 
 class LimitError(FormatError):
     """Decoding the frame would take more memory than the caller or `xwalloc.settings` allows."""
+
+
+class ModelError(FormatError):
+    """A frame names a model that is not to be found: the message says where it was looked for."""
 
 
 class BudgetError(XwallocError, ArithmeticError):

@@ -104,7 +104,7 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         except TypeError as error:
             raise FormatError(f"Expected the bytes of a frame. Got {type(buf).__name__} ({error}).") from None
         if out is None:
-            return engine.run(decode_frame, frame).view(Chunk)
+            return engine.run(lambda: decode_frame(frame, model=self._config.model)).view(Chunk)
         header, _, _ = parse_header(frame)
         target = ensure_target(out)
         if (target.shape, target.dtype) != (header.shape, header.dtype):
@@ -115,7 +115,8 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
                     f"{header.nbytes} flat bytes. Got {target.dtype} {target.shape}. Leave out away to get a new array."
                 )
             target = target.view(header.dtype).reshape(header.shape)
-        engine.run(lambda: decode_frame(frame, out=target, limits=DecodeLimits(max_bytes=target.nbytes)))
+        limits = DecodeLimits(max_bytes=target.nbytes)
+        engine.run(lambda: decode_frame(frame, out=target, limits=limits, model=self._config.model))
         return out
 
     def get_config(self) -> dict[str, Any]:

@@ -9,20 +9,23 @@ key                       default      meaning
 ========================  ===========  ==========================================================================
 ``threads``               null         kernel threads of this process; null: as many as the process may use
 ``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape
+``model_path``            none         folders of shared models, separated as in ``PATH``
+``model_cache``           null         folder of the user's models; null: ``~/.cache/xwalloc/models``
 ========================  ===========  ==========================================================================
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import donfig
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["decode_limit", "settings", "thread_count"]
+__all__ = ["decode_limit", "model_folders", "settings", "thread_count"]
 
-DEFAULTS = {"threads": None, "decode": {"max_bytes": 2**31}}
+DEFAULTS = {"threads": None, "decode": {"max_bytes": 2**31}, "model_path": "", "model_cache": None}
 
 settings = donfig.Config("xwalloc", defaults=[DEFAULTS])
 
@@ -57,3 +60,20 @@ def decode_limit() -> int:
     raise ConfigError(
         f"Expected xwalloc setting 'decode.max_bytes' to be a number of bytes, such as 2147483648. Got {limit!r}."
     )
+
+
+def model_folders() -> list[Path]:
+    """Folders that hold shared models: those of the setting ``model_path``, and the user's cache.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is no text.
+    """
+    path, cache = settings.get("model_path"), settings.get("model_cache")
+    if not isinstance(path, str) or not isinstance(cache, str | None):
+        raise ConfigError(
+            f"Expected xwalloc settings 'model_path' and 'model_cache' to be names of folders. Got {path!r}, {cache!r}."
+        )
+    own = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "xwalloc", "models")
+    return [Path(folder).expanduser() for folder in [*path.split(os.pathsep), own] if folder]

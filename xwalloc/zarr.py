@@ -115,7 +115,9 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None) -> np.ndarray:
         dtype = native_dtype(chunk_spec.dtype)
         limits = DecodeLimits(max_bytes=int(np.prod(chunk_spec.shape, dtype=object)) * dtype.itemsize)
-        array = decode_frame(chunk_data.to_bytes(), shape=chunk_spec.shape, limits=limits, region=region)
+        array = decode_frame(
+            chunk_data.to_bytes(), shape=chunk_spec.shape, limits=limits, region=region, model=self.config.model
+        )
         if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
             raise FormatError(
                 f"Expected a chunk of dtype {dtype}, as the metadata of the array has it. Got {array.dtype}. "

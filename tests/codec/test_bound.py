@@ -15,7 +15,7 @@ FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 def marked(a, b, bound, dtype="f8"):
     a, b = np.array([a], dtype), np.array([b], dtype)
     flags = np.zeros(a.shape, bool)
-    count = misses(a, b, bound, flags)
+    count = misses(a, b, np.array([bound]), flags)
     assert count == np.count_nonzero(flags)
     return flags[0].tolist()
 
@@ -51,7 +51,7 @@ def test_misses_sees_infinities_and_nan():
 
 def test_misses_leaves_other_marks_alone():
     flags = np.ones((1, 2), bool)
-    assert misses(np.zeros((1, 2)), np.zeros((1, 2)), 1.0, flags) == 0
+    assert misses(np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1), flags) == 0
     assert flags.all()
 
 
@@ -116,7 +116,7 @@ def test_residuals_bring_reals_within_the_bound(dtype):
     product = np.rint((samples + rng.normal(size=samples.shape)) / unit)
     _, out = run(samples, product, np.zeros(2), Finish(0, None, unit, units))
     flags = np.zeros(samples.shape, bool)
-    assert misses(samples, out, bound, flags) <= samples.size // 100
+    assert misses(samples, out, np.array([bound]), flags) <= samples.size // 100
 
 
 def test_masked_samples_have_no_residuals():

@@ -1,15 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Which frequency table each class of expected magnitudes has in one chunk.
 
-The shipped tables say what is usual. Where the symbols of a chunk are distributed otherwise, a choice names, for single
-classes, another one of the shipped tables that codes them in fewer bits.
+The shipped tables, or those of a model that outlives the chunk, say what is usual. Where the symbols of a chunk are
+distributed otherwise, a choice names, for single classes, another one of these tables that codes them in fewer bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables, shipped
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
 
-__all__ = ["CLASS_IDS", "Choice", "choose", "identities"]
+__all__ = ["CLASS_IDS", "Choice", "choose", "costs", "count", "identities", "usual"]
 
 ALL = len(Role) * CLASSES
 CLASS_IDS: NDArray[np.uint16] = np.arange(ALL, dtype=np.uint16).reshape(len(Role), CLASSES)
@@ -46,17 +46,20 @@ class Choice:
     kind
         What the symbols are.
     tables : (role * class,) uint16
-        Numbers of shipped tables.
+        Numbers of tables of the codebook.
+    codebook
+        The tables there are, and which of them is usual for each class.
     """
 
     kind: Kind
     tables: NDArray[np.uint16]
+    codebook: Tables
 
     @classmethod
-    def usual(cls, kind: Kind, tables: Tables | None = None) -> Choice:
-        """The tables that were trained for the classes."""
-        first = first_class(kind, Role.DENSE)
-        return cls(kind, (tables or shipped()).index[first : first + ALL])
+    def usual(cls, kind: Kind, codebook: Tables | None = None) -> Choice:
+        """The tables that were trained for the classes; those that ship, where no codebook is given."""
+        codebook = codebook or shipped()
+        return cls(kind, usual(codebook, kind), codebook)
 
     @cached_property
     def lookups(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
@@ -66,16 +69,16 @@ class Choice:
 
     def to_bytes(self) -> bytes:
         """Lists of the classes that are not as usual, as distances, and of the differences of their tables."""
-        usual = Choice.usual(self.kind).tables.astype(np.int64)
-        changed = np.flatnonzero(self.tables != usual)
+        expected = usual(self.codebook, self.kind).astype(np.int64)
+        changed = np.flatnonzero(self.tables != expected)
         writer = Writer()
         writer.unsigned([len(changed)])
         writer.unsigned(np.diff(changed, prepend=-1) - 1)
-        writer.signed(self.tables[changed] - usual[changed])
+        writer.signed(self.tables[changed] - expected[changed])
         return writer.to_bytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes, kind: Kind) -> Choice:
+    def from_bytes(cls, data: bytes, kind: Kind, codebook: Tables | None = None) -> Choice:
         """Inverse of `to_bytes`.
 
         Raises
@@ -83,18 +86,24 @@ class Choice:
         FormatError
             If the bytes name no tables.
         """
-        usual = Choice.usual(kind).tables
+        codebook = codebook or shipped()
         reader = Reader(data)
         count = int(reader.unsigned(1, ALL + 1)[0])
         changed = np.cumsum(reader.unsigned(count, ALL) + 1) - 1
         if count and changed[-1] >= ALL:
             raise FormatError("A stream of the frame chooses a table for a class that there is not.")
-        tables = usual.astype(np.int64)
+        tables = usual(codebook, kind).astype(np.int64)
         tables[changed] += reader.signed(count)
-        if tables.min() < 0 or tables.max() >= len(shipped().frequencies):
+        if tables.min() < 0 or tables.max() >= len(codebook.frequencies):
             raise FormatError("A stream of the frame chooses a table that there is not.")
         reader.end()
-        return cls(kind, tables.astype(np.uint16))
+        return cls(kind, tables.astype(np.uint16), codebook)
+
+
+def usual(codebook: Tables, kind: Kind) -> NDArray[np.uint16]:
+    """Table of each class of a kind: (role * class,)."""
+    first = first_class(kind, Role.DENSE)
+    return codebook.index[first : first + ALL]
 
 
 @kernel
@@ -109,25 +118,36 @@ def _count(values, classes, counts):
         counts[classes[i], token] += 1
 
 
-@cache
-def _costs() -> NDArray[np.float64]:
-    """Bits of each token (besides its raw bits) in each shipped table; an escaped token takes 7 more."""
-    frequencies = shipped().frequencies.astype(np.float64)
+@lru_cache(maxsize=16)
+def costs(codebook: Tables) -> NDArray[np.float64]:
+    """Bits of each token (besides its raw bits) in each table, (token, table); an escaped token takes 7 more."""
+    frequencies = codebook.frequencies.astype(np.float64)
     bits = PROB_BITS - np.log2(np.maximum(frequencies, 1.0))
     return np.where(frequencies > 0, bits, bits[:, ESCAPE, None] + 7).T.copy()
 
 
-def choose(parts: Iterable[tuple[NDArray[np.signedinteger], NDArray[np.uint16]]], kind: Kind) -> Choice:
-    """The best tables for symbols and the numbers of their classes, part by part."""
+Part = tuple[NDArray[np.signedinteger], NDArray[np.uint16]]
+"""Symbols, and the number of the class of each."""
+
+
+def count(parts: Iterable[Part]) -> NDArray[np.int64]:
+    """How often each token occurs in each class: (role * class, token)."""
     counts = np.zeros((ALL, TOKENS), np.int64)
     for values, classes in parts:
         _count(values, classes, counts)
-    usual = Choice.usual(kind).tables
+    return counts
+
+
+def choose(parts: Iterable[Part], kind: Kind, codebook: Tables | None = None) -> Choice:
+    """The best tables for symbols and the numbers of their classes, part by part."""
+    codebook = codebook or shipped()
+    counts = count(parts)
+    expected = usual(codebook, kind)
     used = np.flatnonzero(counts.any(axis=1))
-    bits = counts[used].astype(np.float64) @ _costs()
+    bits = counts[used].astype(np.float64) @ costs(codebook)
     best = bits.argmin(axis=1)
-    gain = bits[np.arange(len(used)), usual[used]] - bits[np.arange(len(used)), best]
-    tables = usual.copy()
+    gain = bits[np.arange(len(used)), expected[used]] - bits[np.arange(len(used)), best]
+    tables = expected.copy()
     pays = gain > BITS_PER_CHOICE
     tables[used[pays]] = best[pays]
-    return Choice(kind, tables)
+    return Choice(kind, tables, codebook)

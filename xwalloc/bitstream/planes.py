@@ -23,7 +23,7 @@ from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import Choice, choose, identities
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, weights
 from xwalloc.bitstream.scan import GROUP, is_serial, scan, scratch
-from xwalloc.bitstream.tables import shipped
+from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.errors import FormatError
 from xwalloc.types import Parallel
 
@@ -147,19 +147,21 @@ def decode(
     mask: NDArray[np.uint8] = NO_MASK,
     choice: Choice | None = None,
 ) -> None:
-    """Inverse of `encode`; `buffer` must be all zeros where the planes lie, and is filled.
+    """Inverse of `encode`, or of a segment that was coded with a choice of tables;
+    `buffer` must be all zeros where the planes lie, and is filled.
 
     Raises
     ------
     FormatError
         If the stream does not fit the planes.
     """
-    tables = shipped()
+    choice = choice or Choice.usual(kind)
+    tables = choice.codebook
     states, words = rans.unpack_stream(data)
     limit = int(np.iinfo(buffer.dtype).max)
     chosen = weights(kind, dimensions)
     _, position = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *(choice or Choice.usual(kind)).lookups, True,
+        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *choice.lookups, True,
         limit, _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
         *scratch(planes),
     )  # fmt: skip
@@ -176,6 +178,7 @@ def encode_segments(
     mask: NDArray[np.uint8],
     parallel: Parallel,
     many_lanes: bool = False,
+    codebook: Tables | None = None,
 ) -> bytes:
     """Code segments, each a table of planes, with the tables that suit them (see `pack_segments`)."""
 
@@ -188,8 +191,8 @@ def encode_segments(
 
     choice = None
     if sum(map(_symbols_at_most, parts)) > SMALL:
-        choice = choose(parallel(sample, _deciding(len(parts))), kind)
-    return pack_segments(classified, len(parts), kind, parallel, many_lanes, choice)
+        choice = choose(parallel(sample, _deciding(len(parts))), kind, codebook)
+    return pack_segments(classified, len(parts), kind, parallel, many_lanes, choice, codebook)
 
 
 def _deciding(count: int) -> list[int]:
@@ -213,15 +216,17 @@ def pack_segments(
     parallel: Parallel,
     many_lanes: bool,
     choice: Choice | None = None,
+    codebook: Tables | None = None,
 ) -> bytes:
     """Streams of `count` segments behind the choice of tables, which a few segments decide if it is not given.
 
     `classified` returns the symbols of a segment, and for each what the lookups hold. With `many_lanes`, a stream has
-    as many lanes as take `LANE_COST` of it, up to `MOST_LANES`.
+    as many lanes as take `LANE_COST` of it, up to `MOST_LANES`. Tables are those of the codebook, or those that ship.
     """
     some = [] if choice else _deciding(count)
     known = dict(zip(some, parallel(lambda index: classified(index, identities()), some), strict=True))
-    choice = choice or choose(known.values(), kind)
+    choice = choice or choose(known.values(), kind, codebook)
+    tables = choice.codebook
 
     def stream(index: int) -> bytes:
         if index in known:
@@ -229,9 +234,9 @@ def pack_segments(
             contexts = choice.tables[classes]
         else:
             values, contexts = classified(index, choice.lookups)
-        coded = rans.encode(values, contexts, shipped())
+        coded = rans.encode(values, contexts, tables)
         lanes = lanes_for(len(coded)) if many_lanes else rans.LANES
-        return coded if lanes == rans.LANES else rans.encode(values, contexts, shipped(), lanes)
+        return coded if lanes == rans.LANES else rans.encode(values, contexts, tables, lanes)
 
     return segments.pack([choice.to_bytes(), *parallel(stream, range(count))])
 
@@ -245,6 +250,7 @@ def decode_segments(
     mask: NDArray[np.uint8],
     parallel: Parallel,
     wanted: Sequence[int] | None = None,
+    codebook: Tables | None = None,
 ) -> None:
     """Inverse of `encode_segments`; `buffer` must be all zeros where the planes lie, and is filled.
 
@@ -255,7 +261,7 @@ def decode_segments(
     FormatError
         If the streams do not fit the planes.
     """
-    choice, streams = unpack_segments(data, len(parts), kind)
+    choice, streams = unpack_segments(data, len(parts), kind, codebook)
 
     def restore(index: int) -> None:
         decode(streams[index], buffer, parts[index], kind, dimensions, mask, choice)
@@ -263,7 +269,7 @@ def decode_segments(
     parallel(restore, range(len(parts)) if wanted is None else wanted)
 
 
-def unpack_segments(data: bytes, count: int, kind: Kind) -> tuple[Choice, list[bytes]]:
+def unpack_segments(data: bytes, count: int, kind: Kind, codebook: Tables | None = None) -> tuple[Choice, list[bytes]]:
     """The choice of tables, and the streams behind it.
 
     Raises
@@ -272,4 +278,4 @@ def unpack_segments(data: bytes, count: int, kind: Kind) -> tuple[Choice, list[b
         If there are not exactly `count` streams.
     """
     chosen, *streams = segments.unpack(data, count + 1)
-    return Choice.from_bytes(chosen, kind), streams
+    return Choice.from_bytes(chosen, kind, codebook), streams

@@ -8,7 +8,7 @@ compares, in extended precision, what comes out: a sample that misses is not a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from xwalloc.jit import inline_kernel, kernel
 
 __all__ = ["Finish", "early_nodata", "misses", "stored", "substitute"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,20 @@ class Finish:
         Other chunks: value of one unit.
     step
         What one residual stands for: in samples for integral chunks, in units otherwise; 0 without residual layer.
+    scales : (channel,) float64
+        Bound of each channel, by that of the chunk; None where all have the same. `unit` is the bound of the chunk
+        then if it is integral.
     """
 
     shift: int
     fraction: int | None
     unit: float
     step: int
+    scales: NDArray[np.float64] | None = None
+
+    def of(self, channels: slice) -> Finish:
+        """The same for some of the channels."""
+        return self if self.scales is None else replace(self, scales=self.scales[channels])
 
     def samples(
         self,
@@ -67,7 +77,7 @@ class Finish:
             Where the tile begins in `residuals` and `out`. (Kernels want whole rows: of a slice they do not know that
             its samples are neighbours.)
         """
-        _finish(product, mean, residuals, *self._numbers(out.dtype), nodata, out, first)
+        _finish(product, mean, residuals, *self._numbers(out), nodata, out, first)
 
     def residuals(
         self,
@@ -103,15 +113,20 @@ class Finish:
             Sums of their magnitudes.
         """
         sums = np.zeros(len(samples), np.int64)
-        _residual(samples, product, mean, mask, *self._numbers(decoded.dtype), nodata, out, decoded, sums, first)
+        _residual(samples, product, mean, mask, *self._numbers(decoded), nodata, out, decoded, sums, first)
         return sums
 
-    def _numbers(self, dtype: np.dtype) -> tuple[float, bool, float, float, float, float, float, bool]:
+    def _numbers(self, out: NDArray[np.generic]) -> tuple[float, bool, Floats, Floats, Floats, float, float, bool]:
         """Arguments `down` to `whole` of the kernels."""
+        dtype = out.dtype
         info: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+        scales = np.ones(len(out)) if self.scales is None else self.scales
+        steps = np.full(len(out), float(self.step))
+        if self.scales is not None and self.fraction is not None and self.step:
+            steps = 2 * np.floor(self.unit * scales) + 1
         return (
-            2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0), self.unit, float(self.step),
-            float(info.min), float(info.max), dtype.kind in "iu",
+            2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0) * scales, self.unit * scales,
+            steps, float(info.min), float(info.max), dtype.kind in "iu",
         )  # fmt: skip
 
 
@@ -178,10 +193,10 @@ def _avoid(row, nodata):
 
 
 @kernel
-def _finish(product, mean, residuals, down, integral, fraction, unit, step, low, high, whole, nodata, out, first):
+def _finish(product, mean, residuals, down, integral, fractions, units, steps, low, high, whole, nodata, out, first):
     has_residuals = residuals.shape[1] > 0
     for c in range(out.shape[0]):
-        offset = mean[c]
+        offset, fraction, unit, step = mean[c], fractions[c], units[c], steps[c]
         base = product[c]
         row = out[c][first : first + base.shape[0]]
         if has_residuals:
@@ -198,14 +213,14 @@ def _finish(product, mean, residuals, down, integral, fraction, unit, step, low,
 
 @kernel
 def _residual(
-    samples, product, mean, mask, down, integral, fraction, unit, step, low, high, whole, nodata, residuals, decoded,
+    samples, product, mean, mask, down, integral, fractions, units, steps, low, high, whole, nodata, residuals, decoded,
     sums, first,
 ):  # fmt: skip
     has_mask = mask.shape[1] > 0
-    per_step = 1.0 / step
-    scale = 1.0 if integral else 1.0 / unit
     for c in range(samples.shape[0]):
-        offset = mean[c]
+        offset, fraction, unit, step = mean[c], fractions[c], units[c], steps[c]
+        per_step = 1.0 / step
+        scale = 1.0 if integral else 1.0 / unit
         base, row = product[c], decoded[c]
         source, rest = samples[c][first : first + row.shape[0]], residuals[c][first : first + row.shape[0]]
         # Short loops over a row that stays in the first-level cache: they become vector instructions.
@@ -229,9 +244,10 @@ def _residual(
 
 
 @kernel
-def misses(samples, decoded, bound, missed, first=0):
-    """Mark where a decoded sample differs by more than `bound`, exactly; returns how many do.
+def misses(samples, decoded, bounds, missed, first=0):
+    """Mark where a decoded sample differs by more than its channel's bound, exactly; returns how many do.
 
+    `bounds` holds one number for each channel, or one for all.
     `decoded` holds the columns from `first` on of what `samples` and `missed` hold. The difference is taken with its
     rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
     `missed` (bool) is only written where a sample misses.
@@ -239,6 +255,7 @@ def misses(samples, decoded, bound, missed, first=0):
     count = 0
     for c in range(samples.shape[0]):
         row = decoded[c]
+        bound = bounds[min(c, bounds.shape[0] - 1)]
         source = samples[c][first : first + row.shape[0]]
         suspects = 0
         for i in range(source.shape[0]):

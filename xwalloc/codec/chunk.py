@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +47,8 @@ from xwalloc.codec.layout import (
 from xwalloc.codec.survey import survey
 from xwalloc.codec.transform_mode import Target
 from xwalloc.errors import ConfigError
+from xwalloc.models import library
+from xwalloc.models.model import Model
 from xwalloc.models.spec import Grid, padded
 
 __all__ = ["ChunkCodec", "decode_frame"]
@@ -89,6 +92,17 @@ class ChunkCodec:
     def __init__(self, config: CodecConfig) -> None:
         self.config = config
 
+    @cached_property
+    def model(self) -> Model | None:
+        """The model of the configuration, found.
+
+        Raises
+        ------
+        ModelError
+            If it is not to be found.
+        """
+        return None if self.config.model is None else library.resolve(self.config.model)
+
     def encode(self, array: ArrayLike) -> bytes:
         """Encode a chunk.
 
@@ -104,6 +118,7 @@ class ChunkCodec:
         """
         given = np.asarray(array)
         self.config.check(given.shape, given.dtype)
+        self._check_model(given.shape)
         if given.nbytes > MAX_CHUNK_BYTES:
             raise ConfigError(
                 f"Expected chunks of at most {MAX_CHUNK_BYTES} bytes. Got {given.nbytes}. Choose smaller chunks: "
@@ -133,7 +148,21 @@ class ChunkCodec:
         region: Sequence[slice] | None = None,
     ) -> NDArray[np.generic]:
         """`decode_frame`: the configuration is not needed, a frame says all."""
-        return decode_frame(frame, out=out, shape=shape, dtype=dtype, limits=limits, region=region)
+        return decode_frame(
+            frame, out=out, shape=shape, dtype=dtype, limits=limits, region=region, model=self.config.model
+        )
+
+    def _check_model(self, shape: Sequence[int]) -> None:
+        if self.model is None:
+            return
+        axis, expected = self.config.channel_axis, self.model.fitted
+        channels = 1 if axis is None else shape[axis]
+        if (channels, len(self.config.signal_axes)) != (expected.channels, expected.dimensions):
+            raise ConfigError(
+                f"Expected chunks of {expected.channels} channels and {expected.dimensions} signal axes, for which "
+                f"model {self.model.id} was made. Got {channels} and {len(self.config.signal_axes)}. Fit a model to "
+                "these data, or keep all channels in one chunk."
+            )
 
     def _header(self, array: NDArray[np.generic]) -> Header:
         config = self.config
@@ -177,7 +206,7 @@ class ChunkCodec:
     def _best(self, chunk: Chunk, layout: Layout) -> Candidate | None:
         """The smallest way to code a chunk that keeps the promise; None where nothing beats the raw samples."""
         config = self.config
-        if config.max_error is not None and not _is_exact(chunk, config.max_error):
+        if config.max_error is not None and not _is_exact(chunk, config.max_error * self._scales().max()):
             return self._bounded(chunk, layout, config.max_error)
         if config.step is not None and chunk.look.valid:
             target = Target(integral=False, step=0.0, quantum=config.step)
@@ -186,11 +215,17 @@ class ChunkCodec:
             return self._at_snr(chunk, layout, config.snr)
         return lossless(chunk, config.profile)
 
-    def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
+    def _scales(self) -> NDArray[np.float64]:
+        """Bounds of the channels, by `max_error`."""
+        return np.ones(1) if self.model is None else self.model.fitted.scales
+
+    def _grid(self, layout: Layout) -> Grid:
+        """The wavelet transform over a chunk."""
         config = self.config
-        if chunk.samples.shape[1] > MAX_CHANNELS:
-            return None
-        grid = Grid(
+        if self.model is not None:
+            z, y, x = layout.canonical[2:]
+            return self.model.fitted.grid((z, y, x))
+        return Grid(
             signal=padded(layout.canonical[2:], config.levels, config.tree, config.boundary),
             dimensions=layout.dimensions,
             levels=config.levels,
@@ -198,9 +233,15 @@ class ChunkCodec:
             boundary=config.boundary,
             wavelet=config.wavelet,
         )
+
+    def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
+        config = self.config
+        if chunk.samples.shape[1] > MAX_CHANNELS and self.model is None:
+            return None
+        grid = self._grid(layout)
         edges = chunk.look.low, chunk.look.high
         coded = transform_mode.encode(
-            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look
+            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, self.model
         )
         return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
@@ -209,7 +250,9 @@ class ChunkCodec:
         largest = max(abs(chunk.look.low), abs(chunk.look.high))
         if chunk.look.integral:
             grid = lattice_mode.for_integers(min(limit, LARGEST_BOUND), chunk.span)
-            target = Target(integral=True, step=grid.step, quantum=0.0)
+            target = Target(
+                integral=True, step=grid.step, quantum=0.0, bound=limit if self._scales().max() > 1 else 1.0
+            )
         else:
             # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
             edge = np.array(largest, chunk.original.dtype)
@@ -219,13 +262,15 @@ class ChunkCodec:
             grid = lattice_mode.for_reals(2 * inner * (1 - 2.0**-40), largest)
             target = Target(integral=False, step=grid.step, quantum=0.0)
         look = examine.misses(limit, chunk.nodata)
+        look_at_channels = examine.misses(limit * self._scales(), chunk.nodata)
         size = chunk.samples.size
         if chunk.samples.shape[1] < MANY_CHANNELS:
             coded = in_lattice_mode(chunk, draft_of(chunk, grid, config.profile), look)
             if coded is not None and 8 * coded.nbytes > LOOSE * size:
                 return coded
-            return smaller(coded, self._transform(chunk, layout, target, look)) or lossless(chunk, config.profile)
-        transformed = self._transform(chunk, layout, target, look)
+            transformed = self._transform(chunk, layout, target, look_at_channels)
+            return smaller(coded, transformed) or lossless(chunk, config.profile)
+        transformed = self._transform(chunk, layout, target, look_at_channels)
         if transformed is not None and 8 * transformed.nbytes < CLEAR * size:
             return transformed
         draft = draft_of(chunk, grid, config.profile)

@@ -16,6 +16,7 @@ import numpy as np
 
 from xwalloc.bitstream.frame import DTYPES
 from xwalloc.errors import ConfigError
+from xwalloc.models.model import Model, ModelReference, parse_reference
 from xwalloc.transform.filters import REFLECTING
 
 __all__ = ["Boundary", "CodecConfig", "Configuration", "Profile", "Tree"]
@@ -43,7 +44,7 @@ class Configuration(TypedDict, total=False):
     wavelet: str
     boundary: Boundary
     profile: Profile
-    model: None
+    model: Model | ModelReference | Mapping[str, str] | None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -77,7 +78,8 @@ class CodecConfig:
     profile
         Entropy coder contexts for size ("default") or for thousands of lanes ("parallel").
     model
-        None: each chunk carries its own model.
+        Model that the chunks share: a `Model`, a reference to one, or the JSON form of a reference. None: each chunk
+        carries its own. With a model, `levels`, `tree`, `wavelet` and `boundary` are the model's.
 
     Raises
     ------
@@ -105,7 +107,7 @@ class CodecConfig:
     wavelet: str = "bior4.4"
     boundary: Boundary = "reflect"
     profile: Profile = "default"
-    model: None = None
+    model: ModelReference | None = None
 
     def __post_init__(self) -> None:
         parsed: dict[str, Any] = {
@@ -118,14 +120,20 @@ class CodecConfig:
             "wavelet": parse_wavelet(self.wavelet),
             "boundary": parse_choice("boundary", self.boundary, get_args(Boundary)),
             "profile": parse_choice("profile", self.profile, get_args(Profile)),
+            "model": parse_reference(self.model),
         }
-        check_model(self.model)
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         if self.boundary == "reflect" and self.wavelet not in REFLECTING:
             raise ConfigError(
                 "Expected a wavelet with symmetric filters of odd length for boundary 'reflect': "
                 f"{', '.join(REFLECTING)}. Got {self.wavelet!r}. Choose one of these or boundary='periodization'."
+            )
+        own = [name for name in ("levels", "tree", "wavelet", "boundary") if getattr(self, name) != DEFAULTS[name]]
+        if self.model is not None and own:
+            raise ConfigError(
+                f"Expected no {' and '.join(own)} beside a model, which brings its own transform. "
+                "Leave out one of the two."
             )
         if self.channel_axis in self.signal_axes:
             raise ConfigError(
@@ -167,7 +175,7 @@ class CodecConfig:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name not in result and value != item.default:
-                result[item.name] = value
+                result[item.name] = value.to_json() if isinstance(value, ModelReference) else value
         return result
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -329,9 +337,4 @@ def parse_wavelet(value: object) -> str:
     return value
 
 
-def check_model(value: object) -> None:
-    if value is not None:
-        raise ConfigError(
-            f"Expected model to be null: self-fitted models are what this version of xwalloc supports. Got {value!r}. "
-            "Leave model out, or install a version that reads shared models."
-        )
+DEFAULTS = {item.name: item.default for item in fields(CodecConfig)}

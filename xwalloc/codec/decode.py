@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from xwalloc.codec.bound import early_nodata, stored, substitute
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
 from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
+from xwalloc.models import library
+from xwalloc.models.model import ModelReference
 from xwalloc.settings import decode_limit
 
 __all__ = ["decode_frame"]
@@ -27,6 +30,7 @@ def decode_frame(
     dtype: np.dtype | None = None,
     limits: DecodeLimits | None = None,
     region: Sequence[slice] | None = None,
+    model: ModelReference | None = None,
 ) -> NDArray[np.generic]:
     """Decode a frame, or a region of it.
 
@@ -43,6 +47,9 @@ def decode_frame(
     region
         A slice of each axis, of step 1. Of large chunks, only segments that the region touches are decoded.
 
+    model
+        What the configuration of the codec says of the model that the frame may name.
+
     Returns
     -------
     ndarray
@@ -52,6 +59,8 @@ def decode_frame(
     ------
     FormatError
         If the bytes are not a whole and valid frame, or not of the chunk that was expected.
+    ModelError
+        If the frame names a model that is not to be found.
     ValueError
         If the region is not one slice of step 1 for each axis.
     ConfigError
@@ -72,7 +81,7 @@ def decode_frame(
         )
     try:
         with blas_in_one_thread():
-            array = _decode(parsed, wanted)
+            array = _decode(parsed, wanted, partial(library.find, reference=model))
     except MemoryError as error:
         raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error
     if out is not None:
@@ -96,7 +105,7 @@ def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[sli
     return tuple(slice(start, max(start, stop)) for start, stop in edges)
 
 
-def _decode(frame: Frame, region: tuple[slice, ...]) -> NDArray[np.generic]:
+def _decode(frame: Frame, region: tuple[slice, ...], models: transform_mode.Models) -> NDArray[np.generic]:
     header, sections = frame.header, dict(frame.sections)
     native = header.dtype.newbyteorder("=")
     wanted = {
@@ -142,7 +151,9 @@ def _decode(frame: Frame, region: tuple[slice, ...]) -> NDArray[np.generic]:
         dtype = native if lattice_mode.holds_bits(parameters) else working
         decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, early_nodata(nodata), box)
     else:
-        decoded = transform_mode.decode(sections, shape, layout.dimensions, mask, working, early_nodata(nodata), box)
+        decoded = transform_mode.decode(
+            sections, shape, layout.dimensions, mask, working, early_nodata(nodata), box, models
+        )
     samples = np.ascontiguousarray(stored(decoded, nodata))
     bits = bits_of(samples)
     if mask is not None:

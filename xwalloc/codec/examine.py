@@ -24,11 +24,15 @@ def nothing(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first
     return 0.0
 
 
-def misses(limit: float, nodata: Samples) -> Examine:
-    """Examination that marks and counts what misses a bound, as stored; `nodata` as `bound.stored` takes it."""
+def misses(limit: float | NDArray[np.float64], nodata: Samples) -> Examine:
+    """Examination that marks and counts what misses a bound, as stored; `nodata` as `bound.stored` takes it.
+
+    The bound may be one for each channel, where samples come by channels.
+    """
+    limits = np.atleast_1d(np.asarray(limit, np.float64))
 
     def examine(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
-        return float(bound.misses(samples, _as_stored(decoded, nodata), limit, missed, first))
+        return float(bound.misses(samples, _as_stored(decoded, nodata), limits, missed, first))
 
     return examine
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,27 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import segments
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import Section
+from xwalloc.bitstream.tables import Tables
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing
 from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale, tiles
+from xwalloc.models.model import KEY_BYTES, Model
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.types import Region
 
-__all__ = ["Target", "Transformed", "decode", "encode"]
+__all__ = ["Models", "Target", "Transformed", "decode", "encode"]
+
+Models = Callable[[bytes], Model]
+"""Finds the model that a frame names by its key."""
 
 HEAD = struct.Struct("<BBbdIB")
 """Kind of the model; whether samples are integers; fraction bits; unit; step of the residual layer; profile."""
 
-LINEAR = 0
-"""The only kind of model there is yet: a linear one that the frame holds."""
+LINEAR, NAMED = 0, 1
+"""Kinds of models: a linear one that the frame holds; one that the frame names."""
 
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
@@ -56,17 +61,22 @@ class Target:
         Residual step in samples (twice the bound; 2 floor(e) + 1 for integral chunks); 0 without bound.
     quantum
         Step of the latents in samples; 0 where it follows from `step`.
+    bound
+        Error bound in samples, where integral channels have bounds of their own; else 1.
     """
 
     integral: bool
     step: float
     quantum: float
+    bound: float = 1.0
 
     def finish(self) -> tuple[Finish, Scale]:
-        """Units for the decoder (without the model's shift) and for the encoder."""
+        """Units for the decoder (without the model's shift and scales) and for the encoder."""
         if self.step and self.integral:
             fraction = max(-20, UNIT_BITS - math.frexp(self.step)[1])
-            return Finish(0, fraction, 1.0, int(self.step)), Scale(2.0**fraction, self.step * 2.0**fraction, None)
+            return Finish(0, fraction, self.bound, int(self.step)), Scale(
+                2.0**fraction, self.step * 2.0**fraction, None
+            )
         if self.step:
             units = 2 << UNIT_BITS
             unit = self.step / units
@@ -114,6 +124,7 @@ def encode(
     profile: str,
     nodata: NDArray[np.generic],
     examine: Examine,
+    shared: Model | None = None,
 ) -> Transformed | None:
     """Encode a chunk of finite samples.
 
@@ -135,6 +146,8 @@ def encode(
         Value that no sample may decode to, and its substitute.
     examine
         Called, in any thread, with parts of the samples and exactly what the decoder will return for them.
+    shared
+        Model of the array, which the frame will name; None: the chunk is fitted a model of its own.
 
     Returns
     -------
@@ -150,15 +163,23 @@ def encode(
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    fitted = linear.fit(samples, edges, scale, grid, holes, map_parallel)
-    if fitted is None:
+    if shared is None:
+        found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+    else:
+        found = linear.apply(shared.fitted, samples, edges, scale, grid, map_parallel)
+    if found is None:
         return None
-    fitted_model, symbols = fitted
-    model_bytes = fitted_model.to_bytes()
-    # From here on with the model that the decoder will read.
-    model = LinearModel.from_bytes(
-        model_bytes, (original[2], original[3], original[4]), grid.dimensions, channels, batch
-    )
+    model, symbols = found
+    codebook = None
+    if shared is None:
+        model_bytes = model.to_bytes()
+        # From here on with the model that the decoder will read.
+        signal = original[2], original[3], original[4]
+        model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, channels, batch)
+    else:
+        codebook = shared.fitted.codebook
+        if shared.fitted.scaled:
+            finish = replace(finish, scales=shared.fitted.scales)
     looked_at = finish.step > 0 or examine is not nothing
     latents = np.empty(0)
     try:
@@ -167,11 +188,8 @@ def encode(
     except BudgetError:
         return None
     parallel = profile == "parallel"
-    sections = {
-        Section.MODEL: _head(finish, profile) + model_bytes,
-        Section.LATENTS: _encode_latents(model, symbols, parallel),
-    }
-    finish = Finish(model.shift, finish.fraction, finish.unit, finish.step)
+    sections = {Section.LATENTS: _encode_latents(model, symbols, parallel, codebook)}
+    finish = replace(finish, shift=model.shift)
     residuals = np.empty(flat.shape, np.int32) if finish.step else None
     missed = np.zeros(flat.shape, np.bool_)
 
@@ -190,18 +208,23 @@ def encode(
         return examine(flat[item], decoded, missed[item], part.start), sums
 
     figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
+    codes = None
     if residuals is not None:
         sums = np.sum([part for _, part in figures], axis=0)
-        layer = _encode_residuals(residuals.reshape(samples.shape), sums, blank, grid.dimensions, parallel)
-        if layer:
-            sections[Section.RESIDUAL] = layer
+        if sums.any():
+            codes = magnitude_code(sums / max(1, residuals[:, 0].size))
+            layer = residuals.reshape(samples.shape)
+            streams = _encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
+            sections[Section.RESIDUAL] = streams if shared else codes.astype("u1").tobytes() + streams
+    head = _head(NAMED if shared else LINEAR, finish, profile)
+    sections[Section.MODEL] = head + (shared.key + shared.fitted.pack(model, codes) if shared else model_bytes)
     crop = tuple(slice(0, n) for n in original)
     return Transformed(sections, missed.reshape(samples.shape)[crop], math.fsum(figure for figure, _ in figures))
 
 
-def _head(finish: Finish, profile: str) -> bytes:
+def _head(kind: int, finish: Finish, profile: str) -> bytes:
     integral = finish.fraction is not None
-    return HEAD.pack(LINEAR, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
+    return HEAD.pack(kind, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
 
 
 def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
@@ -210,7 +233,7 @@ def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
     return [(axis, start, stop) for start, stop in parts]
 
 
-def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool) -> bytes:
+def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool, codebook: Tables | None) -> bytes:
     batch, rank = symbols.shape[:2]
     slabs = _slabs(model.grid, batch, rank)
     buffer = symbols.reshape(-1)
@@ -218,18 +241,22 @@ def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bo
     parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     return coder.encode_segments(
-        buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel
+        buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel, codebook=codebook
     )
 
 
-def _decode_latents(model: LinearModel, data: bytes, batch: int, parallel: bool) -> NDArray[np.int32]:
+def _decode_latents(
+    model: LinearModel, data: bytes, batch: int, parallel: bool, codebook: Tables | None
+) -> NDArray[np.int32]:
     slabs = _slabs(model.grid, batch, model.rank)
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
     buffer = symbols.reshape(-1)
 
     parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
-    coder.decode_segments(data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel)
+    coder.decode_segments(
+        data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, codebook=codebook
+    )
     return symbols
 
 
@@ -255,37 +282,36 @@ def _residual_planes(
 
 def _encode_residuals(
     residuals: NDArray[np.int32],
-    sums: NDArray[np.int64],
+    codes: NDArray[np.int64],
     mask: NDArray[np.uint8] | None,
     dimensions: int,
     parallel: bool,
+    codebook: Tables | None,
 ) -> bytes:
-    """Section RESIDUAL: a magnitude code for each channel, then streams; nothing where all residuals are 0.
-
-    `sums` are the sums of magnitudes of each channel.
-    """
+    """Streams of the residual layer, whose channels have these magnitude codes."""
     shape = residuals.shape
-    if not sums.any():
-        return b""
-    codes = magnitude_code(sums / max(1, residuals[:, 0].size))
     axis, parts = segments.cuts(shape, coder.GROUP)
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
 
     slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
     kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
-    streams = coder.encode_segments(buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel)
-    return codes.astype("u1").tobytes() + streams
+    return coder.encode_segments(
+        buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel, codebook=codebook
+    )
 
 
 def _decode_residuals(
-    data: bytes, shape: Sequence[int], mask: NDArray[np.uint8] | None, dimensions: int, parallel: bool, region: Region
+    data: bytes,
+    codes: NDArray[np.int64],
+    shape: Sequence[int],
+    mask: NDArray[np.uint8] | None,
+    dimensions: int,
+    parallel: bool,
+    region: Region,
+    codebook: Tables | None,
 ) -> NDArray[np.int32]:
     """Residuals of the slabs that a region touches; zeros elsewhere."""
-    channels = shape[1]
-    codes = np.frombuffer(data[:channels], "u1").astype(np.int64)
-    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
-        raise FormatError("The residual layer of the frame is damaged.")
     axis, parts = segments.cuts(shape, coder.GROUP)
     residuals = np.zeros(tuple(shape), np.int32)
     buffer = residuals.reshape(-1)
@@ -294,7 +320,7 @@ def _decode_residuals(
     slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
     kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
     wanted = segments.touching(parts, region[2 + axis])
-    coder.decode_segments(data[channels:], buffer, slabs, kind, dimensions, holes, map_parallel, wanted)
+    coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
     return residuals
 
 
@@ -327,6 +353,7 @@ def decode(
     dtype: np.dtype,
     nodata: NDArray[np.generic],
     region: Region,
+    models: Models,
 ) -> NDArray[np.generic]:
     """Samples (batch, channel, z, y, x) of a region of a chunk in transform mode.
 
@@ -334,33 +361,28 @@ def decode(
     ------
     FormatError
         If the sections are damaged.
+    ModelError
+        If `models` does not know the model that the frame names.
     """
-    data = sections[Section.MODEL]
-    if len(data) < HEAD.size + 3:
-        raise FormatError("The model of the frame is cut.")
-    model_kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
-    if model_kind != LINEAR:
-        raise UnsupportedFormatError(
-            f"The frame's model is of kind {model_kind}, which this version of xwalloc does not know: update xwalloc."
-        )
-    if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
-        raise FormatError("The model of the frame has impossible units.")
+    found = _read(sections, shape, dimensions, models)
+    model, finish = found.model, found.finish
     batch, channels = shape[:2]
-    model = LinearModel.from_bytes(data[HEAD.size :], (shape[2], shape[3], shape[4]), dimensions, channels, batch)
     signal = model.grid.signal
-    symbols = _decode_latents(model, sections[Section.LATENTS], batch, bool(parallel))
+    symbols = _decode_latents(model, sections[Section.LATENTS], batch, found.parallel, found.codebook)
     try:
         latents = _latents(model, symbols)
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
-    finish = Finish(model.shift, fraction if integral else None, unit, step)
     whole = (batch, channels, *signal)
     residuals = None
-    if Section.RESIDUAL in sections:
+    if found.residual_codes is not None:
         blank = None if mask is None else _pad(mask, signal)
-        layer = _decode_residuals(sections[Section.RESIDUAL], whole, blank, dimensions, bool(parallel), region)
+        layer = _decode_residuals(
+            found.residuals, found.residual_codes, whole, blank, dimensions, found.parallel, region, found.codebook
+        )
         residuals = _flat(layer[region])
     chosen = region[1]
+    finish = finish.of(chosen)
     latents = _flat(latents.reshape(batch, -1, *signal)[region[0], :, *region[2:]])
     size = tuple(part.stop - part.start for part in region)
     decoded = np.empty((size[0], size[1], latents.shape[-1]), dtype)
@@ -373,6 +395,65 @@ def decode(
 
     map_parallel(work, list(tiles(size)))
     return decoded.reshape(size)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What section MODEL says, and what of section RESIDUAL is not in a stream (`residual_codes`: None without it)."""
+
+    model: LinearModel
+    finish: Finish
+    parallel: bool
+    codebook: Tables | None
+    residual_codes: NDArray[np.int64] | None
+    residuals: bytes
+
+
+def _read(sections: dict[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> _Read:
+    """Everything about a chunk in transform mode but its symbols and residuals.
+
+    Raises
+    ------
+    FormatError, ModelError
+        As for `decode`.
+    """
+    data = sections[Section.MODEL]
+    if len(data) < HEAD.size + 3:
+        raise FormatError("The model of the frame is cut.")
+    kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    if kind not in (LINEAR, NAMED):
+        raise UnsupportedFormatError(
+            f"The frame's model is of kind {kind}, which this version of xwalloc does not know: update xwalloc."
+        )
+    if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
+        raise FormatError("The model of the frame has impossible units.")
+    batch, channels = shape[:2]
+    signal = shape[2], shape[3], shape[4]
+    finish = Finish(0, fraction if integral else None, unit, step)
+    layer = sections.get(Section.RESIDUAL)
+    codes: NDArray[np.int64] | None = None
+    codebook = None
+    if kind == LINEAR:
+        model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
+        if layer is not None:
+            codes, layer = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
+            if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+                raise FormatError("The residual layer of the frame is damaged.")
+    else:
+        start = HEAD.size + KEY_BYTES
+        fitted = models(data[HEAD.size : start]).fitted
+        if (fitted.channels, fitted.dimensions) != (channels, dimensions):
+            raise FormatError(
+                f"The model of the frame is for {fitted.channels} channels and {fitted.dimensions} signal axes. "
+                f"The frame has {channels} and {dimensions}."
+            )
+        per_sample = 2.0**fraction if integral else _inverse(unit)
+        residual = layer is not None
+        model, found = fitted.unpack(data[start:], signal, per_sample, batch, residual=residual)
+        codes, codebook = found if residual else None, fitted.codebook
+        if fitted.scaled:
+            finish = replace(finish, scales=fitted.scales)
+    return _Read(model, replace(finish, shift=model.shift), bool(parallel), codebook, codes, layer or b"")
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

@@ -48,13 +48,16 @@ class Scale:
 
 @kernel
 def to_units(samples, per_sample, mean, out, first=0):
-    """Samples (channel, n), from a column on, as integers in units less the channel means (channel, width)."""
+    """Samples (channel, n), from a column on, as integers in units less the channel means (channel, width).
+
+    `per_sample` holds one number for each channel, or one for all.
+    """
     for c in range(samples.shape[0]):
-        offset = mean[c]
+        offset, scale = mean[c], per_sample[min(c, per_sample.shape[0] - 1)]
         row = out[c]
         source = samples[c][first : first + row.shape[0]]
         for i in range(row.shape[0]):
-            row[i] = np.rint(np.float64(source[i]) * per_sample) - offset
+            row[i] = np.rint(np.float64(source[i]) * scale) - offset
 
 
 @kernel
@@ -103,7 +106,7 @@ def exact_shift(matrix: NDArray[np.float64], reach: float) -> int:
 
 def project(
     samples: NDArray[np.generic],
-    per_sample: float,
+    per_sample: float | NDArray[np.float64],
     means: NDArray[np.float64],
     analysis: NDArray[np.float64],
     reach: float,
@@ -116,7 +119,7 @@ def project(
     samples : (batch, channel, z, y, x)
         Samples.
     per_sample
-        Units per unit of the samples.
+        Units per unit of the samples; one number for each channel, or one for all.
     means : (channel,)
         Channel means, in units.
     analysis : (rank, channel)
@@ -138,6 +141,7 @@ def project(
     """
     batch, channels, *signal = samples.shape
     flat = samples.reshape(batch, channels, -1)
+    per_sample = np.atleast_1d(np.asarray(per_sample, np.float64))
     shift = exact_shift(analysis, reach)
     matrix = np.rint(np.ldexp(analysis, shift))
     latents = np.empty((batch, len(analysis), flat.shape[2]))

@@ -182,7 +182,7 @@ class _Window:
         self.basis = np.rint(np.ldexp(synthesis, self.basis_shift))
         flat = crop.reshape(crop.shape[1], -1)[self.some]
         self.units: NDArray[np.float64] = np.empty(flat.shape)
-        to_units(flat, scale.per_sample, means[self.some], self.units)
+        to_units(flat, np.array([scale.per_sample]), means[self.some], self.units)
         self.holes = np.empty((1, 0), np.uint8)
         self.coded = np.full(len(flat), flat.shape[1])
         if holes is not None:

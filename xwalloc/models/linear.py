@@ -6,7 +6,8 @@ Decoding: symbols -> latents in units -> inverse wavelet -> basis: products that
 Both directions are products of integers in float64 whose partial sums stay below 2^53, with a rounding shift between
 them, so that neither depends on the device, the BLAS, the number of threads or the batch.
 
-Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in closed form.
+Everything the decoder needs is a `LinearModel`; `fit` makes one for a chunk in closed form, `apply` makes one from a
+model of the whole array.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, to_units
 from xwalloc.models.choice import boxes_of, choose, code_lengths, precisions_of, side_bits
+from xwalloc.models.fitted import Fitted
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.types import Parallel
 
-__all__ = ["fit", "products", "synthesise"]
+__all__ = ["apply", "fit", "products", "reach", "synthesise"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
@@ -61,7 +63,7 @@ def _means_and_covariance(
 
     def centre(part: slice) -> float:
         own = units[part]
-        to_units(some[part].reshape(len(own), -1), scale.per_sample, np.zeros(len(own)), own)
+        to_units(some[part].reshape(len(own), -1), np.array([scale.per_sample]), np.zeros(len(own)), own)
         means[part] = np.rint(own.mean(axis=1))
         own -= means[part, None]
         return max(float(own.max(initial=0.0)), -float(own.min(initial=0.0)))
@@ -131,7 +133,33 @@ def fit(
         coefficients = grid.forward(latents, shift, largest, parallel)
     except BudgetError:
         return None
-    return _quantise(model, coefficients, shift, channels, parallel)
+    return _quantise(model, coefficients, shift, side_bits(precisions, channels), parallel)
+
+
+def apply(
+    fitted: Fitted,
+    samples: NDArray[np.generic],
+    edges: tuple[float, float],
+    scale: Scale,
+    grid: Grid,
+    parallel: Parallel,
+) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    """Quantise a chunk with the model of an array; parameters and returned values are those of `fit`."""
+    quantum = scale.quantum or max(1, round(fitted.ratio * scale.step / 2))
+    per_sample = scale.per_sample / fitted.scales
+    low, high = (edges[side] * per_sample for side in (0, 1))
+    if not max(np.abs(low).max(), np.abs(high).max()) < 2.0**40:
+        return None
+    try:
+        model = fitted.start(grid, quantum, scale.per_sample)
+        means = model.mean_units
+        reach = float(max((high - means).max(), (means - low).max())) + 1.0
+        latents, largest = project(samples, per_sample, means, fitted.analysis, reach, parallel)
+        shift = filter_shift(largest)
+        coefficients = grid.forward(latents, shift, largest, parallel)
+    except BudgetError:
+        return None
+    return _quantise(model, coefficients, shift, np.zeros(model.rank), parallel, fitted.kept_on(grid))
 
 
 def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,24 +168,38 @@ def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _quantise(
-    model: LinearModel, coefficients: NDArray[np.float64], shift: int, channels: int, parallel: Parallel
+    model: LinearModel,
+    coefficients: NDArray[np.float64],
+    shift: int,
+    side: NDArray[np.float64],
+    parallel: Parallel,
+    kept: NDArray[np.bool_] | None = None,
 ) -> tuple[LinearModel, NDArray[np.int32]]:
-    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself."""
+    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself.
+
+    `side` (rank,) has the bits that a latent costs besides its symbols; only latents `kept` (rank, subband) are coded.
+    """
     batch, rank = coefficients.shape[:2]
     symbols = np.empty(coefficients.shape, np.int32)
     boxes = boxes_of(model.grid)
     sums = np.zeros((rank, len(boxes), 8), np.int64)
 
     def quantise(k: int) -> None:
-        q.quantise_planes(coefficients, k, boxes, float(model.quantum), symbols, sums[k])
+        if kept is None or kept[k].all():
+            q.quantise_planes(coefficients, k, boxes, float(model.quantum), symbols, sums[k])
+            return
+        symbols[:, k] = 0
+        some, found = boxes[kept[k]], np.zeros((np.count_nonzero(kept[k]), 8), np.int64)
+        q.quantise_planes(coefficients, k, some, float(model.quantum), symbols, found)
+        sums[k, kept[k]] = found
 
     parallel(quantise, range(rank))
     sizes = batch * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     means = sums[:, :, 6] / sizes
     bits = (code_lengths(means) * sizes).sum(axis=1)
-    kept = q.worthwhile(sums[:, :, 7].sum(axis=1) / 256, bits + side_bits(model.precisions, channels))
-    points = q.reconstruction_points(sums[:kept].sum(axis=(0, 1)), model.quantum)
-    return model.quantised(kept, means[:kept], points, shift), np.ascontiguousarray(symbols[:, :kept])
+    paying = q.worthwhile(sums[:, :, 7].sum(axis=1) / 256, bits + side)
+    points = q.reconstruction_points(sums[:paying].sum(axis=(0, 1)), model.quantum)
+    return model.quantised(paying, means[:paying], points, shift), np.ascontiguousarray(symbols[:, :paying])
 
 
 def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:

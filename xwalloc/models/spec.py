@@ -252,14 +252,16 @@ class LinearModel:
         self, rank: int, means: NDArray[np.float64], points: NDArray[np.int64], filter_shift: int
     ) -> LinearModel:
         """The model with its first `rank` vectors and what quantisation found: mean magnitudes, points, tap bits."""
+        return self.quantised_as(rank, magnitude_code(means), tuple(int(p) for p in points), filter_shift)
+
+    def quantised_as(
+        self, rank: int, codes: NDArray[np.int64], points: tuple[int, ...], filter_shift: int
+    ) -> LinearModel:
+        """The model with its first `rank` vectors, and what else follows from quantisation."""
         return replace(
-            self,
-            points=tuple(int(p) for p in points),
-            precisions=self.precisions[:rank],
-            vectors=self.vectors[:rank],
-            codes=magnitude_code(means),
+            self, points=points, precisions=self.precisions[:rank], vectors=self.vectors[:rank], codes=codes,
             filter_shift=filter_shift,
-        )
+        )  # fmt: skip
 
     def to_bytes(self) -> bytes:
         """Section MODEL."""

@@ -1,0 +1,291 @@
+"""A model that outlives a chunk: named arrays and a description, and the bytes that name it.
+
+The bytes are a safetensors file: arrays behind a JSON header, whose metadata hold the description as canonical JSON.
+Nothing in them can be executed. A model is named by the SHA-256 of its bytes; frames repeat the first eight of these.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from xwalloc.models.fitted import Fitted
+
+__all__ = ["KEY_BYTES", "LARGEST", "Model", "ModelReference", "parse_reference"]
+
+FORMAT = 1
+KEY_BYTES = 8
+"""Frames name a model by so many bytes of its SHA-256."""
+
+LARGEST = 1 << 31
+"""Bytes of the largest model that is read."""
+
+PREFIX = "sha256:"
+METADATA = "xwalloc"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Model:
+    """What encoder and decoder share beyond the chunk; made by `xwalloc.fit` and others, never by hand.
+
+    Parameters
+    ----------
+    description
+        What the model is, as JSON-able values: ``kind``, geometry, quality target, what it was fitted to.
+    arrays
+        Its numbers by name.
+
+    Raises
+    ------
+    FormatError
+        If description and arrays make no model of a kind that this version knows.
+    """
+
+    description: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "description", MappingProxyType(dict(self.description)))
+        arrays = {name: np.array(array, order="C") for name, array in self.arrays.items()}
+        for array in arrays.values():
+            array.flags.writeable = False
+        object.__setattr__(self, "arrays", MappingProxyType(arrays))
+
+    @cached_property
+    def data(self) -> bytes:
+        """The bytes of the model: a safetensors file."""
+        from safetensors.numpy import save
+
+        text = json.dumps(dict(self.description), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return save(dict(self.arrays), {METADATA: text})
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).digest()
+
+    @property
+    def id(self) -> str:
+        """Name of the model: ``sha256:`` and 64 hexadecimal digits."""
+        return PREFIX + self.digest.hex()
+
+    @property
+    def key(self) -> bytes:
+        """What frames call the model."""
+        return self.digest[:KEY_BYTES]
+
+    @property
+    def kind(self) -> str:
+        """What kind of model it is, such as "linear"."""
+        return str(self.description["kind"])
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """The model's linear encoder and decoder, ready for use.
+
+        Raises
+        ------
+        FormatError
+            If the arrays do not make one.
+        """
+        from xwalloc.models.fitted import Fitted
+
+        return Fitted.of(self.description, self.arrays)
+
+    @property
+    def target(self) -> dict[str, float]:
+        """The quality target that the model was made for, such as ``{"max_error": 0.5}``."""
+        return dict(self.description.get("target", {}))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Inverse of `data`.
+
+        Raises
+        ------
+        FormatError
+            If the bytes are no model, or one of a later version.
+        """
+        from safetensors import SafetensorError, safe_open  # noqa: F401  (the name of the error is what is wanted)
+        from safetensors.numpy import load
+
+        if len(data) > LARGEST:
+            raise FormatError(f"Expected a model of at most {LARGEST} bytes. Got {len(data)}.")
+        try:
+            size = int.from_bytes(data[:8], "little")
+            description = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][METADATA])
+            arrays = load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+            raise FormatError(f"Expected the bytes of an xwalloc model. Got something else ({error}).") from None
+        if not isinstance(description, dict) or description.get("format") != FORMAT:
+            raise FormatError("The model is of a later version of xwalloc, or damaged: update xwalloc.")
+        model = cls(description=description, arrays=arrays)
+        object.__setattr__(model, "data", bytes(data))  # its name is that of the bytes it came as
+        return model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file, which appears whole or not at all.
+
+        Parameters
+        ----------
+        path
+            Name of the file; ``.safetensors`` is the usual ending.
+        """
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(self.data)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such file.
+        FormatError
+            If it holds no model.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"Expected a file with an xwalloc model at {path}. Got {error}. Check the path."
+            ) from None
+        return cls.from_bytes(data)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.data,)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What the model is good for, as label and text."""
+        d = self.description
+        target = ", ".join(f"{name} {value:g}" for name, value in self.target.items())
+        found = [
+            ("kind", self.kind),
+            ("data", f"{d['channels']} channels, {d['dimensions']} signal axes"),
+            ("transform", f"{d['tree']} tree of {d['levels']} levels, {d['wavelet']}"),
+            ("made for", target),
+        ]
+        if "vectors" in self.arrays:
+            found.append(("latents", f"{len(self.arrays['vectors'])} components"))
+        fit = d.get("fit", {})
+        if fit:
+            words = f"{fit['samples']} samples of {fit['blocks']} blocks: {fit['bits_per_sample']:.3f} bits per sample"
+            if math.isfinite(fit.get("snr") or math.nan):
+                words += f", {fit['snr']:.1f} dB"
+            found.append(("measured on", words))
+        return [*found, ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+
+    def __repr__(self) -> str:
+        return f"<xwalloc.Model {'; '.join(f'{label}: {text}' for label, text in self.facts())}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(label)}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for label, text in self.facts()
+        )
+        return f"<table><caption>xwalloc.Model</caption>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """How a codec's configuration names a model.
+
+    Parameters
+    ----------
+    id
+        ``sha256:`` and 64 hexadecimal digits.
+    weights
+        The model itself, deflated and in base64, where it is small enough to travel with the configuration.
+    """
+
+    id: str
+    weights: str | None = None
+
+    @classmethod
+    def inline(cls, model: Model) -> ModelReference:
+        """Reference that carries the model."""
+        return cls(model.id, base64.b64encode(zlib.compress(model.data, 9)).decode())
+
+    @property
+    def key(self) -> bytes:
+        """What frames call the model."""
+        return bytes.fromhex(self.id.removeprefix(PREFIX))[:KEY_BYTES]
+
+    def to_json(self) -> dict[str, str]:
+        """The reference as it stands in a configuration."""
+        return {"id": self.id} if self.weights is None else {"id": self.id, "weights": self.weights}
+
+    def unpack(self) -> Model | None:
+        """The model that the reference carries; None where it carries none.
+
+        Raises
+        ------
+        FormatError
+            If the weights are damaged or belong to another model.
+        """
+        if self.weights is None:
+            return None
+        inflate = zlib.decompressobj()
+        try:
+            data = inflate.decompress(base64.b64decode(self.weights, validate=True), LARGEST)
+        except (ValueError, zlib.error) as error:
+            raise FormatError(f"The weights of model {self.id} in the configuration are damaged ({error}).") from None
+        if not inflate.eof or inflate.unused_data or PREFIX + hashlib.sha256(data).hexdigest() != self.id:
+            raise FormatError(
+                f"Expected the weights of model {self.id} in the configuration. Got others: the metadata of the array "
+                "were changed. Restore them from a copy."
+            )
+        return Model.from_bytes(data)
+
+
+def parse_reference(value: object) -> ModelReference | None:
+    """A model as the configuration of a codec holds it, or a `Model`, as a reference.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    if value is None or isinstance(value, ModelReference):
+        return value
+    if isinstance(value, Model):
+        return ModelReference.inline(value)
+    if isinstance(value, Mapping) and {"id"} <= value.keys() <= {"id", "weights"}:
+        name, weights = value["id"], value.get("weights")
+        digits = name.removeprefix(PREFIX) if isinstance(name, str) and name.startswith(PREFIX) else ""
+        if len(digits) == 64 and set(digits) <= set("0123456789abcdef") and isinstance(weights, str | None):
+            return ModelReference(name, weights)
+    raise ConfigError(
+        "Expected model to be null, a Model, or a mapping of 'id' ('sha256:' and 64 hexadecimal digits) and perhaps "
+        f"'weights'. Got {value!r:.80}. xwalloc.fit and xwalloc.load_model return models."
+    )
