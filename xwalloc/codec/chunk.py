@@ -128,7 +128,7 @@ class ChunkCodec:
         layout = Layout(header.shape, header.roles)
         if given.size and not layout.thin:
             with blas_in_one_thread():
-                chunk = self._look(layout.arrange(given))
+                chunk = self.look(layout.arrange(given))
                 candidate = self._best(chunk, layout)
             if candidate is not None:
                 frame = _frame(header, chunk, candidate)
@@ -189,8 +189,8 @@ class ChunkCodec:
             nodata=None if nodata is None else int(bits_of(np.array([nodata]))[0]),
         )
 
-    def _look(self, canonical: NDArray[np.generic]) -> Chunk:
-        """Find special samples and fill their holes."""
+    def look(self, canonical: NDArray[np.generic]) -> Chunk:
+        """Find special samples and fill their holes; takes samples (batch, channel, z, y, x)."""
         samples = canonical.astype(np.float32) if canonical.dtype == np.float16 else canonical
         value = self.config.nodata_as(canonical.dtype)
         nodata = np.empty(0, canonical.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,18 @@ from xwalloc.models.model import KEY_BYTES, Model
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.types import Region
 
-__all__ = ["Models", "Target", "Transformed", "decode", "encode"]
+__all__ = [
+    "Contents",
+    "Models",
+    "Target",
+    "Transformed",
+    "decode",
+    "encode",
+    "latent_parts",
+    "pad",
+    "read",
+    "residual_parts",
+]
 
 Models = Callable[[bytes], Model]
 """Finds the model that a frame names by its key."""
@@ -40,6 +51,10 @@ LINEAR, NAMED = 0, 1
 
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
+
+BETTER = 0.97
+"""A chunk carries a model of its own if it is estimated to take at most so many times the bits that it takes with a
+model that others share. Without an error bound it never does: latents are comparable from chunk to chunk then."""
 
 LATENTS_PER_SEGMENT = 1 << 18
 """Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
@@ -109,7 +124,7 @@ class Transformed:
     figure: float
 
 
-def _pad(array: NDArray[Any], signal: Sequence[int]) -> NDArray[Any]:
+def pad(array: NDArray[Any], signal: Sequence[int]) -> NDArray[Any]:
     """The array continued by its last samples."""
     widths = [(0, 0), (0, 0)] + [(0, to - n) for to, n in zip(signal, array.shape[2:], strict=True)]
     return np.pad(array, widths, mode="edge") if any(w for _, w in widths) else array
@@ -155,18 +170,25 @@ def encode(
         None where the chunk is beyond the bit budget of exact arithmetic.
     """
     original = samples.shape
-    samples = _pad(samples, grid.signal)
+    samples = pad(samples, grid.signal)
     batch, channels = samples.shape[:2]
     flat = samples.reshape(batch, channels, -1)
-    holes = None if mask is None else _pad(mask, grid.signal)
+    holes = None if mask is None else pad(mask, grid.signal)
     blank = None if holes is None else holes.reshape(flat.shape)
+    if shared is not None and blank is not None:
+        samples = _fill_empty(samples, blank, shared.fitted.means)
+        flat = samples.reshape(batch, channels, -1)
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    if shared is None:
-        found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
-    else:
-        found = linear.apply(shared.fitted, samples, edges, scale, grid, map_parallel)
+    draft = None
+    if shared is not None:
+        draft = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
+    if shared is None or (finish.step and not shared.fitted.scaled):
+        own = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+        if own is not None and (draft is None or own.bits < BETTER * draft.bits):
+            draft, shared = own, None
+    found = None if draft is None else draft.quantise()
     if found is None:
         return None
     model, symbols = found
@@ -222,23 +244,36 @@ def encode(
     return Transformed(sections, missed.reshape(samples.shape)[crop], math.fsum(figure for figure, _ in figures))
 
 
+def _fill_empty(
+    samples: NDArray[np.generic], blank: NDArray[np.uint8], means: NDArray[np.float64]
+) -> NDArray[np.generic]:
+    """Samples whose channels without any sample hold the mean that the model expects: they cost nothing then."""
+    empty = (blank != 0).all(axis=2)
+    if not empty.any():
+        return samples
+    filled = samples.copy()
+    info: Any = np.iinfo(samples.dtype) if samples.dtype.kind in "iu" else np.finfo(samples.dtype)
+    usual = np.clip(np.rint(means) if samples.dtype.kind in "iu" else means, float(info.min), float(info.max))
+    for item, channel in np.argwhere(empty):
+        filled[item, channel] = usual[channel]
+    return filled
+
+
 def _head(kind: int, finish: Finish, profile: str) -> bytes:
     integral = finish.fraction is not None
     return HEAD.pack(kind, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
 
 
-def _slabs(grid: Grid, batch: int, rank: int) -> list[tuple[int, int, int]]:
-    """Segments of the symbols: axis, start and stop in samples."""
-    axis, parts = segments.cuts((batch, rank, *grid.signal), 1 << grid.levels, LATENTS_PER_SEGMENT)
-    return [(axis, start, stop) for start, stop in parts]
+def latent_parts(model: LinearModel, batch: int) -> list[NDArray[np.void]]:
+    """Planes of the symbols (batch, rank, z, y, x), segment by segment."""
+    axis, parts = segments.cuts((batch, model.rank, *model.grid.signal), 1 << model.grid.levels, LATENTS_PER_SEGMENT)
+    slabs = [(axis, start, stop) for start, stop in parts]
+    return [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
 
 
 def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool, codebook: Tables | None) -> bytes:
-    batch, rank = symbols.shape[:2]
-    slabs = _slabs(model.grid, batch, rank)
+    parts = latent_parts(model, symbols.shape[0])
     buffer = symbols.reshape(-1)
-
-    parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     return coder.encode_segments(
         buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel, codebook=codebook
@@ -248,16 +283,20 @@ def _encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bo
 def _decode_latents(
     model: LinearModel, data: bytes, batch: int, parallel: bool, codebook: Tables | None
 ) -> NDArray[np.int32]:
-    slabs = _slabs(model.grid, batch, model.rank)
+    parts = latent_parts(model, batch)
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
     buffer = symbols.reshape(-1)
-
-    parts = [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
     kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     coder.decode_segments(
         data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, codebook=codebook
     )
     return symbols
+
+
+def residual_parts(shape: Sequence[int], codes: NDArray[np.int64]) -> tuple[int, list[tuple[int, int]], list[Any]]:
+    """Planes of residuals (batch, channel, z, y, x), segment by segment: axis that is cut, slabs, planes."""
+    axis, parts = segments.cuts(shape, coder.GROUP)
+    return axis, parts, [_residual_planes(shape, codes, axis, *part) for part in parts]
 
 
 def _residual_planes(
@@ -289,12 +328,9 @@ def _encode_residuals(
     codebook: Tables | None,
 ) -> bytes:
     """Streams of the residual layer, whose channels have these magnitude codes."""
-    shape = residuals.shape
-    axis, parts = segments.cuts(shape, coder.GROUP)
+    _, _, slabs = residual_parts(residuals.shape, codes)
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
-
-    slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
     kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
     return coder.encode_segments(
         buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel, codebook=codebook
@@ -312,12 +348,10 @@ def _decode_residuals(
     codebook: Tables | None,
 ) -> NDArray[np.int32]:
     """Residuals of the slabs that a region touches; zeros elsewhere."""
-    axis, parts = segments.cuts(shape, coder.GROUP)
+    axis, parts, slabs = residual_parts(shape, codes)
     residuals = np.zeros(tuple(shape), np.int32)
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
-
-    slabs = [_residual_planes(shape, codes, axis, *part) for part in parts]
     kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
     wanted = segments.touching(parts, region[2 + axis])
     coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
@@ -346,7 +380,7 @@ def _fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
 
 
 def decode(
-    sections: dict[Section, bytes],
+    sections: Mapping[Section, bytes],
     shape: Sequence[int],
     dimensions: int,
     mask: NDArray[np.uint8] | None,
@@ -364,25 +398,19 @@ def decode(
     ModelError
         If `models` does not know the model that the frame names.
     """
-    found = _read(sections, shape, dimensions, models)
-    model, finish = found.model, found.finish
-    batch, channels = shape[:2]
+    contents = read(sections, shape, dimensions, models)
+    model = contents.model
+    batch = shape[0]
     signal = model.grid.signal
-    symbols = _decode_latents(model, sections[Section.LATENTS], batch, found.parallel, found.codebook)
     try:
-        latents = _latents(model, symbols)
+        latents = _latents(model, contents.symbols())
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
-    whole = (batch, channels, *signal)
     residuals = None
-    if found.residual_codes is not None:
-        blank = None if mask is None else _pad(mask, signal)
-        layer = _decode_residuals(
-            found.residuals, found.residual_codes, whole, blank, dimensions, found.parallel, region, found.codebook
-        )
-        residuals = _flat(layer[region])
+    if contents.residual_codes is not None:
+        residuals = _flat(contents.residuals(None if mask is None else pad(mask, signal), region)[region])
     chosen = region[1]
-    finish = finish.of(chosen)
+    finish = contents.finish.of(chosen)
     latents = _flat(latents.reshape(batch, -1, *signal)[region[0], :, *region[2:]])
     size = tuple(part.stop - part.start for part in region)
     decoded = np.empty((size[0], size[1], latents.shape[-1]), dtype)
@@ -397,20 +425,72 @@ def decode(
     return decoded.reshape(size)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """What section MODEL says, and what of section RESIDUAL is not in a stream (`residual_codes`: None without it)."""
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What the sections of a chunk in transform mode say.
+
+    Parameters
+    ----------
+    model
+        The chunk's linear model.
+    finish
+        How products become samples.
+    dimensions
+        Number of signal axes.
+    shape
+        (batch, channel, z, y, x), with padding.
+    parallel
+        Whether the profile is "parallel".
+    codebook
+        Frequency tables; None for those that ship.
+    residual_codes : (channel,) int
+        Magnitude codes of the residual layer; None where there is none.
+    """
 
     model: LinearModel
     finish: Finish
+    dimensions: int
+    shape: tuple[int, ...]
     parallel: bool
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
-    residuals: bytes
+    _latents: bytes
+    _residuals: bytes
+
+    def symbols(self) -> NDArray[np.int32]:
+        """Symbols of the latents: (batch, rank, z, y, x).
+
+        Raises
+        ------
+        FormatError
+            If their section is damaged.
+        """
+        return _decode_latents(self.model, self._latents, self.shape[0], self.parallel, self.codebook)
+
+    def residuals(self, mask: NDArray[np.uint8] | None, region: Region) -> NDArray[np.int32]:
+        """Residuals (batch, channel, z, y, x) of the slabs that a region touches; zeros elsewhere.
+
+        Raises
+        ------
+        FormatError
+            If their section is damaged.
+        """
+        if self.residual_codes is None:
+            return np.zeros(self.shape, np.int32)
+        return _decode_residuals(
+            self._residuals,
+            self.residual_codes,
+            self.shape,
+            mask,
+            self.dimensions,
+            self.parallel,
+            region,
+            self.codebook,
+        )
 
 
-def _read(sections: dict[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> _Read:
-    """Everything about a chunk in transform mode but its symbols and residuals.
+def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> Contents:
+    """What the sections say of a chunk of that canonical shape (without padding).
 
     Raises
     ------
@@ -453,7 +533,11 @@ def _read(sections: dict[Section, bytes], shape: Sequence[int], dimensions: int,
         codes, codebook = found if residual else None, fitted.codebook
         if fitted.scaled:
             finish = replace(finish, scales=fitted.scales)
-    return _Read(model, replace(finish, shift=model.shift), bool(parallel), codebook, codes, layer or b"")
+    return Contents(
+        model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
+        shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
+        residual_codes=codes, _latents=sections[Section.LATENTS], _residuals=layer or b"",
+    )  # fmt: skip
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:

@@ -150,28 +150,30 @@ class _Window:
         Its samples.
     holes : (1, channel, z, y, x)
         Not 0 where a sample is not coded; None where all are.
-    scale, grid
-        Units of the chunk; its tree, wavelet, boundary and levels.
+    grid
+        Tree, wavelet, boundary and levels of the chunk.
     means : (channel,)
         Channel means, in units.
     basis : (rank, channel)
         Spectral basis.
     reach
         Largest magnitude of the samples less their means, in units.
+    per_sample : (channel,)
+        Units per unit of the samples.
     """
 
     def __init__(
         self,
         crop: NDArray[np.generic],
         holes: NDArray[np.uint8] | None,
-        scale: Scale,
         grid: Grid,
         means: NDArray[np.float64],
         basis: NDArray[np.float64],
         reach: float,
+        per_sample: NDArray[np.float64],
     ) -> None:
         self.grid = grid.cropped(crop.shape[2:])
-        latents, largest = project(crop, scale.per_sample, means, basis, reach, in_turn)
+        latents, largest = project(crop, per_sample, means, basis, reach, in_turn)
         self.shift = filter_shift(largest)
         self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
         self.boxes = boxes_of(self.grid)
@@ -182,7 +184,7 @@ class _Window:
         self.basis = np.rint(np.ldexp(synthesis, self.basis_shift))
         flat = crop.reshape(crop.shape[1], -1)[self.some]
         self.units: NDArray[np.float64] = np.empty(flat.shape)
-        to_units(flat, np.array([scale.per_sample]), means[self.some], self.units)
+        to_units(flat, per_sample[self.some], means[self.some], self.units)
         self.holes = np.empty((1, 0), np.uint8)
         self.coded = np.full(len(flat), flat.shape[1])
         if holes is not None:
@@ -224,7 +226,10 @@ def choose(
     basis: NDArray[np.float64],
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> tuple[int, int]:
+    paid: bool = False,
+    fixed: int = 0,
+    per_sample: NDArray[np.float64] | None = None,
+) -> tuple[int, int, float]:
     """Quantum and rank for a chunk.
 
     Parameters
@@ -245,11 +250,18 @@ def choose(
         Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
+    paid
+        Whether basis vectors cost nothing, because other chunks share them.
+    fixed
+        The only quantum that is tried, if it is not 0.
+    per_sample : (channel,)
+        Units per unit of the samples in each channel, where they differ.
 
     Returns
     -------
-    quantum, rank : int, int
-        Units per step of the latents; number of basis vectors.
+    quantum, rank, bits : int, int, float
+        Units per step of the latents; number of basis vectors; estimated bits of latents, basis and residual layer
+        (0 where there is no residual layer).
 
     Raises
     ------
@@ -258,15 +270,17 @@ def choose(
     """
     batch, channels, *signal = samples.shape
     pixels = batch * math.prod(signal)
-    quanta = [scale.quantum] if scale.quantum else [max(1, round(r * scale.step / 2)) for r in RATIOS]
+    own = np.full(channels, scale.per_sample) if per_sample is None else per_sample
+    only = fixed or scale.quantum
+    quanta = [only] if only else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
     # Wavelets concentrate energy: latents of deviations far below the quantum may pay, if seldom beyond the first few.
     likely, possible = (int(np.count_nonzero(variances * n > (0.5 * usual) ** 2)) for n in CONCENTRATION)
-    limit = max(1, min(pixels, max(likely, min(possible, FEW))))
+    limit = len(basis) if fixed else max(1, min(pixels, max(likely, min(possible, FEW))))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
-        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, scale, grid, means, basis[:limit], reach)
+        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, grid, means, basis[:limit], reach, own)
 
     box = aligned([slice(0, n) for n in signal] if mask is None else _coded_box(mask), signal, 1 << grid.levels)
     windows = parallel(look, windows_in(box, grid.dimensions))
@@ -278,7 +292,8 @@ def choose(
         """Estimated bits, and rank from `least` on, with a quantum."""
         quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
         bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
-        bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
+        if not paid:
+            bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
         saved = seen * np.sum([saved for _, saved in quantised], axis=0) / quantum**2
         if not scale.step:
             return 0.0, q.worthwhile(saved, bits)
@@ -290,7 +305,8 @@ def choose(
         return float(costs[enough]), ranks[enough]
 
     if len(quanta) == 1:
-        return quanta[0], attempt(quanta[0], limit)[1]
+        bits, rank = attempt(quanta[0], limit)
+        return quanta[0], rank, bits
     found: dict[int, tuple[float, int]] = {}
 
     def cost(i: int) -> float:
@@ -307,4 +323,4 @@ def choose(
     direction = 1 if cost(best + 1) < cost(best) else -1
     while cost(best + direction) < cost(best):
         best += direction
-    return quanta[best], found[best][1]
+    return quanta[best], found[best][1], found[best][0]

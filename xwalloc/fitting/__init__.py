@@ -1,0 +1,1 @@
+"""Making models of whole arrays from a sample of blocks."""

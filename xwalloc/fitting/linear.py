@@ -1,0 +1,517 @@
+# mypy: disable-error-code="no-untyped-call"
+"""The closed form: means, Karhunen-Loeve basis, quantum, magnitudes and frequency tables of a sample of blocks.
+
+Means and covariance come from all blocks. What follows from quantisation (the ratio of quantum to bound, the rank, the
+expected magnitudes of every subband and band, the tables) is not modelled but measured: blocks are encoded, and what
+their frames hold is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream.choices import costs, count, usual
+from xwalloc.bitstream.contexts import Kind, Role, first_class, magnitude_code
+from xwalloc.bitstream.tables import Tables, from_counts, shipped
+from xwalloc.codec import examine, transform_mode
+from xwalloc.codec.candidates import Chunk
+from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.engine import blas_in_one_thread, map_parallel
+from xwalloc.codec.transform_mode import Contents, Target, Transformed
+from xwalloc.errors import ConfigError, GuaranteeError
+from xwalloc.models import choice
+from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
+from xwalloc.models.model import FORMAT, Model
+from xwalloc.models.spec import Tree
+from xwalloc.transform import spectral
+
+__all__ = ["Goal", "fit_blocks"]
+
+Quality = Literal["max_error", "snr", "bits", "ratio", "latents"]
+
+RATE_BLOCKS = 8
+"""Blocks that are encoded to choose quantum and rank, or again and again while a step is searched for."""
+
+PIXELS = 1 << 17
+"""About so many pixels give the covariance."""
+
+COVARIANCE_RANGE = 2.0**17
+"""Samples are rounded to so many parts of their range for exact sums."""
+
+FRAME_BYTES = 90
+"""Bytes of a frame besides its sections."""
+
+PRIOR = 24.0
+"""Tokens that a shipped table counts for where a table is trained."""
+
+OWN_TABLE, OTHER_TABLE = 20.0, 40.0
+"""Bits that a table of its own costs for every token, and that another table costs for a class."""
+
+TRUNCATION = 10.0
+"""With a number of latents given, quantisation may add one part in so many to the error."""
+
+SEARCH = 14
+"""Steps that are tried at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What a model is wanted for: one quality target, in units of the stored samples.
+
+    Parameters
+    ----------
+    quality, value
+        "max_error" (bound), "snr" (dB over the sample), "bits" (per sample), "ratio" (raw by stored bytes) or
+        "latents" (latents for each patch of 2^levels samples along every signal axis).
+    scales : (channel,)
+        Bound of each channel by the smallest; None where all have the same.
+    """
+
+    quality: Quality
+    value: float
+    scales: NDArray[np.float64] | None = None
+
+
+@dataclass
+class _Sample:
+    """Blocks that have been looked at, and their first and second moments."""
+
+    chunks: list[Chunk]
+    scales: NDArray[np.float64]
+    means: NDArray[np.float64] = field(init=False)
+    variances: NDArray[np.float64] = field(init=False)
+    basis: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        channels = len(self.scales)
+        sums, counts = np.zeros(channels), np.zeros(channels)
+        for chunk in self.chunks:
+            valid = _valid(chunk)
+            sums += np.where(valid, chunk.samples, 0).sum(axis=(0, 2, 3, 4), dtype=np.float64)
+            counts += valid.sum(axis=(0, 2, 3, 4))
+        self.means = sums / np.maximum(counts, 1)
+        pixels = np.concatenate([self.centred(chunk) for chunk in self.chunks], axis=1)
+        largest = float(np.abs(pixels).max(initial=0.0))
+        unit = largest / COVARIANCE_RANGE if largest > 0 else 1.0
+        covariance = spectral.moments(np.rint(pixels / unit)).covariance * unit * unit
+        self.variances, self.basis = spectral.klt(covariance)
+
+    def centred(self, chunk: Chunk) -> NDArray[np.float64]:
+        """Some pixels (channel, n) of a block, less the means, by the scales; 0 where nothing is known."""
+        channels = len(self.scales)
+        flat = chunk.samples.swapaxes(0, 1).reshape(channels, -1)
+        step = max(1, flat.shape[1] * len(self.chunks) // PIXELS)
+        pixels = (flat[:, ::step] - self.means[:, None]) / self.scales[:, None]
+        pixels[~_valid(chunk).swapaxes(0, 1).reshape(channels, -1)[:, ::step]] = 0.0
+        return pixels
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return sum(chunk.samples.size for chunk in self.chunks)
+
+
+def _valid(chunk: Chunk) -> NDArray[np.bool_]:
+    special = chunk.look.special
+    return np.ones(chunk.samples.shape, np.bool_) if special is None else ~special
+
+
+def fit_blocks(
+    blocks: Sequence[NDArray[np.generic]],
+    goal: Goal,
+    *,
+    dimensions: int,
+    nodata: float | None,
+    levels: int,
+    tree: Tree,
+    about: Mapping[str, Any],
+) -> Model:
+    """Fit a linear model to blocks of an array.
+
+    Parameters
+    ----------
+    blocks
+        Samples as they are stored, each (batch, channel, z, y, x); axes that do not exist have length 1.
+    goal
+        What the model is wanted for.
+    dimensions
+        Number of signal axes.
+    nodata
+        Value that stands for missing data.
+    levels, tree
+        Wavelet transform.
+    about
+        Further entries of the description, such as names of dimensions.
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing to fit a model to, or the goal cannot be reached.
+    """
+    with blas_in_one_thread():
+        return _Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
+
+
+class _Fit:
+    def __init__(
+        self,
+        blocks: Sequence[NDArray[np.generic]],
+        goal: Goal,
+        dimensions: int,
+        nodata: float | None,
+        levels: int,
+        tree: Tree,
+    ) -> None:
+        axes = tuple(range(5 - dimensions, 5))
+        self.config = CodecConfig(channel_axis=1, signal_axes=axes, step=1.0, nodata=nodata)
+        look = ChunkCodec(self.config).look
+        chunks = [chunk for chunk in map(look, blocks) if chunk.look.valid]
+        if not chunks:
+            raise ConfigError(
+                f"Expected blocks with valid samples to fit a model to. Got {len(blocks)} blocks without any: all is "
+                "NaN or nodata. Check nodata, or give data that have values."
+            )
+        self.goal = goal
+        self.dimensions, self.levels, self.tree = dimensions, levels, tree
+        channels = chunks[0].samples.shape[1]
+        self.sample = _Sample(chunks, np.ones(channels) if goal.scales is None else goal.scales)
+        self.ids = subband_ids(levels, tree, dimensions)
+        self.arrays: dict[str, NDArray[Any]] = {
+            "means": self.sample.means,
+            "scales": self.sample.scales,
+            "residual_codes": np.full(channels, 17, np.uint8),
+        }
+        self.ratio = 3.0
+
+    def run(self, about: Mapping[str, Any]) -> Model:
+        """The model, and what it was measured to do."""
+        goal, chunks = self.goal, self.sample.chunks
+        some = chunks[:: -(-len(chunks) // RATE_BLOCKS)]
+        largest = float(np.sqrt(self.sample.variances.sum())) or 1.0
+        if goal.quality == "max_error":
+            target = {"max_error": goal.value}
+            self.use_basis(*self.quantum_and_rank(goal.value, some))
+        else:
+            step = self.step_for_latents() if goal.quality == "latents" else self.search(some, largest)
+            target = {"step": step}
+            if goal.quality != "latents":
+                self.use_basis(step, self.rank_for(step))
+        value = next(iter(target.values()))
+        self.count(chunks, value)
+        bits, error, largest_error = self.measure(chunks, value)
+        fit = {
+            "samples": self.sample.size,
+            "blocks": len(chunks),
+            "bits_per_sample": bits,
+            "rmse": math.sqrt(error),
+            "largest_error": largest_error,
+        }
+        variance = self.variance()
+        if error > 0 and variance > 0:
+            fit["snr"] = 10 * math.log10(variance / error)
+        return self.model({**about, "target": target, "wanted": {goal.quality: goal.value}, "fit": fit})
+
+    def model(self, more: Mapping[str, Any]) -> Model:
+        """The model as it stands."""
+        description = {
+            "format": FORMAT, "kind": "linear", "channels": len(self.sample.means), "dimensions": self.dimensions,
+            "levels": self.levels, "tree": self.tree, "boundary": "reflect", "wavelet": WAVELET, "ratio": self.ratio,
+            **more,
+        }  # fmt: skip
+        return Model(description=description, arrays=self.arrays)
+
+    def use_basis(self, quantum: float, rank: int) -> None:
+        """Take the first vectors of the basis, as exact as a quantum (in samples) needs them."""
+        channels = len(self.sample.means)
+        variances = self.sample.variances[:rank] / quantum**2
+        precisions = choice.precisions_of(variances, 1, channels)
+        if channels == 1:
+            vectors = np.ones((1, 1))
+        else:
+            vectors = np.rint(np.ldexp(self.sample.basis[:rank], precisions[:, None]))
+        self.arrays |= {
+            "vectors": vectors.astype(np.int32),
+            "precisions": precisions.astype(np.uint8),
+            "kept": np.ones((rank, len(self.ids)), np.bool_),
+            "codes": np.full((rank, len(self.ids)), 17, np.uint8),
+        }
+
+    def quantum_and_rank(self, bound: float, chunks: list[Chunk]) -> tuple[float, int]:
+        """Quantum in samples, and rank, that suit a bound; sets the ratio of quantum to bound."""
+        found = []
+        for chunk in chunks:
+            _, scale = self.target(chunk, bound).finish()
+            samples = self.in_scales(chunk)
+            units = self.sample.means / self.sample.scales * scale.per_sample
+            edge = max(float(samples.max()), -float(samples.min())) * scale.per_sample
+            variances = self.sample.variances * scale.per_sample**2
+            quantum, rank, _ = choice.choose(
+                samples, scale, self.grid(chunk), np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances,
+                self.sample.basis, chunk.mask, map_parallel, paid=True,
+            )  # fmt: skip
+            found.append((2 * quantum / scale.step, quantum / scale.per_sample, rank))
+        self.ratio = float(np.median([ratio for ratio, _, _ in found]))
+        return float(np.median([quantum for _, quantum, _ in found])), max(rank for _, _, rank in found)
+
+    def in_scales(self, chunk: Chunk) -> NDArray[Any]:
+        """Samples by the bounds of their channels."""
+        if (self.sample.scales == 1).all():
+            return chunk.samples
+        return chunk.samples / self.sample.scales[:, None, None, None]
+
+    def rank_for(self, step: float) -> int:
+        """Vectors that may carry anything at a step: wavelets concentrate energy, so deviations below it count."""
+        worth = choice.CONCENTRATION[0] * self.sample.variances > (0.5 * step) ** 2
+        return max(1, int(np.count_nonzero(worth)))
+
+    def variance(self) -> float:
+        """Variance of the valid samples."""
+        values = [chunk.samples[_valid(chunk)].astype(np.float64) for chunk in self.sample.chunks]
+        count = sum(map(len, values))
+        mean = sum(float(v.sum()) for v in values) / count
+        return sum(float(((v - mean) ** 2).sum()) for v in values) / count
+
+    def search(self, chunks: list[Chunk], largest: float) -> float:
+        """The step at which the goal is met on some blocks, by bisection of its logarithm."""
+        goal = self.goal
+        variance = self.variance()
+        if not variance > 0:
+            raise ConfigError(
+                f"Expected data that vary to reach {goal.quality} {goal.value:g}. Got constant samples, which take next "
+                "to no bits whatever the step. Give max_error instead."
+            )
+
+        def fine_enough(step: float) -> bool:
+            self.use_basis(step, self.rank_for(step))
+            bits, error, _ = self.measure(chunks, step)
+            if goal.quality == "snr":
+                return error * 10 ** (goal.value / 10) <= variance
+            itemsize = chunks[0].original.dtype.itemsize
+            allowed = goal.value if goal.quality == "bits" else 8 * itemsize / goal.value
+            return bits >= allowed  # the finest step is wanted that is not above the rate
+
+        low, high = largest * 2.0**-20, largest * 4.0
+        if goal.quality != "snr" and fine_enough(high):
+            bits, _, _ = self.measure(chunks, high)
+            raise ConfigError(
+                f"Expected {goal.quality} {goal.value:g} to be possible. Got {bits:.4f} bits per sample at the coarsest "
+                "step, which is what frames of this size take at least. Ask for less, or use larger chunks."
+            )
+        if not fine_enough(low):
+            if goal.quality == "snr":
+                raise ConfigError(
+                    f"Expected snr {goal.value:g} to be possible. Got less at the finest step. Use max_error or lossless."
+                )
+            return low
+        for _ in range(SEARCH):
+            middle = math.sqrt(low * high)
+            if fine_enough(middle):
+                low = middle
+            else:
+                high = middle
+            if high / low < 1.01:
+                break
+        return low if goal.quality == "snr" else high
+
+    def step_for_latents(self) -> float:
+        """Keep as many latents of each patch as are wanted, those of most energy; the step that suits them."""
+        channels, count = len(self.sample.means), round(self.goal.value)
+        patch = 2 ** (self.levels * self.dimensions)
+        if not 1 <= count <= channels * patch:
+            raise ConfigError(
+                f"Expected latents to be from 1 to {channels * patch}, the samples of a patch of {2**self.levels} along "
+                f"each of {self.dimensions} signal axes in {channels} channels. Got {self.goal.value:g}."
+            )
+        fine = float(np.sqrt(self.sample.variances.sum()) or 1.0) * 2.0**-12
+        self.use_basis(fine, self.rank_for(fine))
+        energy, _ = self.energies(fine)
+        sizes = np.array([self.latents_per_patch(key) for key in self.ids])
+        kept = np.zeros(energy.shape, np.bool_)
+        left = count
+        for place in np.argsort(-energy, axis=None, kind="stable"):
+            k, s = np.unravel_index(place, energy.shape)
+            if sizes[s] <= left and energy[k, s] > 0:
+                kept[k, s] = True
+                left -= int(sizes[s])
+        if not kept.any():
+            raise ConfigError("Expected data that vary, to choose latents of. Got constant samples.")
+        rank = int(np.flatnonzero(kept.any(axis=1))[-1]) + 1
+        lost = float((energy * ~kept * sizes).sum()) / patch  # squared error of a pixel
+        noise = max(lost / TRUNCATION, float((energy * kept * sizes).sum()) / patch * 1e-6)
+        step = math.sqrt(12 * noise * patch / float((kept * sizes).sum()))
+        self.use_basis(step, rank)
+        self.arrays["kept"] = kept[:rank]
+        return step
+
+    def latents_per_patch(self, key: tuple[int, ...]) -> int:
+        """How many latents of a subband lie in a patch."""
+        level = key[0] if self.tree == "dyadic" else self.levels
+        return int(2 ** ((self.levels - level) * self.dimensions))
+
+    def target(self, chunk: Chunk, value: float) -> Target:
+        """What the transform aims at in a block."""
+        if self.goal.quality != "max_error":
+            return Target(integral=False, step=0.0, quantum=value)
+        if chunk.look.integral:
+            bound = value if (self.sample.scales > 1).any() else 1.0
+            return Target(integral=True, step=2.0 * math.floor(value) + 1, quantum=0.0, bound=bound)
+        return Target(integral=False, step=2 * value, quantum=0.0)
+
+    def grid(self, chunk: Chunk) -> Any:
+        """The transform over a block."""
+        z, y, x = chunk.samples.shape[2:]
+        return self.model({}).fitted.grid((z, y, x)) if "vectors" in self.arrays else self._first_grid((z, y, x))
+
+    def _first_grid(self, signal: tuple[int, int, int]) -> Any:
+        from xwalloc.models.spec import Grid, padded
+
+        return Grid(
+            signal=padded(signal, self.levels, self.tree, "reflect"), dimensions=self.dimensions, levels=self.levels,
+            tree=self.tree, boundary="reflect", wavelet=WAVELET,
+        )  # fmt: skip
+
+    def encode(self, model: Model, chunk: Chunk, value: float, look: examine.Examine) -> Transformed:
+        """A block, encoded with a model."""
+        edges = chunk.look.low, chunk.look.high
+        coded = transform_mode.encode(
+            chunk.samples, edges, chunk.mask, self.target(chunk, value), self._first_grid(chunk.samples.shape[2:]),
+            "default", chunk.early_nodata, look, model,
+        )  # fmt: skip
+        if coded is None:
+            raise ConfigError(
+                f"Expected a target that leaves a range of 2^40 steps at most. Got {self.goal.quality} "
+                f"{self.goal.value:g}, which is beyond exact arithmetic for these data. Ask for less, or store them "
+                "lossless."
+            )
+        return coded
+
+    def measure(self, chunks: list[Chunk], value: float) -> tuple[float, float, float]:
+        """Bits per sample, mean squared error and largest error over blocks."""
+        model = self.model({})
+        total, squares, valid, largest = 0, 0.0, 0, 0.0
+        for chunk in chunks:
+            worst = [0.0]
+
+            def look(
+                samples: Any, decoded: Any, missed: Any, first: int, chunk: Chunk = chunk, worst: list[float] = worst
+            ) -> float:
+                error = samples[:, first : first + decoded.shape[1]].astype(np.float64) - decoded
+                worst.append(float(np.abs(error).max(initial=0.0)))
+                return float((error * error).sum())
+
+            coded = self.encode(model, chunk, value, look)
+            total += FRAME_BYTES + sum(map(len, coded.sections.values()))
+            squares += coded.figure
+            valid += chunk.samples.size
+            largest = max(largest, *worst)
+        return 8 * total / valid, squares / valid, largest
+
+    def contents(self, model: Model, chunk: Chunk, value: float) -> Contents:
+        """What the frame of a block holds."""
+        coded = self.encode(model, chunk, value, examine.nothing)
+
+        def find(key: bytes) -> Model:
+            if key != model.key:
+                raise GuaranteeError("A frame names another model than that it was encoded with.")
+            return model
+
+        return transform_mode.read(coded.sections, chunk.samples.shape, self.dimensions, find)
+
+    def energies(self, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean squares of dequantised latents, in samples, and how many there were: (rank, subband)."""
+        rank = len(self.arrays["vectors"])
+        squares, sizes = np.zeros((rank, len(self.ids))), np.zeros((rank, len(self.ids)))
+        model = self.model({})
+        for chunk in self.sample.chunks:
+            contents = self.contents(model, chunk, value)
+            symbols = contents.symbols()
+            grid = contents.model.grid
+            for s, (place, subband) in enumerate(zip(self.places(grid), grid.subbands, strict=True)):
+                del s
+                part = symbols[:, :, *subband.slices].astype(np.float64)
+                squares[: part.shape[1], place] += (part * part).sum(axis=(0, 2, 3, 4)) * value**2
+                sizes[:, place] += part[:, :1].size
+        return squares / np.maximum(sizes, 1), sizes
+
+    def places(self, grid: Any) -> NDArray[np.int64]:
+        """Number of every subband of a grid among those of the model."""
+        return places(grid.plan, self.levels, self.dimensions)
+
+    def count(self, chunks: list[Chunk], value: float) -> None:
+        """Expected magnitudes, rank and tables, from what the frames of the blocks hold."""
+        model = self.model({})
+        rank, channels = len(self.arrays["vectors"]), len(self.sample.means)
+        totals, sizes = np.zeros((rank, len(self.ids))), np.zeros((rank, len(self.ids)))
+        rests, coded = np.zeros(channels), np.zeros(channels)
+        tokens = {kind: np.zeros(0) for kind in ()}
+        parts: dict[Kind, list[coder.Classified]] = {}
+        used = 1
+        for chunk in chunks:
+            contents = self.contents(model, chunk, value)
+            symbols, grid = contents.symbols(), contents.model.grid
+            used = max(used, contents.model.rank)
+            for place, subband in zip(self.places(grid), grid.subbands, strict=True):
+                part = np.abs(symbols[:, :, *subband.slices].astype(np.int64))
+                totals[: part.shape[1], place] += part.sum(axis=(0, 2, 3, 4))
+                sizes[:, place] += part[:, :1].size
+            latents = transform_mode.latent_parts(contents.model, symbols.shape[0])
+            for kind in (Kind.LATENT, Kind.LATENT_PARALLEL):
+                flat = symbols.reshape(-1)
+                parts.setdefault(kind, []).extend(
+                    coder.classify(flat, planes, kind, self.dimensions) for planes in latents
+                )
+            whole = tuple(slice(0, n) for n in contents.shape)
+            if contents.residual_codes is not None:
+                mask = None if chunk.mask is None else transform_mode.pad(chunk.mask, grid.signal)
+                residuals = contents.residuals(mask, whole)  # type: ignore[arg-type]
+                rests += np.abs(residuals.astype(np.int64)).sum(axis=(0, 2, 3, 4))
+                holes = coder.NO_MASK if mask is None else mask.reshape(-1)
+                slabs = transform_mode.residual_parts(contents.shape, contents.residual_codes)[2]
+                for kind in (Kind.RESIDUAL, Kind.RESIDUAL_PARALLEL):
+                    parts.setdefault(kind, []).extend(
+                        coder.classify(residuals.reshape(-1), planes, kind, self.dimensions, holes) for planes in slabs
+                    )
+            coded += contents.shape[0] * math.prod(grid.signal)
+        del tokens
+        self.arrays = {
+            **self.arrays,
+            **{name: self.arrays[name][:used] for name in ("vectors", "precisions", "kept")},
+            "codes": magnitude_code(totals / np.maximum(sizes, 1))[:used].astype(np.uint8),
+            "residual_codes": magnitude_code(rests / np.maximum(coded, 1)).astype(np.uint8),
+            **bookkeeping(train({kind: count(found) for kind, found in parts.items()})),
+        }
+
+
+def train(counts: Mapping[Kind, NDArray[np.int64]]) -> Tables:
+    """A codebook for token counts (role * class, token) of some kinds, where others than the usual tables pay."""
+    base = shipped()
+    index, own = base.index.copy(), []
+    prices = costs(base)
+    for kind, found in counts.items():
+        expected = usual(base, kind)
+        first = first_class(kind, Role.DENSE)
+        for place in np.flatnonzero(found.any(axis=1)):
+            tokens = found[place].astype(np.float64)
+            bits = tokens @ prices
+            best = int(bits.argmin())
+            prior = base.frequencies[best] / base.frequencies[best].sum()
+            table = from_counts((tokens + PRIOR * prior)[None])
+            known = np.count_nonzero(table)
+            usual_bits = bits[expected[place]]
+            other_bits = bits[best] + OTHER_TABLE
+            own_bits = tokens @ costs(Tables(table, np.zeros(0, np.uint16)))[:, 0] + OTHER_TABLE + OWN_TABLE * known
+            if own_bits < min(usual_bits, other_bits):
+                index[first + place] = len(base.frequencies) + len(own)
+                own.append(table[0])
+            elif other_bits < usual_bits:
+                index[first + place] = best
+    frequencies = np.concatenate([base.frequencies, np.array(own, np.uint16).reshape(-1, base.frequencies.shape[1])])
+    return Tables(frequencies, index)
