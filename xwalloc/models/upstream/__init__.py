@@ -1,7 +1,8 @@
 """Published WaLLoC models: the four architectures, with the names of their own checkpoints, so that these load.
 
-`Architecture` describes a model and builds it with fresh weights. Everything that needs torch in
-xwalloc's models is in this folder.
+`load` reads a published configuration and checkpoint; `Architecture` describes a model and builds it with fresh
+weights; `save` writes what `load` reads; `images` packs latents into the published image containers. Everything that
+needs torch in xwalloc's models is in this folder.
 """
 
 try:
@@ -12,6 +13,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from xwalloc.models.upstream.architecture import Architecture
+from xwalloc.models.upstream.checkpoint import load, save
 from xwalloc.models.upstream.codecs import Codec, Codec1D, Codec2D, LinearCodec2D, ResidualCodec2D
 
 __all__ = [
@@ -21,4 +23,6 @@ __all__ = [
     "Codec2D",
     "LinearCodec2D",
     "ResidualCodec2D",
+    "load",
+    "save",
 ]
