@@ -1,4 +1,4 @@
-"""Refinement networks: the arithmetic against plain int64 loops, libraries against each other, and hostile descriptions."""
+"""Refinement networks: against plain int64 loops, libraries against each other, and hostile descriptions."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def reference(net: Network, symbols: np.ndarray, geometry: Plan, codes: np.ndarr
             reach = weight.shape[2] // 2
             wide = np.pad(values, [(0, 0), (0, 0)] + [(reach, reach)] * len(view.grid))
             for tap in itertools.product(range(weight.shape[2]), repeat=len(view.grid)):
-                part = wide[(slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, view.grid)))]
+                part = wide[
+                    (slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, view.grid, strict=False)))
+                ]
                 sums += np.tensordot(weight[(slice(None), slice(None), *tap)], part, axes=1)
             half = np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)[spread]
             low = -127 if layer is net.layers[-1] else 0
@@ -94,7 +96,8 @@ def test_matches_the_definition(architecture: Architecture, geometry: Plan, monk
     symbols, codes = some_symbols(geometry)
     expected = reference(net, symbols, geometry, codes)
     found = net.correct(symbols, geometry, codes)
-    assert found.dtype == np.int8 and np.count_nonzero(found)
+    assert found.dtype == np.int8
+    assert np.count_nonzero(found)
     assert np.array_equal(found, expected)
     # Nor does it matter how the work is cut.
     monkeypatch.setattr(network, "PLACES", 40)
@@ -184,9 +187,9 @@ def test_companding() -> None:
 
 
 HOSTILE = [
-    ("version", 2), ("kind", "none"), ("tree", 7), ("dimensions", 4), ("dimensions", True), ("levels", 9), ("levels", 2.0),
-    ("rank", 10**9), ("widths", []), ("widths", [10**9]), ("widths", [8.0]), ("widths", "88"), ("widths", [8] * 9),
-    ("more", 1), ("widths", [16]), ("dimensions", 3), ("levels", None),
+    ("version", 2), ("kind", "none"), ("tree", 7), ("dimensions", 4), ("dimensions", True), ("levels", 9),
+    ("levels", 2.0), ("rank", 10**9), ("widths", []), ("widths", [10**9]), ("widths", [8.0]), ("widths", "88"),
+    ("widths", [8] * 9), ("more", 1), ("widths", [16]), ("dimensions", 3), ("levels", None),
 ]  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def test_round_trip_and_labels(geometry: Plan) -> None:
     coefficients = numbered(geometry, (2,))
     patches = to_patches(coefficients, geometry)
     count = math.prod(2**splits for splits in geometry.splits)
-    assert patches.shape == (2, count, *patch_grid(geometry)) and patches.dtype == np.int32
+    assert patches.shape == (2, count, *patch_grid(geometry))
+    assert patches.dtype == np.int32
     assert np.array_equal(from_patches(patches, geometry), coefficients)
     # Every coefficient once, and zeros elsewhere.
     assert np.array_equal(np.sort(patches[patches != 0]), np.sort(coefficients.reshape(-1)))
@@ -47,7 +48,9 @@ def test_round_trip_and_labels(geometry: Plan) -> None:
         subband = geometry.subbands[label.subband]
         assert (label.level, label.orientation) == (subband.level, subband.orientation)
         per_patch = [1 << (s - min(s, subband.level)) for s in geometry.splits]
-        part = coefficients[0][subband.slices][tuple(slice(o, None, c) for o, c in zip(label.offset, per_patch))]
+        part = coefficients[0][subband.slices][
+            tuple(slice(o, None, c) for o, c in zip(label.offset, per_patch, strict=False))
+        ]
         assert np.array_equal(plane[tuple(slice(0, n) for n in part.shape)], part)
         assert np.count_nonzero(plane) == part.size
 

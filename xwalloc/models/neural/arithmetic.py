@@ -5,10 +5,10 @@ Activations are integers of magnitude 127 or less, weights int8. A layer compute
     sum = bias + sum over taps and inputs of weight * input
     output = floor((sum + 2^(shift - 1)) / 2^shift)          (without the half where shift is 0), clipped
 
-in float32. All numbers are integers, and for every output sum |weight| * 127 + |bias| + 2^(shift - 1) < 2^24 (`bound_of`), so
-that every partial sum is exact in any order, with or without fused multiply-add, and also where a device multiplies
-with the 8 bits of bfloat16 or the 11 of TF32, which hold int8 exactly, and adds in float32. A division by
-a power of two and a floor are exact as well. So NumPy, torch, every BLAS, thread count and batch agree.
+in float32. All numbers are integers, and for every output sum |weight| * 127 + |bias| + 2^(shift - 1) < 2^24
+(`bound_of`), so that every partial sum is exact in any order, with or without fused multiply-add, and also where a
+device multiplies with the 8 bits of bfloat16 or the 11 of TF32, which hold int8 exactly, and adds in float32. A
+division by a power of two and a floor are exact as well. So NumPy, torch, every BLAS, thread count and batch agree.
 
 A grid is stored flat, with one place of zeros behind every axis: a shifted grid is then a shifted slice, and what
 a kernel reads beyond a border is such a place. A convolution is the product of the weights with stacked slices.

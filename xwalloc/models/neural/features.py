@@ -1,8 +1,8 @@
 """What a network sees of symbols and magnitude codes: integers of magnitude 127 or less.
 
-Symbols are companded: 8 to a symbol up to 4, then 12 to an octave, linear within it; 127 from about 950 on. The networks shared
-by spectral components see a component with its signs, and of its neighbours only the magnitudes: the signs of basis
-vectors are arbitrary, so that those of two components have no relation that another scene would share.
+Symbols are companded: 8 to a symbol up to 4, then 12 to an octave, linear within it; 127 from about 950 on. The
+networks shared by spectral components see a component with its signs, and of its neighbours only the magnitudes: the
+signs of basis vectors are arbitrary, so that those of two components have no relation that another scene would share.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
 
 from xwalloc.models.neural.arithmetic import LARGEST
 from xwalloc.models.neural.views import View
@@ -30,7 +31,7 @@ CODE_ONE = 17
 """Magnitude code of a mean magnitude of 1."""
 
 
-def _table() -> np.ndarray[Any, np.dtype[np.int8]]:
+def _table() -> NDArray[np.int8]:
     size = np.arange(CAP + 1)
     octave = np.array([max(0, int(n).bit_length() - 3) for n in size])
     start = LINEAR << octave
@@ -71,8 +72,8 @@ def inputs(symbols: Any, view: View, lows: int, first: int, last: int, shared: b
     -------
     planes : (plane, item, *grid) int8
         Shared, an item being a component: its companded planes, their magnitudes, differences of low planes to the
-        place before along every axis, magnitudes of the component before and of the one behind (zeros if there is none).
-        Fixed band set, a single item: the first three of these for every component.
+        place before along every axis, magnitudes of the component before and of the one behind (zeros if there is
+        none). Fixed band set, a single item: the first three of these for every component.
     signs : (plane, item, *grid) int8
         Signs of the component's (or all components') symbols.
     """
@@ -112,12 +113,12 @@ def _differences(symbols: Any, view: View, lows: int) -> Any:
     return xp.concat(found, axis=1)
 
 
-def spectral_codes(codes: np.ndarray[Any, Any], first: int, last: int, shared: bool) -> np.ndarray[Any, Any]:
+def spectral_codes(codes: NDArray[np.int64], first: int, last: int, shared: bool) -> NDArray[np.int64]:
     """Magnitude codes (component, subband of a view) as inputs: (input, item), four to an octave, 0 for a mean of 1.
 
     Shared: of the component, the one before and the one behind (as if all zero if there is none). Fixed: of all.
     """
-    scaled = np.clip(2 * (codes.astype(np.int64) - CODE_ONE), -LARGEST, LARGEST)
+    scaled: NDArray[np.int64] = np.clip(2 * (codes.astype(np.int64) - CODE_ONE), -LARGEST, LARGEST)
     if not shared:
         return scaled[first:last].reshape(-1, 1)
     around = np.pad(scaled, ((1, 1), (0, 0)), constant_values=-2 * CODE_ONE)

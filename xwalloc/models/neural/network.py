@@ -4,8 +4,8 @@
     correction = clip(sign(symbol) * M + S, -127, 127)        in 1/256 of a quantum
     latent     = symbol * quantum + point + floor((correction * quantum + 128) / 256)
 
-M moves a coefficient within its cell away from or towards 0, for which signs do not matter; S knows directions, and is what
-can move a coefficient whose symbol is 0. A network without training has zeros in its last layer: it is the linear
+M moves a coefficient within its cell away from or towards 0, for which signs do not matter; S knows directions, and is
+what can move a coefficient whose symbol is 0. A network without training has zeros in its last layer: it is the linear
 decoder. No correction exceeds half a quantum, so that a latent stays in its cell or near it.
 
 There are no statistics over a group, no attention and no floats: a correction depends on the symbols within
@@ -91,6 +91,8 @@ class Architecture:
         def whole(value: object) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
 
+        given: object = self.widths
+
         expect(self.kind in ("shared", "fixed"), "kind 'shared' or 'fixed'", self.kind)
         expect(self.tree in ("dyadic", "packet"), "tree 'dyadic' or 'packet'", self.tree)
         expect(whole(self.dimensions) and 1 <= self.dimensions <= 3, "1 to 3 dimensions", self.dimensions)
@@ -98,7 +100,7 @@ class Architecture:
         expect(whole(self.levels) and levels[0] <= self.levels <= levels[1], f"levels from {levels}", self.levels)
         rank = (0, 0) if self.kind == "shared" else (1, MOST_INPUTS)
         expect(whole(self.rank) and rank[0] <= self.rank <= rank[1], f"rank from {rank}", self.rank)
-        widths = isinstance(self.widths, tuple) and 1 <= len(self.widths) <= MOST_LAYERS
+        widths = isinstance(given, tuple) and 1 <= len(given) <= MOST_LAYERS
         expect(widths and all(whole(w) and 1 <= w <= MOST_WIDTH for w in self.widths), "up to 8 widths", self.widths)
         expect(self.planes <= MOST_INPUTS, f"at most {MOST_INPUTS} input planes", self.planes)
         expect(self.weights <= MOST_WEIGHTS, f"at most {MOST_WEIGHTS} weights", self.weights)
@@ -221,7 +223,8 @@ class Network:
             If they are not those of a network.
         """
         names = {"version", "kind", "tree", "dimensions", "levels", "rank", "widths"}
-        if not isinstance(description, Mapping) or set(description) != names or description["version"] != VERSION:
+        given: object = description
+        if not isinstance(given, Mapping) or set(given) != names or given["version"] != VERSION:
             raise FormatError(f"Expected a description of a network with {sorted(names)}, version {VERSION}.")
         fields = {name: description[name] for name in names - {"version"}}
         if not isinstance(fields["widths"], list):
@@ -358,9 +361,7 @@ def _expect(name: str, tensor: Any, dtype: type[np.generic], shape: Sequence[int
         raise FormatError(f"Expected {np.dtype(dtype)} of shape {tuple(shape)} as {name} of a network. Got {got}.")
 
 
-def _put(
-    corrections: Any, found: Any, view: View, seen: slice, rows: slice, shape: Sequence[int]
-) -> None:
+def _put(corrections: Any, found: Any, view: View, seen: slice, rows: slice, shape: Sequence[int]) -> None:
     """Write corrections of some rows (own plane of all components, item, row, ...) where they belong.
 
     Parameters
