@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from xwalloc.errors import ConfigError  # noqa: E402
+from xwalloc.models.neural import Network  # noqa: E402
 from xwalloc.training import (  # noqa: E402
     Architecture,
     Blocks,
@@ -103,6 +104,19 @@ def test_untrained_is_linear() -> None:
     refiner = Refiner(PACKET, torch.Generator().manual_seed(1))
     quantised = quantise(some_blocks(0), 0)
     assert not refiner.network().correct(quantised.symbols[None], some_blocks(0).plan, quantised.codes).any()
+
+
+@pytest.mark.parametrize(("architecture", "how"), EXACT, ids=[str(i) for i in range(len(EXACT))])
+def test_start_from_a_network(architecture: Architecture, how: dict) -> None:
+    network = shaken(Refiner(architecture, torch.Generator().manual_seed(1)), 0.1, 2).network()
+    refiner = Refiner(architecture, torch.Generator().manual_seed(3))
+    refiner.start_from(network)
+    blocks = some_blocks(0, **how)
+    quantised = quantise(blocks, 0)
+    arguments = (quantised.symbols[None], blocks.plan, quantised.codes)
+    assert np.array_equal(refiner.network().correct(*arguments), network.correct(*arguments))
+    result = train_network([blocks], [blocks], architecture, options=replace(SHORT, steps=1), start=network)
+    assert result.history[0].distortion != result.linear
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -258,6 +272,8 @@ def test_wrong_arguments() -> None:
         train_network([blocks], [], PACKET)
     with pytest.raises(ConfigError, match="Got none: use a smaller step"):
         train_network([blocks], [blocks], Architecture(tree="packet", levels=2))
+    with pytest.raises(ConfigError, match="to start from"):
+        train_network([blocks], [blocks], PACKET, start=Network.untrained(EXACT[1][0]))
     for wrong in ({"steps": 0}, {"rate": 0.0}, {"variants": 0}):
         with pytest.raises(ConfigError):
             Options(**wrong)

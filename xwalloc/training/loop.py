@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xwalloc.errors import ConfigError
-from xwalloc.models.neural import Architecture
+from xwalloc.models.neural import Architecture, Network
 from xwalloc.training.blocks import Blocks, Quantised, quantise, varied
 from xwalloc.training.checkpoint import load_checkpoint, save_checkpoint
 from xwalloc.training.encoder import Encoder
@@ -35,7 +35,7 @@ ROUNDED_SHARE = 0.3
 """The last part of training: encoder frozen, symbols rounded."""
 
 WARM_UP = 200
-"""Steps in which the learning rate rises: at full rate from the first step on, wide networks died (no activation above 0)."""
+"""Steps in which the learning rate rises: at full rate from the first step on, wide networks died (only zeros)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,7 @@ def train_network(
     architecture: Architecture,
     *,
     options: Options | None = None,
+    start: Network | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -142,6 +143,8 @@ def train_network(
         Shape of the network.
     options
         How to train; None for the defaults.
+    start
+        A network to start from, such as one of other scenes; None for one that corrects nothing.
     device
         "cpu", "cuda", "cuda:1", ... Forward passes of training take bfloat16 products on CUDA; validation and result do
         not.
@@ -154,7 +157,7 @@ def train_network(
     Returns
     -------
     TrainingResult
-        The best network of all validations, or the linear decoder (a network of zeros) if none beat it.
+        The best network of all validations; that of the start (None: the linear decoder) if none beat it.
 
     Raises
     ------
@@ -162,9 +165,11 @@ def train_network(
         If there is nothing to train on, or the checkpoint belongs to another training.
     """
     options = Options() if options is None else options
+    if start is not None and start.architecture != architecture:
+        raise ConfigError(f"Expected a network of {architecture} to start from. Got one of {start.architecture}.")
     if not training or not validation:
         raise ConfigError("Expected blocks to train on and blocks to validate with. Got none: give a second region.")
-    run = _Run(training, validation, architecture, options, torch.device(device), checkpoint, progress)
+    run = _Run(training, validation, architecture, options, start, torch.device(device), checkpoint, progress)
     return run.result()
 
 
@@ -177,6 +182,7 @@ class _Run:
         validation: Sequence[Blocks],
         architecture: Architecture,
         options: Options,
+        start: Network | None,
         device: torch.device,
         checkpoint: Path | None,
         progress: Callable[[Progress], None] | None,
@@ -185,7 +191,10 @@ class _Run:
         self.architecture, self.options, self.device = architecture, options, device
         self.checkpoint, self.progress = checkpoint, progress
         self.generator = torch.Generator().manual_seed(options.seed)
-        self.refiner = Refiner(architecture, self.generator).to(device)
+        self.refiner = Refiner(architecture, self.generator)
+        if start is not None:
+            self.refiner.start_from(start)
+        self.refiner.to(device)
         self.optimiser = torch.optim.Adam(self.refiner.parameters(), lr=options.rate)
         self.history: list[Record] = []
         self.best = {name: tensor.clone() for name, tensor in self.refiner.state_dict().items()}

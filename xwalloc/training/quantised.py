@@ -112,6 +112,18 @@ class Refiner(nn.Module):
         """Bits (output,) to shift sums of a layer by."""
         return bits + ACTIVATION_BITS - OUTPUT_BITS if i == len(self.weights) - 1 else bits
 
+    def start_from(self, network: Network) -> None:
+        """Take the weights of a network of the same architecture: `network()` then corrects as it does."""
+        with torch.no_grad():
+            for i, layer in enumerate(network.layers):
+                last = i == len(network.layers) - 1
+                bits = layer.shift.astype(np.float64) + (OUTPUT_BITS - ACTIVATION_BITS if last else 0)
+                spread = (slice(None), *(None,) * (layer.weight.ndim - 1))
+                self.weights[i].copy_(torch.from_numpy(np.ldexp(1.0, -bits.astype(int))[spread] * layer.weight))
+                self.biases[i].copy_(torch.from_numpy(np.ldexp(layer.bias, -bits.astype(int) - ACTIVATION_BITS)))
+                if i == 0:
+                    self.codes.copy_(torch.from_numpy(np.ldexp(1.0, -bits.astype(int))[:, None] * network.codes))
+
     def network(self) -> Network:
         """The integers that inference takes."""
         layers = []
