@@ -2,9 +2,9 @@
 
 A packet tree is looked at once: one plane per subband, on the grid of patches (patches.py).
 
-A dyadic tree is looked at once per level but the coarsest: subbands of the level below it in depth (the parents), one
-plane each, and those of the level itself, 2^d planes each, on the grid of the parents. All these views have the same
-number of planes, whatever the level, so that one network serves them all and any number of levels. Coefficients of the
+A dyadic tree is looked at once per level but the coarsest: subbands of the next coarser level (the parents), one plane
+each, and those of the level itself, 2^d planes each, on the grid of the parents. All these views have the same number
+of planes, whatever the level, so that one network serves them all and any number of levels. Coefficients of the
 coarsest level are too few to be worth correcting.
 
 A plan that splits some signal axis less often than the others has no view of that level: there, nothing is corrected.
