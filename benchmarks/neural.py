@@ -33,8 +33,8 @@ from xwalloc.transform import wavelet as w
 from xwalloc.transform.tree import Tree
 
 TRAINING = (
-    "abu-airport-1", "abu-airport-2", "abu-urban-1", "abu-urban-2", "abu-urban-4", "abu-urban-5", "vegetation", "samson",
-    "enmap", "corn-kernel", "ledaps-1999", "ledaps-2002",
+    "abu-airport-1", "abu-airport-2", "abu-urban-1", "abu-urban-2", "abu-urban-4", "abu-urban-5",
+    "vegetation", "samson", "enmap", "corn-kernel", "ledaps-1999", "ledaps-2002",
 )  # fmt: skip
 VALIDATION = ("abu-airport-3",)
 TEST = ("indian-pines", "abu-beach-1", "landsat7", "sentinel2")
