@@ -1,9 +1,9 @@
 """Training of a refinement network on the symbols of blocks, and of the linear encoder before it if asked for.
 
 The linear encoder starts from the closed form and stays there by default: see `Options.encoder`. The network learns on
-hard-rounded symbols all the way, exactly those that the codec would write. An encoder that is trained has its turn first:
-with additive uniform noise in place of rounding (WaLLoC, arXiv 2412.09405; Balle, Laparra, Simoncelli, arXiv 1611.01704)
-it minimises MSE + lambda * rate of the linear decode, and it is frozen before the network starts.
+hard-rounded symbols all the way, exactly those that the codec would write. An encoder that is trained has its turn
+first: with additive uniform noise in place of rounding (WaLLoC, arXiv 2412.09405; Balle, Laparra, Simoncelli, arXiv
+1611.01704) it minimises MSE + lambda * rate of the linear decode, and it is frozen before the network starts.
 """
 
 from __future__ import annotations
