@@ -240,10 +240,18 @@ class ChunkCodec:
             return None
         grid = self._grid(layout)
         edges = chunk.look.low, chunk.look.high
-        coded = transform_mode.encode(
-            chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, self.model
-        )
-        return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
+
+        def code(model: Model | None) -> Candidate | None:
+            coded = transform_mode.encode(
+                chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, model
+            )
+            return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
+
+        found = code(self.model)
+        if self.model is None or not target.step or self.model.fitted.scaled or chunk.samples.shape[1] > MAX_CHANNELS:
+            return found
+        # A model may know nothing of what this chunk shows. Without a bound, latents stay comparable instead.
+        return smaller(found, code(None))
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
         config = self.config

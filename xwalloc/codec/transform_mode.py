@@ -52,10 +52,6 @@ LINEAR, NAMED = 0, 1
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
 
-BETTER = 0.97
-"""A chunk carries a model of its own if it is estimated to take at most so many times the bits that it takes with a
-model that others share. Without an error bound it never does: latents are comparable from chunk to chunk then."""
-
 LATENTS_PER_SEGMENT = 1 << 18
 """Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
 
@@ -181,14 +177,10 @@ def encode(
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    draft = None
-    if shared is not None:
-        draft = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
-    if shared is None or (finish.step and not shared.fitted.scaled):
-        own = linear.fit(samples, edges, scale, grid, holes, map_parallel)
-        if own is not None and (draft is None or own.bits < BETTER * draft.bits):
-            draft, shared = own, None
-    found = None if draft is None else draft.quantise()
+    if shared is None:
+        found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+    else:
+        found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     if found is None:
         return None
     model, symbols = found

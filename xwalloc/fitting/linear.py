@@ -30,7 +30,7 @@ from xwalloc.errors import ConfigError, GuaranteeError
 from xwalloc.models import choice
 from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
 from xwalloc.models.model import FORMAT, Model
-from xwalloc.models.spec import Tree
+from xwalloc.models.spec import Grid, Tree, padded
 from xwalloc.transform import spectral
 
 __all__ = ["Goal", "fit_blocks"]
@@ -107,9 +107,9 @@ class _Sample:
     def centred(self, chunk: Chunk) -> NDArray[np.float64]:
         """Some pixels (channel, n) of a block, less the means, by the scales; 0 where nothing is known."""
         channels = len(self.scales)
-        flat = chunk.samples.swapaxes(0, 1).reshape(channels, -1)
+        flat: NDArray[Any] = chunk.samples.swapaxes(0, 1).reshape(channels, -1)
         step = max(1, flat.shape[1] * len(self.chunks) // PIXELS)
-        pixels = (flat[:, ::step] - self.means[:, None]) / self.scales[:, None]
+        pixels: NDArray[np.float64] = (flat[:, ::step] - self.means[:, None]) / self.scales[:, None]
         pixels[~_valid(chunk).swapaxes(0, 1).reshape(channels, -1)[:, ::step]] = 0.0
         return pixels
 
@@ -253,19 +253,22 @@ class _Fit:
             units = self.sample.means / self.sample.scales * scale.per_sample
             edge = max(float(samples.max()), -float(samples.min())) * scale.per_sample
             variances = self.sample.variances * scale.per_sample**2
-            quantum, rank, _ = choice.choose(
+            quantum, rank = choice.choose(
                 samples, scale, self.grid(chunk), np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances,
                 self.sample.basis, chunk.mask, map_parallel, paid=True,
             )  # fmt: skip
             found.append((2 * quantum / scale.step, quantum / scale.per_sample, rank))
         self.ratio = float(np.median([ratio for ratio, _, _ in found]))
-        return float(np.median([quantum for _, quantum, _ in found])), max(rank for _, _, rank in found)
+        usual = float(np.median([quantum for _, quantum, _ in found]))
+        # Chunks that are not in the sample may need more than those that are; vectors that nobody uses cost once.
+        return usual, max(self.rank_for(usual), *(rank for _, _, rank in found))
 
     def in_scales(self, chunk: Chunk) -> NDArray[Any]:
         """Samples by the bounds of their channels."""
         if (self.sample.scales == 1).all():
             return chunk.samples
-        return chunk.samples / self.sample.scales[:, None, None, None]
+        scaled: NDArray[np.float64] = chunk.samples.astype(np.float64) / self.sample.scales[:, None, None, None]
+        return scaled
 
     def rank_for(self, step: float) -> int:
         """Vectors that may carry anything at a step: wavelets concentrate energy, so deviations below it count."""
@@ -365,16 +368,11 @@ class _Fit:
             return Target(integral=True, step=2.0 * math.floor(value) + 1, quantum=0.0, bound=bound)
         return Target(integral=False, step=2 * value, quantum=0.0)
 
-    def grid(self, chunk: Chunk) -> Any:
+    def grid(self, chunk: Chunk) -> Grid:
         """The transform over a block."""
         z, y, x = chunk.samples.shape[2:]
-        return self.model({}).fitted.grid((z, y, x)) if "vectors" in self.arrays else self._first_grid((z, y, x))
-
-    def _first_grid(self, signal: tuple[int, int, int]) -> Any:
-        from xwalloc.models.spec import Grid, padded
-
         return Grid(
-            signal=padded(signal, self.levels, self.tree, "reflect"), dimensions=self.dimensions, levels=self.levels,
+            signal=padded((z, y, x), self.levels, self.tree, "reflect"), dimensions=self.dimensions, levels=self.levels,
             tree=self.tree, boundary="reflect", wavelet=WAVELET,
         )  # fmt: skip
 
@@ -382,7 +380,7 @@ class _Fit:
         """A block, encoded with a model."""
         edges = chunk.look.low, chunk.look.high
         coded = transform_mode.encode(
-            chunk.samples, edges, chunk.mask, self.target(chunk, value), self._first_grid(chunk.samples.shape[2:]),
+            chunk.samples, edges, chunk.mask, self.target(chunk, value), self.grid(chunk),
             "default", chunk.early_nodata, look, model,
         )  # fmt: skip
         if coded is None:
@@ -434,30 +432,26 @@ class _Fit:
             contents = self.contents(model, chunk, value)
             symbols = contents.symbols()
             grid = contents.model.grid
-            for s, (place, subband) in enumerate(zip(self.places(grid), grid.subbands, strict=True)):
-                del s
+            for place, subband in zip(self.places(grid), grid.subbands, strict=True):
                 part = symbols[:, :, *subband.slices].astype(np.float64)
                 squares[: part.shape[1], place] += (part * part).sum(axis=(0, 2, 3, 4)) * value**2
                 sizes[:, place] += part[:, :1].size
         return squares / np.maximum(sizes, 1), sizes
 
-    def places(self, grid: Any) -> NDArray[np.int64]:
+    def places(self, grid: Grid) -> NDArray[np.int64]:
         """Number of every subband of a grid among those of the model."""
         return places(grid.plan, self.levels, self.dimensions)
 
     def count(self, chunks: list[Chunk], value: float) -> None:
-        """Expected magnitudes, rank and tables, from what the frames of the blocks hold."""
+        """Expected magnitudes and tables, from what the frames of the blocks hold."""
         model = self.model({})
         rank, channels = len(self.arrays["vectors"]), len(self.sample.means)
         totals, sizes = np.zeros((rank, len(self.ids))), np.zeros((rank, len(self.ids)))
         rests, coded = np.zeros(channels), np.zeros(channels)
-        tokens = {kind: np.zeros(0) for kind in ()}
         parts: dict[Kind, list[coder.Classified]] = {}
-        used = 1
         for chunk in chunks:
             contents = self.contents(model, chunk, value)
             symbols, grid = contents.symbols(), contents.model.grid
-            used = max(used, contents.model.rank)
             for place, subband in zip(self.places(grid), grid.subbands, strict=True):
                 part = np.abs(symbols[:, :, *subband.slices].astype(np.int64))
                 totals[: part.shape[1], place] += part.sum(axis=(0, 2, 3, 4))
@@ -480,11 +474,9 @@ class _Fit:
                         coder.classify(residuals.reshape(-1), planes, kind, self.dimensions, holes) for planes in slabs
                     )
             coded += contents.shape[0] * math.prod(grid.signal)
-        del tokens
         self.arrays = {
             **self.arrays,
-            **{name: self.arrays[name][:used] for name in ("vectors", "precisions", "kept")},
-            "codes": magnitude_code(totals / np.maximum(sizes, 1))[:used].astype(np.uint8),
+            "codes": magnitude_code(totals / np.maximum(sizes, 1)).astype(np.uint8),
             "residual_codes": magnitude_code(rests / np.maximum(coded, 1)).astype(np.uint8),
             **bookkeeping(train({kind: count(found) for kind, found in parts.items()})),
         }
@@ -493,7 +485,8 @@ class _Fit:
 def train(counts: Mapping[Kind, NDArray[np.int64]]) -> Tables:
     """A codebook for token counts (role * class, token) of some kinds, where others than the usual tables pay."""
     base = shipped()
-    index, own = base.index.copy(), []
+    index = base.index.copy()
+    own: list[NDArray[np.uint16]] = []
     prices = costs(base)
     for kind, found in counts.items():
         expected = usual(base, kind)

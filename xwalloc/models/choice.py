@@ -229,7 +229,7 @@ def choose(
     paid: bool = False,
     fixed: int = 0,
     per_sample: NDArray[np.float64] | None = None,
-) -> tuple[int, int, float]:
+) -> tuple[int, int]:
     """Quantum and rank for a chunk.
 
     Parameters
@@ -259,9 +259,8 @@ def choose(
 
     Returns
     -------
-    quantum, rank, bits : int, int, float
-        Units per step of the latents; number of basis vectors; estimated bits of latents, basis and residual layer
-        (0 where there is no residual layer).
+    quantum, rank : int, int
+        Units per step of the latents; number of basis vectors.
 
     Raises
     ------
@@ -305,8 +304,7 @@ def choose(
         return float(costs[enough]), ranks[enough]
 
     if len(quanta) == 1:
-        bits, rank = attempt(quanta[0], limit)
-        return quanta[0], rank, bits
+        return quanta[0], attempt(quanta[0], limit)[1]
     found: dict[int, tuple[float, int]] = {}
 
     def cost(i: int) -> float:
@@ -323,4 +321,4 @@ def choose(
     direction = 1 if cost(best + 1) < cost(best) else -1
     while cost(best + direction) < cost(best):
         best += direction
-    return quanta[best], found[best][1], found[best][0]
+    return quanta[best], found[best][1]

@@ -13,8 +13,6 @@ model of the whole array.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +27,12 @@ from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.types import Parallel
 
-__all__ = ["Draft", "apply", "fit", "products", "reach", "synthesise"]
+__all__ = ["apply", "fit", "products", "reach", "synthesise"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
 RUN = 16
 PARTS = 4
-
-SIDE_BITS = 14.0
-"""Bits of a channel of a self-fitted model besides the basis: its mean and its magnitude of residuals, about."""
 
 LARGE = 1 << 15
 """Of chunks with more pixels, half as many are taken for the covariance."""
@@ -83,23 +78,6 @@ def _means_and_covariance(
     return means, spectral.moments(units, parallel=parallel).covariance * (coarse * coarse)
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A chunk about to be quantised with a model.
-
-    Parameters
-    ----------
-    bits
-        Estimated bits of latents, residual layer and side information; 0 without residual layer.
-    quantise
-        Returns the model of the chunk and its symbols (batch, rank, z, y, x); None where the chunk is beyond the bit
-        budget of exact arithmetic.
-    """
-
-    bits: float
-    quantise: Callable[[], tuple[LinearModel, NDArray[np.int32]] | None]
-
-
 def fit(
     samples: NDArray[np.generic],
     edges: tuple[float, float],
@@ -107,8 +85,8 @@ def fit(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> Draft | None:
-    """Fit a model to a chunk.
+) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    """Fit a model to a chunk and quantise the chunk with it.
 
     Parameters
     ----------
@@ -127,7 +105,7 @@ def fit(
 
     Returns
     -------
-    Draft or None
+    model, symbols : LinearModel, (batch, rank, z, y, x) int32
         None where the chunk is beyond the bit budget of exact arithmetic.
     """
     channels = samples.shape[1]
@@ -138,7 +116,7 @@ def fit(
         means, covariance = _means_and_covariance(samples, scale, parallel)
         reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
         variances, basis = spectral.klt(covariance)
-        quantum, rank, bits = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
+        quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
     except BudgetError:
         return None
     precisions = precisions_of(variances[:rank], quantum, channels)
@@ -151,13 +129,8 @@ def fit(
         grid=grid, quantum=quantum, points=(0,) * q.POINTS, mean_shift=mean_shift, means=coarse,
         precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
     )  # fmt: skip
-
-    def quantise() -> tuple[LinearModel, NDArray[np.int32]] | None:
-        analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
-        side = side_bits(precisions, channels)
-        return _quantise(model, samples, scale.per_sample, analysis, reach, side, parallel)
-
-    return Draft(bits + SIDE_BITS * channels, quantise)
+    analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
+    return _quantise(model, samples, scale.per_sample, analysis, reach, side_bits(precisions, channels), parallel)
 
 
 def apply(
@@ -168,8 +141,8 @@ def apply(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> Draft | None:
-    """Use the model of an array for a chunk; parameters and returned values are those of `fit`."""
+) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    """Quantise a chunk with the model of an array; parameters and returned values are those of `fit`."""
     quantum = scale.quantum or max(1, round(fitted.ratio * scale.step / 2))
     per_sample = scale.per_sample / fitted.scales
     low, high = (edges[side] * per_sample for side in (0, 1))
@@ -179,22 +152,18 @@ def apply(
         model = fitted.start(grid, quantum, scale.per_sample)
         means = model.mean_units
         reach = float(max((high - means).max(), (means - low).max())) + 1.0
-        rank, bits = min(fitted.rank, samples.shape[0] * math.prod(grid.signal)), 0.0
+        rank = min(fitted.rank, samples.shape[0] * math.prod(grid.signal))
         if scale.step:
             orthonormal = np.ldexp(fitted.vectors.astype(np.float64), -fitted.precisions[:, None])
-            _, rank, bits = choose(
+            _, rank = choose(
                 samples, scale, grid, means, reach, np.ones(rank), orthonormal, mask, parallel, paid=True,
                 fixed=quantum, per_sample=per_sample,
             )  # fmt: skip
     except BudgetError:
         return None
-
-    def quantise() -> tuple[LinearModel, NDArray[np.int32]] | None:
-        start = model.quantised_as(rank, model.codes[:rank], model.points, 0)
-        kept = fitted.kept_on(grid)[:rank]
-        return _quantise(start, samples, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), parallel, kept)
-
-    return Draft(bits, quantise)
+    start = model.quantised_as(rank, model.codes[:rank], model.points, 0)
+    kept = fitted.kept_on(grid)[:rank]
+    return _quantise(start, samples, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), parallel, kept)
 
 
 def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
