@@ -15,12 +15,18 @@ from xwalloc.settings import settings
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
+    from xwalloc.models.library import load_model
+    from xwalloc.models.model import Model
     from xwalloc.xarray import encoding
+    from xwalloc.xarray.fit import fit
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "encoding", "errors", "inspect", "settings"]
+__all__ = ["Model", "__version__", "encoding", "errors", "fit", "inspect", "load_model", "settings"]
 
 HOMES = {
+    "Model": ("xwalloc.models.model", "Model"),
+    "fit": ("xwalloc.xarray.fit", "fit"),
+    "load_model": ("xwalloc.models.library", "load_model"),
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),

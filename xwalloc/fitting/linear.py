@@ -58,6 +58,9 @@ OWN_TABLE, OTHER_TABLE = 20.0, 40.0
 TRUNCATION = 10.0
 """With a number of latents given, quantisation may add one part in so many to the error."""
 
+NEIGHBOURS = 5
+"""Ratios of quantum to bound that are tried."""
+
 SEARCH = 14
 """Steps that are tried at most."""
 
@@ -199,6 +202,7 @@ class _Fit:
         if goal.quality == "max_error":
             target = {"max_error": goal.value}
             self.use_basis(*self.quantum_and_rank(goal.value, some))
+            self.ratio = self.best_ratio(some, goal.value)
         else:
             step = self.step_for_latents() if goal.quality == "latents" else self.search(some, largest)
             target = {"step": step}
@@ -263,6 +267,14 @@ class _Fit:
         # Chunks that are not in the sample may need more than those that are; vectors that nobody uses cost once.
         return usual, max(self.rank_for(usual), *(rank for _, _, rank in found))
 
+    def best_ratio(self, chunks: list[Chunk], bound: float) -> float:
+        """The ratio of quantum to bound that makes the smallest frames of some blocks, near the estimated one."""
+        found: dict[float, float] = {}
+        for ratio in sorted(choice.RATIOS, key=lambda ratio: abs(math.log(ratio / self.ratio)))[:NEIGHBOURS]:
+            self.ratio = ratio
+            found[ratio] = self.measure(chunks, bound)[0]
+        return min(found, key=lambda ratio: found[ratio])
+
     def in_scales(self, chunk: Chunk) -> NDArray[Any]:
         """Samples by the bounds of their channels."""
         if (self.sample.scales == 1).all():
@@ -288,8 +300,8 @@ class _Fit:
         variance = self.variance()
         if not variance > 0:
             raise ConfigError(
-                f"Expected data that vary to reach {goal.quality} {goal.value:g}. Got constant samples, which take next "
-                "to no bits whatever the step. Give max_error instead."
+                f"Expected data that vary to reach {goal.quality} {goal.value:g}. Got constant samples, which take "
+                "next to no bits whatever the step. Give max_error instead."
             )
 
         def fine_enough(step: float) -> bool:
@@ -305,13 +317,14 @@ class _Fit:
         if goal.quality != "snr" and fine_enough(high):
             bits, _, _ = self.measure(chunks, high)
             raise ConfigError(
-                f"Expected {goal.quality} {goal.value:g} to be possible. Got {bits:.4f} bits per sample at the coarsest "
-                "step, which is what frames of this size take at least. Ask for less, or use larger chunks."
+                f"Expected {goal.quality} {goal.value:g} to be possible. Got {bits:.4f} bits per sample at the "
+                "coarsest step, which is what frames of this size take at least. Ask for less, or use larger chunks."
             )
         if not fine_enough(low):
             if goal.quality == "snr":
                 raise ConfigError(
-                    f"Expected snr {goal.value:g} to be possible. Got less at the finest step. Use max_error or lossless."
+                    f"Expected snr {goal.value:g} to be possible. Got less at the finest step. "
+                    "Use max_error or lossless."
                 )
             return low
         for _ in range(SEARCH):
@@ -330,8 +343,8 @@ class _Fit:
         patch = 2 ** (self.levels * self.dimensions)
         if not 1 <= count <= channels * patch:
             raise ConfigError(
-                f"Expected latents to be from 1 to {channels * patch}, the samples of a patch of {2**self.levels} along "
-                f"each of {self.dimensions} signal axes in {channels} channels. Got {self.goal.value:g}."
+                f"Expected latents to be from 1 to {channels * patch}, the samples of a patch of {2**self.levels} "
+                f"along each of {self.dimensions} signal axes in {channels} channels. Got {self.goal.value:g}."
             )
         fine = float(np.sqrt(self.sample.variances.sum()) or 1.0) * 2.0**-12
         self.use_basis(fine, self.rank_for(fine))

@@ -22,7 +22,7 @@ from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models.model import PREFIX, Model, ModelReference
 from xwalloc.settings import model_folders
 
-__all__ = ["add", "cached", "find", "resolve"]
+__all__ = ["add", "cached", "find", "load_model", "resolve"]
 
 GROUP = "xwalloc.models"
 ENDING = ".safetensors"
@@ -130,3 +130,21 @@ def _packs() -> tuple[Path, ...]:
             )
         folders.append(Path(folder))
     return tuple(folders)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Read a model that `Model.save` wrote, and remember it in this process.
+
+    Parameters
+    ----------
+    path
+        Name of the file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file.
+    FormatError
+        If it holds no model.
+    """
+    return add(Model.load(path))

@@ -12,6 +12,7 @@ from typing import Any
 import xarray as xr
 
 from xwalloc.errors import ConfigError
+from xwalloc.models.model import Model
 from xwalloc.xarray.plan import PerVariable, Plan, Request, plan
 
 __all__ = ["WallocAccessor", "encoding"]
@@ -33,7 +34,7 @@ def encoding(
     lossless: bool = False,
     channel_dim: Hashable | None = None,
     signal_dims: Hashable | Sequence[Hashable] | None = None,
-    model: None = None,
+    model: Model | None = None,
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
     shards: Mapping[Hashable, int] | None = None,
@@ -41,10 +42,10 @@ def encoding(
 ) -> dict[Hashable, dict[str, Any]]:
     """Encoding for ``to_zarr(store, zarr_format=..., encoding=...)`` that compresses with xwalloc.
 
-    Exactly one of `max_error`, `snr` and `lossless` is given. One value applies to the variables that have
-    `channel_dim` where that is given, else to the floating ones; integer flags (attributes ``flag_values``,
-    ``flag_masks``, ``flag_meanings``) are taken only where a mapping names them. Other variables and all coordinates
-    are left out and stored exactly.
+    Exactly one of `max_error`, `snr` and `lossless` is given, or none where a model says it. One value applies to the
+    variables that have `channel_dim` where that is given, else to the floating ones; integer flags (attributes
+    ``flag_values``, ``flag_masks``, ``flag_meanings``) are taken only where a mapping names them. Other variables and
+    all coordinates are left out and stored exactly.
 
     Parameters
     ----------
@@ -63,7 +64,8 @@ def encoding(
     signal_dims
         The 1 to 3 dimensions that the wavelet runs over. None: guessed likewise. Others are batch dimensions.
     model
-        None: every chunk carries its own model, which is what this version supports.
+        Model that all chunks share, from `xwalloc.fit` or `xwalloc.load_model`; it travels in the metadata of the
+        array. Where no quality target is given, it is the model's. None: every chunk carries its own model.
     nodata
         Value that stands for missing data, as it is stored: one value, or a mapping by variable name. The default is
         ``_FillValue`` or ``missing_value``. NaN and infinities are always kept.
@@ -122,7 +124,7 @@ class WallocAccessor:
         lossless: bool = False,
         channel_dim: Hashable | None = None,
         signal_dims: Hashable | Sequence[Hashable] | None = None,
-        model: None = None,
+        model: Model | None = None,
         nodata: PerVariable[float] = None,
         chunks: Mapping[Hashable, int] | None = None,
         shards: Mapping[Hashable, int] | None = None,

@@ -16,6 +16,8 @@ from xarray.conventions import encode_cf_variable
 from xwalloc.bitstream.frame import DTYPES
 from xwalloc.codec.config import CodecConfig, as_number
 from xwalloc.errors import ConfigError
+from xwalloc.models import library
+from xwalloc.models.model import Model, ModelReference
 from xwalloc.xarray.dims import Roles, guess_kinds, resolve_channel, resolve_roles
 from xwalloc.xarray.grid import Grid, choose_grid
 
@@ -31,6 +33,8 @@ UNMIXED = 4
 """Axes of so many steps or more that nobody knows are probably channels."""
 FLAGS = ("flag_values", "flag_masks", "flag_meanings")
 LEAST_CHUNK = 2**20
+INLINE_LIMIT = 512 * 2**10
+"""Bytes of the largest model that travels in the metadata of an array, in base64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Request:
     lossless: bool = False
     channel_dim: Hashable | None = None
     signal_dims: Sequence[Hashable] | None = None
-    model: None = None
+    model: Model | None = None
     nodata: PerVariable[float] = None
     chunks: Mapping[Hashable, int] | None = None
     shards: Mapping[Hashable, int] | None = None
@@ -51,10 +55,17 @@ class Request:
     def check(self, dataset: xr.Dataset) -> None:
         """Refuse what no dataset or not this one admits."""
         if self.model is not None:
-            raise ConfigError(
-                f"Expected model to be None: self-fitted models are what this version of xwalloc supports. Got "
-                f"{self.model!r}. Leave model out."
-            )
+            if not isinstance(self.model, Model):
+                raise ConfigError(
+                    f"Expected model to be None or a Model. Got {self.model!r:.80}. xwalloc.fit and xwalloc.load_model "
+                    "return models."
+                )
+            size = len(ModelReference.inline(self.model).weights or "")
+            if size > INLINE_LIMIT:
+                raise ConfigError(
+                    f"Expected a model of at most {INLINE_LIMIT} bytes, to travel in the metadata of every array. Got "
+                    f"{size}. Fit one to fewer channels, or leave model out: chunks carry their own then."
+                )
         if self.zarr_format not in (2, 3):
             raise ConfigError(f"Expected zarr_format to be 2 or 3. Got {self.zarr_format!r}.")
         if self.shards and self.zarr_format == 2:
@@ -128,8 +139,11 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
         channel_axis=roles.channel,
         signal_axes=roles.signal,
         nodata=find_nodata(variable.name, stored, wanted),
-        **in_packed_units(variable, stored, quality),
+        model=None if request.model is None else ModelReference.inline(request.model),
+        **(request.model.target if request.model and not quality else in_packed_units(variable, stored, quality)),
     )
+    if request.model is not None:
+        library.add(request.model)
 
     def choose(dask_chunks: tuple[tuple[int, ...], ...] | None) -> Grid:
         return choose_grid(
@@ -156,6 +170,15 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
     grid, needed = choose_aligned(choose, variable, roles.channel, stored.dtype.itemsize) if rechunk else (None, {})
     grid = grid or choose(variable.chunks)
     config.check(grid.chunks, stored.dtype)
+    if request.model is not None:
+        expected = request.model.fitted
+        channels = 1 if roles.channel is None else grid.chunks[roles.channel]
+        if (channels, len(roles.signal)) != (expected.channels, expected.dimensions):
+            raise ConfigError(
+                f"Expected chunks of {expected.channels} channels and {expected.dimensions} signal axes, for which "
+                f"model {request.model.id} was made. Got {channels} and {len(roles.signal)} for variable "
+                f"{variable.name!r}. Fit a model to it, or name the variables that the model is for."
+            )
     if roles.channel is not None and not roles.series and grid.chunks[roles.channel] < variable.shape[roles.channel]:
         logger.warning(
             "Variable %r is cut along its channel dimension %r into chunks of %d, which costs compression.",
@@ -207,7 +230,8 @@ def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[H
         if not result:
             raise ConfigError("Expected max_error or snr to name at least one variable. Got an empty mapping.")
         return result
-    quality = parse_quality(lossless=request.lossless, **targets)
+    wanted = any(value is not None for value in targets.values()) or request.lossless
+    quality = parse_quality(lossless=request.lossless, **targets) if wanted or request.model is None else {}
     parts = parts_of_others(dataset)
     reasons = {
         name: parts.get(name) or reason_against(variable, request, named)
