@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xwalloc.bitstream.frame import FORMAT_VERSION, AxisRole, Section, parse_header
+from xwalloc.codec.transform_mode import named_model
 from xwalloc.errors import FormatError
 
 __all__ = ["FrameInfo", "inspect"]
@@ -33,7 +34,8 @@ class FrameInfo:
     nodata
         Value that stands for missing data, or None.
     model
-        "self-fitted" where the frame carries its model, None where its mode needs none.
+        "self-fitted" where the frame carries its model, "sha256:" and 16 digits of its id where the frame names it,
+        None where its mode needs none.
     sections
         Bytes of every part, the header included, by lower-case name.
     """
@@ -113,7 +115,12 @@ def inspect(frame: bytes) -> FrameInfo:
     if header.nodata is not None:
         plain = header.dtype.newbyteorder("=")
         nodata = np.array(header.nodata, f"u{plain.itemsize}").view(plain).item()
-    names = [name for name, _, _ in table]
+    model = None
+    at = start
+    for section, size, _ in table:
+        if section == Section.MODEL:
+            model = named_model(data[at : at + size])
+        at += size
     return FrameInfo(
         version=FORMAT_VERSION,
         mode=header.mode.name.lower(),
@@ -124,6 +131,6 @@ def inspect(frame: bytes) -> FrameInfo:
         quality=header.quality.name.lower(),
         value=header.value,
         nodata=nodata,
-        model="self-fitted" if Section.MODEL in names else None,
+        model=model,
         sections={"header": start, **{name.name.lower(): size for name, size, _ in table}},
     )

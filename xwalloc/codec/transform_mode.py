@@ -481,6 +481,13 @@ class Contents:
         )
 
 
+def named_model(section: bytes) -> str:
+    """What section MODEL says of the model: "self-fitted", or the beginning of the id of the one that it names."""
+    if section[:1] != bytes([NAMED]):
+        return "self-fitted"
+    return f"sha256:{section[HEAD.size : HEAD.size + KEY_BYTES].hex()}"
+
+
 def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> Contents:
     """What the sections say of a chunk of that canonical shape (without padding).
 
