@@ -375,7 +375,7 @@ def test_models_for_other_data_are_refused(data, model):
         xwalloc.encoding(scene(bands=5).to_dataset(), model=model, channel_dim="band")
     with pytest.raises(ConfigError, match="12 channels"):
         codec(max_error=1.0, model=model).encode(np.zeros((5, 32, 32), "f4"))
-    with pytest.raises(ConfigError, match="returns? models|return models"):
+    with pytest.raises(ConfigError, match="return models"):
         xwalloc.encoding(data.to_dataset(), model="model.safetensors")
     with pytest.raises(ConfigError, match="brings its own transform"):
         codec(max_error=1.0, model=model, levels=2)

@@ -274,7 +274,7 @@ class ChunkCodec:
         size = chunk.samples.size
         if chunk.samples.shape[1] < MANY_CHANNELS:
             coded = in_lattice_mode(chunk, draft_of(chunk, grid, config.profile), look)
-            if coded is not None and 8 * coded.nbytes > LOOSE * size:
+            if coded is not None and 8 * coded.nbytes > LOOSE * size and self._scales().max() == 1:
                 return coded
             transformed = self._transform(chunk, layout, target, look_at_channels)
             return smaller(coded, transformed) or lossless(chunk, config.profile)

@@ -26,7 +26,7 @@ from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.engine import blas_in_one_thread, map_parallel
 from xwalloc.codec.transform_mode import Contents, Target, Transformed
-from xwalloc.errors import ConfigError, GuaranteeError
+from xwalloc.errors import BudgetError, ConfigError, GuaranteeError
 from xwalloc.models import choice
 from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
 from xwalloc.models.model import FORMAT, Model
@@ -160,7 +160,13 @@ def fit_blocks(
         If there is nothing to fit a model to, or the goal cannot be reached.
     """
     with blas_in_one_thread():
-        return _Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
+        try:
+            return _Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
+        except BudgetError as error:
+            raise ConfigError(
+                f"Expected a target that exact arithmetic reaches. Got {goal.quality} {goal.value:g} ({error}). Ask for "
+                "less, or store the data lossless, which needs no model."
+            ) from None
 
 
 class _Fit:
@@ -306,7 +312,10 @@ class _Fit:
 
         def fine_enough(step: float) -> bool:
             self.use_basis(step, self.rank_for(step))
-            bits, error, _ = self.measure(chunks, step)
+            try:
+                bits, error, _ = self.measure(chunks, step)
+            except BudgetError:
+                return True
             if goal.quality == "snr":
                 return error * 10 ** (goal.value / 10) <= variance
             itemsize = chunks[0].original.dtype.itemsize
@@ -397,11 +406,7 @@ class _Fit:
             "default", chunk.early_nodata, look, model,
         )  # fmt: skip
         if coded is None:
-            raise ConfigError(
-                f"Expected a target that leaves a range of 2^40 steps at most. Got {self.goal.quality} "
-                f"{self.goal.value:g}, which is beyond exact arithmetic for these data. Ask for less, or store them "
-                "lossless."
-            )
+            raise BudgetError("The range of the data over the step is too large for exact arithmetic.")
         return coded
 
     def measure(self, chunks: list[Chunk], value: float) -> tuple[float, float, float]:

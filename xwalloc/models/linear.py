@@ -145,7 +145,10 @@ def apply(
     """Quantise a chunk with the model of an array; parameters and returned values are those of `fit`."""
     quantum = scale.quantum or max(1, round(fitted.ratio * scale.step / 2))
     per_sample = scale.per_sample / fitted.scales
-    low, high = (edges[side] * per_sample for side in (0, 1))
+    low, high = (np.full(fitted.channels, edge) for edge in edges)
+    if fitted.scaled:  # channels may differ by orders of magnitude
+        low, high = samples.min(axis=(0, 2, 3, 4)), samples.max(axis=(0, 2, 3, 4))
+    low, high = low * per_sample, high * per_sample
     if not max(np.abs(low).max(), np.abs(high).max()) < 2.0**40:
         return None
     try:
