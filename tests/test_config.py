@@ -93,7 +93,7 @@ def test_json_is_canonical():
         ({"profile": 1}, "'default' or 'parallel'"),
         ({"wavelet": "nonsense"}, "wavelet"),
         ({"wavelet": 3}, "wavelet"),
-        ({"model": {"id": "sha256:0"}}, "self-fitted"),
+        ({"model": {"id": "sha256:0"}}, "64 hexadecimal digits"),
         ({"nodata": "NaN"}, "number or null"),
         ({"nodata": False}, "number or null"),
         ({"nodata": 10**400}, "some dtype holds"),

@@ -163,7 +163,7 @@ def test_which_variables_are_taken(scene):
         ({"chunks": {"y": 16}, "shards": {"y": 40}}, "multiple of its chunks"),
         ({"shards": {"y": 64}, "zarr_format": 2}, "no shards"),
         ({"zarr_format": 4}, "2 or 3"),
-        ({"model": "a.model"}, "self-fitted"),
+        ({"model": "a.model"}, "None or a Model"),
         ({"nodata": {"nothing": 1}}, "nodata to name"),
         ({"channel_dim": "y", "signal_dims": ["y"]}, "signal dimensions"),
     ],

@@ -7,6 +7,7 @@ tables and the context weights, and no code.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -139,8 +140,8 @@ def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
 # ---- 3 Order of work -------------------------------------------------------------------------------------------------
 
 
-def decode(frame: bytes) -> Array:
-    """The array that a frame holds."""
+def decode(frame: bytes, named: bytes | None = None) -> Array:
+    """The array that a frame holds; `named` is the file of the model that it names, if it does."""
     header, sections = parse(frame)
     stored = header.dtype.newbyteorder(">" if header.big_endian else "<")
     little = header.dtype.newbyteorder("<")
@@ -157,7 +158,7 @@ def decode(frame: bytes) -> Array:
     if header.mode == MODE_LATTICE:
         samples = decode_lattice(sections, header, shape, masked)
     else:
-        samples = decode_transform(sections, header, shape, masked)
+        samples = decode_transform(sections, header, shape, masked, named)
     bits = np.ascontiguousarray(samples).view(f"u{header.dtype.itemsize}")
     if labels is not None:
         for label, pattern in enumerate(palette, start=1):
@@ -228,7 +229,11 @@ def decode_exceptions(data: bytes, samples: int, itemsize: int) -> Iterator[tupl
         yield position, int.from_bytes(data[at : at + itemsize], "little")
 
 
-def decode_streams(data: bytes, count: int, kind: int) -> list[Stream]:
+Book = tuple[tuple[int, ...], list["Table"]]
+"""The number of each class's usual table, and the tables."""
+
+
+def decode_streams(data: bytes, count: int, kind: int, book: Book | None = None) -> list[Stream]:
     """Streams of a section, ready to be read with the tables that it chooses (5.5)."""
     expect(len(data) >= 2 + 4 * (count + 1), "cut list of streams")
     expect(struct.unpack_from("<H", data)[0] == count + 1, "as many streams as slabs are expected")
@@ -236,15 +241,16 @@ def decode_streams(data: bytes, count: int, kind: int) -> list[Stream]:
     edges = list(itertools.accumulate(lengths, initial=2 + 4 * (count + 1)))
     expect(edges[-1] == len(data), "streams do not fill their section")
     choice, *streams = (data[a:b] for a, b in itertools.pairwise(edges))
-    chosen = usual_tables(kind)
-    for place, number in read_choice(choice, kind).items():
-        chosen[place] = all_tables()[1][number]
+    book = book or all_tables()
+    chosen = usual_tables(kind, book)
+    for place, number in read_choice(choice, kind, book).items():
+        chosen[place] = book[1][number]
     return [Stream.of(stream, chosen) for stream in streams]
 
 
-def read_choice(data: bytes, kind: int) -> dict[int, int]:
+def read_choice(data: bytes, kind: int, book: Book) -> dict[int, int]:
     """Classes with another table than the usual one, and the number of that table (5.5)."""
-    index, found = all_tables()
+    index, found = book
     bits = Bits(data)
     count = bits.unsigned(1, CLASSES)[0]
     classes = list(itertools.accumulate((gap + 1 for gap in bits.unsigned(count)), initial=-1))[1:]
@@ -329,7 +335,7 @@ class Table:
 
 
 @lru_cache(maxsize=1)
-def all_tables() -> tuple[tuple[int, ...], list[Table]]:
+def all_tables() -> Book:
     """The number of each class's usual table, and the tables (6.2)."""
     data = (DATA / "tables-1.bin").read_bytes()
     classes, count = struct.unpack_from("<HH", data)
@@ -343,17 +349,21 @@ def all_tables() -> tuple[tuple[int, ...], list[Table]]:
         for i in range(used):
             frequency[data[at + 1 + i]] = struct.unpack_from("<H", data, at + 1 + used + 2 * i)[0]
         at += 1 + 3 * used
-        assert sum(frequency) == 4096
-        assert frequency[ESCAPE]
-        start = list(itertools.accumulate(frequency, initial=0))[:128]
-        found.append(Table(frequency, start, [t for t in range(128) for _ in range(frequency[t])]))
+        found.append(table_of(frequency))
     assert at == len(data)
     return index, found
 
 
-def usual_tables(kind: int) -> list[Table]:
+def table_of(frequency: list[int]) -> Table:
+    """A table of these frequencies."""
+    expect(sum(frequency) == 4096 and frequency[ESCAPE] > 0, "frequencies that make no table")
+    start = list(itertools.accumulate(frequency, initial=0))[:128]
+    return Table(frequency, start, [t for t in range(128) for _ in range(frequency[t])])
+
+
+def usual_tables(kind: int, book: Book | None = None) -> list[Table]:
     """The table of each class of a kind of planes (7.3)."""
-    index, found = all_tables()
+    index, found = book or all_tables()
     return [found[i] for i in index[kind * CLASSES : (kind + 1) * CLASSES]]
 
 
@@ -1212,6 +1222,9 @@ class Model:
     shift: int
     mean: Floats
     codes: list[list[int]]
+    residual_codes: list[int] | None = None
+    scales: Floats | None = None
+    book: Book | None = None
 
     @property
     def splits(self) -> tuple[int, ...]:
@@ -1323,6 +1336,83 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     )  # fmt: skip
 
 
+def read_arrays(named: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The description and the arrays of a model (14)."""
+    size = int.from_bytes(named[:8], "little")
+    header = json.loads(named[8 : 8 + size])
+    description = json.loads(header.pop("__metadata__")["xwalloc"])
+    types = {"F64": "<f8", "I32": "<i4", "U8": "u1", "U16": "<u2", "BOOL": "?"}
+    arrays = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        part = named[8 + size + first : 8 + size + last]
+        arrays[name] = np.frombuffer(part, types[entry["dtype"]]).reshape(entry["shape"])
+    return description, arrays
+
+
+def places_of(signal: Sequence[int], levels: int, packet: bool, dimensions: int) -> list[int]:
+    """Which subband of a model each subband of a chunk corresponds to (14)."""
+    splits = [min(levels, split_count(n)) for n in signal]
+    if packet:
+        paths = itertools.product(*(range(1 << s) for s in splits))
+        wide = 1 << levels
+        return [
+            sum((p << (levels - s)) * wide ** (2 - a) for a, (p, s) in enumerate(zip(path, splits, strict=True)))
+            for path in paths
+        ]
+    bits = [b for b in itertools.product((0, 1), repeat=dimensions) if any(b)]
+    keys = [(level, (0,) * (3 - dimensions) + b) for level in range(levels, 0, -1) for b in bits]
+    number = {key: 1 + i for i, key in enumerate(keys)}
+    found = [0]
+    for subband in subbands_of(signal, levels, packet)[1:]:
+        found.append(number[subband.level, tuple(int(b > 0) for b in subband.begin)])
+    return found
+
+
+def read_named_model(data: bytes, shape: Canonical, dimensions: int, named: bytes, residual: bool) -> Model:
+    """Section MODEL of a frame that names its model (14)."""
+    description, arrays = read_arrays(named)
+    expect(hashlib.sha256(named).digest()[:8] == data[16:24], "another model than the frame names")
+    expect((description["channels"], description["dimensions"]) == (shape[1], dimensions), "a model of other data")
+    _, integral, fraction, unit, residual_step, profile = struct.unpack_from("<BBbdIB", data)
+    quantum, rank, tap_shift, p1, p2, p3 = struct.unpack_from("<IHBhhh", data, 24)
+    packet, levels = description["tree"] == "packet", description["levels"]
+    reflect = description["boundary"] == "reflect"
+    z, y, x = shape[2:]
+    if packet or not reflect:
+        multiples = [1 << min(levels, split_count(n)) for n in shape[2:]]
+        z, y, x = (-(-n // m) * m for n, m in zip(shape[2:], multiples, strict=True))
+    expected = arrays["codes"][:rank, places_of((z, y, x), levels, packet, dimensions)].astype(int)
+    planes = [Plane((1, 1, rank), 17) for _ in range(expected.shape[1])]
+    planes += [Plane((1, 1, shape[1]), 17)] * residual
+    decode_planes(Stream.of(data[37:], usual_tables(KIND_SIDE)), planes, KIND_SIDE, 1)
+    codes = expected + np.array([plane.values for plane in planes[: expected.shape[1]]]).T
+    residual_codes = arrays["residual_codes"] + np.array(planes[-1].values) if residual else np.zeros(0, int)
+    expect(all(0 <= code <= 104 for code in [*codes.flat, *residual_codes]), "impossible magnitude codes")
+    index, tables = all_tables()
+    usual = list(index)
+    for place, number in zip(arrays["table_classes"], arrays["table_numbers"], strict=True):
+        usual[place] = int(number)
+    precisions = [int(p) for p in arrays["precisions"][:rank]]
+    shift = max(precisions)
+    matrix = np.array(
+        [
+            [float(int(v) << (shift - p)) for v in vector]
+            for p, vector in zip(precisions, arrays["vectors"], strict=False)
+        ]
+    )
+    per_sample = 2.0**fraction if integral else 1 / unit
+    scales = arrays["scales"]
+    return Model(
+        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
+        packet=packet, reflect=reflect, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
+        filters=bior44(tap_shift), signal=(z, y, x), matrix=matrix.T, shift=shift,
+        mean=np.rint(arrays["means"] / scales * per_sample), codes=codes.tolist(),
+        residual_codes=[int(code) for code in residual_codes], scales=scales if (scales != 1).any() else None,
+        book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
+    )  # fmt: skip
+
+
 def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> Integers:
     """Symbols (batch, rank, Z, Y, X) (10.3)."""
     rank = len(model.codes)
@@ -1330,7 +1420,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
     axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels, 1 << 18)
     symbols = np.zeros((batch, rank, *model.signal), np.int64)
     kind = KIND_LATENT_PARALLEL if model.parallel else KIND_LATENT
-    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind), strict=True):
+    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, model.book), strict=True):
         boxes: list[tuple[slice, ...]] = []
         for subband in subbands:
             edges = [[b, b + n] for b, n in zip(subband.begin, subband.extent, strict=True)]
@@ -1420,11 +1510,13 @@ def continued(array: Array, signal: Sequence[int]) -> Array:
 def decode_residuals(data: bytes, model: Model, batch: int, dimensions: int, masked: Array | None) -> Integers:
     """Residuals (batch, channel, Z, Y, X) (10.6)."""
     channels = len(model.mean)
-    codes = magnitude_codes(data[:channels], channels)
+    codes = model.residual_codes
+    if codes is None:
+        codes, data = magnitude_codes(data[:channels], channels), data[channels:]
     axis, slabs = slabs_of((batch, channels, *model.signal), GROUP, 1 << 20)
     residuals = np.zeros((batch, channels, *model.signal), np.int64)
     kind = KIND_RESIDUAL_PARALLEL if model.parallel else KIND_RESIDUAL
-    for (start, stop), stream in zip(slabs, decode_streams(data[channels:], len(slabs), kind), strict=True):
+    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, model.book), strict=True):
         part = part_of(axis, start, stop)
         box = residuals[0, 0][part].shape
         planes: list[Plane] = []
@@ -1438,10 +1530,19 @@ def decode_residuals(data: bytes, model: Model, batch: int, dimensions: int, mas
     return residuals
 
 
-def decode_transform(sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None) -> Array:
+def decode_transform(
+    sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None, named: bytes | None
+) -> Array:
     """Samples of a chunk in transform mode."""
     batch, channels = shape[:2]
-    model = read_model(sections[MODEL], shape)
+    if named is not None and sections[MODEL][0] == 1:
+        model = read_named_model(sections[MODEL], shape, header.dimensions, named, RESIDUAL in sections)
+    else:
+        model = read_model(sections[MODEL], shape)
+    scales = np.ones((channels, 1, 1, 1)) if model.scales is None else model.scales[:, None, None, None]
+    steps = np.full((channels, 1, 1, 1), float(model.residual_step))
+    if model.scales is not None and model.integral:
+        steps = 2 * np.floor(model.unit * scales) + 1
     symbols = decode_latents(sections[LATENTS], model, batch, header.dimensions)
     points = np.array(model.points)[np.clip(np.abs(symbols), 1, 3) - 1]
     latents = (symbols * model.quantum + np.sign(symbols) * points).astype(np.float64)
@@ -1454,13 +1555,13 @@ def decode_transform(sections: dict[int, bytes], header: Header, shape: Canonica
     # 11 Finish
     values = np.rint(product * 2.0**-model.shift) + model.mean[:, None, None, None]
     if model.integral:
-        values = np.rint(values * 2.0**-model.fraction)
+        values = np.rint(values * (2.0**-model.fraction * scales))
     if RESIDUAL in sections:
         holes = None if masked is None else continued(masked, model.signal)
         residuals = decode_residuals(sections[RESIDUAL], model, batch, header.dimensions, holes)
-        values = values + residuals * float(model.residual_step)
+        values = values + residuals * steps
     if not model.integral:
-        values = values * model.unit
+        values = values * (model.unit * scales)
         if header.dtype.kind != "f":
             values = np.rint(values)
     z, y, x = shape[2:]

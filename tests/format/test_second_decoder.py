@@ -12,10 +12,13 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.typing import NDArray
 
+import xwalloc
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
+from xwalloc.numcodecs import Walloc
 
 
 def load(name: str) -> ModuleType:
@@ -375,3 +378,31 @@ def test_all_of_lattice_mode_is_used() -> None:
         seen |= {"lanes"} if len(streams[0].states) > 4 else set()
         seen |= {"choice"} if streams[0].tables != second.usual_tables(second.KIND_LATTICE) else set()
     assert seen == {"sequential", "interpolated", "fitted", "levels", "radius", "weights", "lanes", "choice"}
+
+
+@pytest.mark.parametrize("profile", ["default", "parallel"])
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize(
+    ("shape", "tree", "levels", "goal"),
+    [
+        ((4, 24, 19), "dyadic", 3, {"max_error": 4.0}),
+        ((4, 24, 19), "dyadic", 4, {"max_error": {0: 8.0, 1: 3.0, 2: 30.0, 3: 3.0}}),
+        ((4, 24, 21), "packet", 2, {"snr": 25.0}),
+        ((3, 200), "dyadic", 4, {"max_error": 4.0}),
+        ((2, 9, 10, 11), "packet", 2, {"max_error": 4.0}),
+    ],
+)
+def test_frames_that_name_their_model(shape, tree, levels, goal, dtype, profile):
+    rng = np.random.default_rng(0)
+    field = np.cumsum(rng.normal(size=shape), axis=-1) * 60 + np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
+    data = xr.DataArray(np.rint(field).astype(dtype), dims=("band", "z", "y", "x")[: len(shape)], name="r")
+    signal = data.dims[1:]
+    data = data.assign_coords(band=range(shape[0]))
+    model = xwalloc.fit(data, channel_dim="band", signal_dims=signal, tree=tree, levels=levels, **goal)
+    axes = {"channel_axis": 0, "signal_axes": range(1, len(shape)), "profile": profile}
+    codec = Walloc(**axes, model=model, step=next(iter(model.target.values())))
+    bounded = Walloc(**axes, model=model, **model.target)
+    small = data.values[..., :13]
+    for frame in (codec.encode(data.values), bounded.encode(data.values), codec.encode(small), bounded.encode(small)):
+        np.testing.assert_array_equal(second.decode(frame, model.data), bounded.decode(frame))
+    assert xwalloc.inspect(codec.encode(data.values)).model == model.id[:23]

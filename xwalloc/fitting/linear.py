@@ -164,8 +164,8 @@ def fit_blocks(
             return _Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
         except BudgetError as error:
             raise ConfigError(
-                f"Expected a target that exact arithmetic reaches. Got {goal.quality} {goal.value:g} ({error}). Ask for "
-                "less, or store the data lossless, which needs no model."
+                f"Expected a target that exact arithmetic reaches. Got {goal.quality} {goal.value:g} ({error}). Ask "
+                "for less, or store the data lossless, which needs no model."
             ) from None
 
 
