@@ -13,7 +13,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,51 @@ class Model:
                 f"Expected a file with an xwalloc model at {path}. Got {error}. Check the path."
             ) from None
         return cls.from_bytes(data)
+
+    def encode(self, array: Any) -> Any:
+        """Latents of samples, without entropy coding: small integers on a grid of patches.
+
+        Parameters
+        ----------
+        array
+            Finite samples (..., channel, *signal), or without a channel axis where the model has one channel, of NumPy
+            or torch; or an `xarray.DataArray` with the dimensions that the model was fitted to.
+
+        Returns
+        -------
+        Integers (..., latent, *patches) of the kind that was given. A patch has 2^levels samples along every axis.
+
+        Raises
+        ------
+        ConfigError
+            If the array does not suit the model.
+        """
+        from xwalloc.models import adapt
+
+        return adapt.encode(self, array)
+
+    def decode(self, latents: Any, shape: Sequence[int] | None = None) -> Any:
+        """Samples of latents that `encode` returned, or that a model of one's own has made.
+
+        Parameters
+        ----------
+        latents
+            Real numbers (..., latent, *patches) of NumPy, torch or xarray.
+        shape
+            Extent of the signal axes, where it is not a multiple of the patches.
+
+        Returns
+        -------
+        float64 samples (..., channel, *signal) of the kind that was given; no bound holds for them.
+
+        Raises
+        ------
+        ConfigError
+            If the latents do not suit the model.
+        """
+        from xwalloc.models import adapt
+
+        return adapt.decode(self, latents, shape)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Model) and self.digest == other.digest

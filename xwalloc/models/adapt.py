@@ -1,0 +1,115 @@
+"""`Model.encode` and `Model.decode` for arrays of NumPy, torch and xarray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from array_api_compat import is_torch_array
+
+from xwalloc.errors import ConfigError
+from xwalloc.models import latents as core
+
+if TYPE_CHECKING:
+    from xwalloc.models.model import Model
+
+__all__ = ["LATENT", "decode", "encode", "patch_dims"]
+
+LATENT = "latent"
+
+
+def patch_dims(signal_dims: Sequence[Any]) -> list[str]:
+    """Names of the axes of the grid of patches."""
+    return [f"{dim}_patch" for dim in signal_dims]
+
+
+def encode(model: Model, array: Any) -> Any:
+    """`Model.encode`."""
+    if hasattr(array, "dims"):
+        return _encode_named(model, array)
+    d, one = model.fitted.dimensions, model.fitted.channels == 1
+    plain = _numpy(array)
+    if one and (plain.ndim == d or (plain.ndim > d and plain.shape[-d - 1] != 1)):
+        plain = np.expand_dims(plain, -d - 1)
+    if plain.ndim <= d:
+        raise ConfigError(
+            f"Expected samples of shape (..., {model.fitted.channels}, and {d} signal axes). Got {plain.shape}."
+        )
+    lead = plain.shape[: -d - 1]
+    canonical = plain.reshape(math.prod(lead), plain.shape[-d - 1], *(1,) * (3 - d), *plain.shape[-d:])
+    step = core.step_of(model.fitted, model.target)
+    found = core.encode(model.fitted, np.ascontiguousarray(canonical), step)
+    return _like(found.reshape(*lead, found.shape[1], *found.shape[-d:]), array)
+
+
+def decode(model: Model, latents: Any, shape: Sequence[int] | None) -> Any:
+    """`Model.decode`."""
+    if hasattr(latents, "dims"):
+        return _decode_named(model, latents, shape)
+    d = model.fitted.dimensions
+    plain = _numpy(latents)
+    if plain.ndim <= d:
+        raise ConfigError(f"Expected latents of shape (..., latent, and {d} patch axes). Got {plain.shape}.")
+    lead, extent = plain.shape[: -d - 1], plain.shape[-d:]
+    patch = 1 << model.fitted.levels
+    signal = tuple(n * patch for n in extent) if shape is None else tuple(shape)
+    if len(signal) != d:
+        raise ConfigError(f"Expected shape to be the extent of {d} signal axes. Got {signal}.")
+    absent = (1,) * (3 - d)
+    canonical = plain.reshape(math.prod(lead), plain.shape[-d - 1], *absent, *extent)
+    step = core.step_of(model.fitted, model.target)
+    found = core.decode(model.fitted, canonical, step, (*absent, *signal))
+    return _like(found.reshape(*lead, found.shape[1], *signal), latents)
+
+
+def _encode_named(model: Model, array: Any) -> Any:
+    import xarray as xr
+
+    channel, signal = _dims(model, array)
+    before = [dim for dim in array.dims if dim not in (channel, *signal)]
+    ordered = array.transpose(*before, *([channel] if channel in array.dims else []), *signal)
+    found = encode(model, ordered.values)
+    return xr.DataArray(
+        found, dims=(*before, LATENT, *patch_dims(signal)), name=array.name,
+        coords={dim: array.coords[dim] for dim in before if dim in array.coords},
+    )  # fmt: skip
+
+
+def _decode_named(model: Model, latents: Any, shape: Sequence[int] | None) -> Any:
+    import xarray as xr
+
+    signal = list(model.description.get("signal_dims", ()))
+    channel = model.description.get("channel_dim") or "channel"
+    wanted = (LATENT, *patch_dims(signal))
+    if not set(wanted) <= set(latents.dims):
+        raise ConfigError(f"Expected latents with dimensions {wanted}. Got {latents.dims}.")
+    before = [dim for dim in latents.dims if dim not in wanted]
+    found = decode(model, latents.transpose(*before, *wanted).values, shape)
+    coords = {dim: latents.coords[dim] for dim in before if dim in latents.coords}
+    return xr.DataArray(found, dims=(*before, channel, *signal), coords=coords, name=latents.name)
+
+
+def _dims(model: Model, array: Any) -> tuple[Any, list[Any]]:
+    channel, signal = model.description.get("channel_dim"), list(model.description.get("signal_dims", ()))
+    missing = [dim for dim in (*([channel] if channel else []), *signal) if dim not in array.dims]
+    if missing or not signal:
+        raise ConfigError(
+            f"Expected an array with the dimensions that the model was fitted to, {channel} and {signal}. "
+            f"Got {array.dims}. Rename them."
+        )
+    return channel, signal
+
+
+def _numpy(array: Any) -> Any:
+    return array.detach().cpu().numpy() if is_torch_array(array) else np.asarray(array)
+
+
+def _like(found: Any, given: Any) -> Any:
+    """As a tensor on the device of what was given, where that was one."""
+    if not is_torch_array(given):
+        return found
+    from array_api_compat import array_namespace
+
+    return array_namespace(given).asarray(np.ascontiguousarray(found), device=given.device)
