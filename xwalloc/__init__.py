@@ -15,15 +15,21 @@ from xwalloc.settings import settings
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
+    from xwalloc.latents import decode_latents, open_latents
     from xwalloc.models.library import load_model
     from xwalloc.models.model import Model
     from xwalloc.xarray import encoding
     from xwalloc.xarray.fit import fit
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "encoding", "errors", "fit", "inspect", "load_model", "settings"]
+__all__ = [
+    "Model", "__version__", "decode_latents", "encoding", "errors", "fit", "inspect", "load_model", "open_latents",
+    "settings",
+]  # fmt: skip
 
 HOMES = {
+    "decode_latents": ("xwalloc.latents", "decode_latents"),
+    "open_latents": ("xwalloc.latents", "open_latents"),
     "Model": ("xwalloc.models.model", "Model"),
     "fit": ("xwalloc.xarray.fit", "fit"),
     "load_model": ("xwalloc.models.library", "load_model"),

@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs.abc import Codec
-from zarr.abc.codec import ArrayBytesCodec
-from zarr.codecs import ShardingCodec
 
-from xwalloc import numcodecs as v2
-from xwalloc import zarr as v3
 from xwalloc.codec.inspect import FrameInfo, inspect
 from xwalloc.errors import ConfigError, FormatError
+from xwalloc.frames import configuration, watch
 
 __all__ = ["ArrayInfo", "describe"]
 
@@ -94,37 +91,15 @@ def describe(store: Any) -> Iterator[ArrayInfo]:
     for path, array in arrays:
         if isinstance(array, zarr.Array):
             frames: list[FrameInfo] = []
-            watched = watch(array, frames)
+            watched = watch(array, partial(note, frames))
             if watched is not None:
                 read(path, watched)
                 yield summarise(path, array, frames)
 
 
-def watch(array: zarr.Array[Any], frames: list[FrameInfo]) -> zarr.Array[Any] | None:
-    """The same array with a codec that notes frames instead of decoding them; None where xwalloc does not encode it."""
-    metadata: Any = array.metadata
-    if metadata.zarr_format == 2:
-        if not isinstance(metadata.compressor, v2.Walloc):
-            return None
-        metadata = replace(metadata, compressor=NoteV2(frames))
-    else:
-        codecs = noting(metadata.codecs, frames)
-        if codecs == metadata.codecs:
-            return None
-        metadata = replace(metadata, codecs=codecs)
-    return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
-
-
-def noting(codecs: tuple[Any, ...], frames: list[FrameInfo]) -> tuple[Any, ...]:
-    """Codecs with ours replaced, inside shards as well."""
-    return tuple(
-        NoteV3(frames)
-        if isinstance(codec, v3.Walloc)
-        else replace(codec, codecs=noting(codec.codecs, frames))
-        if isinstance(codec, ShardingCodec)
-        else codec
-        for codec in codecs
-    )
+def note(frames: list[FrameInfo], frame: bytes) -> None:
+    """Remember what a frame says."""
+    frames.append(inspect(frame))
 
 
 def read(path: str, array: zarr.Array[Any]) -> None:
@@ -156,50 +131,3 @@ def summarise(path: str, array: zarr.Array[Any], frames: list[FrameInfo]) -> Arr
         models=Counter(frame.model or "none" for frame in frames),
         sections=sections,
     )
-
-
-def configuration(array: zarr.Array[Any]) -> dict[str, Any]:
-    """JSON configuration of our codec in an array."""
-    metadata: Any = array.metadata
-    if metadata.zarr_format == 2:
-        return {key: value for key, value in metadata.compressor.get_config().items() if key != "id"}
-    codecs = list(metadata.codecs)
-    while not any(isinstance(codec, v3.Walloc) for codec in codecs):
-        codecs = [inner for codec in codecs if isinstance(codec, ShardingCodec) for inner in codec.codecs]
-    return next(codec.config.to_json() for codec in codecs if isinstance(codec, v3.Walloc))
-
-
-class NoteV2(Codec):  # type: ignore[misc]  # numcodecs has no types
-    """Stands for `xwalloc.numcodecs.Walloc`: notes what a frame says and returns zeros."""
-
-    codec_id = "xwalloc"
-
-    def __init__(self, frames: list[FrameInfo]) -> None:
-        self._frames = frames
-
-    def encode(self, buf: Any) -> Any:
-        """Not meant to be used."""
-        raise NotImplementedError
-
-    def decode(self, buf: Any, out: Any = None) -> Any:
-        """Note the frame; zeros of its shape."""
-        info = inspect(bytes(buf))
-        self._frames.append(info)
-        return np.zeros(info.shape, info.dtype)
-
-
-@dataclass(frozen=True)
-class NoteV3(ArrayBytesCodec):
-    """Stands for `xwalloc.zarr.Walloc`: notes what a frame says and returns zeros."""
-
-    is_fixed_size = False
-    frames: list[FrameInfo] = field(compare=False)
-
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """Not meant to be used."""
-        raise NotImplementedError
-
-    async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
-        self.frames.append(inspect(chunk_data.to_bytes()))
-        zeros = np.zeros(chunk_spec.shape, v3.native_dtype(chunk_spec.dtype))
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(zeros)

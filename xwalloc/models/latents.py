@@ -23,8 +23,8 @@ from xwalloc.types import in_turn
 
 __all__ = ["as_patches", "chosen", "decode", "encode", "step_of", "synthesise"]
 
-UNITS = 256
-"""Units per step: the precision that latents are rounded with before the wavelet."""
+UNITS = 128
+"""Units per step, as the codec has them without a bound."""
 
 TAPS = 20
 """Fractional bits of wavelet taps where latents are decoded."""
