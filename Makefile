@@ -22,6 +22,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.modes
+	$(BIN)/python -m benchmarks.fitted
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly

@@ -1,11 +1,13 @@
-"""Write what the benchmarks measured into README.md and docs/performance.md, so that no figure is typed by hand.
+"""Write what the benchmarks measured into README.md and the pages of docs/, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these six make benchmarks/results/*.json
+python -m benchmarks.held_out   # these eight make benchmarks/results/*.json
 python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
 python -m benchmarks.cost
 python -m benchmarks.modes
+python -m benchmarks.fitted
+python -m benchmarks.neural
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -30,7 +32,7 @@ KINDS = {
     "timeseries": "time series",
 }
 
-NAMES = ("rate", "speed", "stages", "equal_snr", "cost", "modes")
+NAMES = ("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic")
 """What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
@@ -241,9 +243,60 @@ def cost_table(report: dict[str, Any]) -> str:
     )
 
 
+def fitted_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Bytes of chunks with a model of the array by those of chunks that carry their own."""
+    groups: dict[tuple[str, str, int, int], list[dict[str, Any]]] = {}
+    for kind in KINDS:
+        some = [row for row in rows if row["kind"] == kind]
+        for scene in dict.fromkeys(row["scene"] for row in some):
+            bounds = sorted({row["bound"] for row in some if row["scene"] == scene})
+            for row in some:
+                if row["scene"] == scene:
+                    place = bounds.index(row["bound"])
+                    groups.setdefault((kind, row["split"], row["side"], place), []).append(row)
+    lines = []
+    order = list(KINDS)
+    for kind, split, side, place in sorted(groups, key=lambda group: (order.index(group[0]), *group[1:])):
+        found = groups[kind, split, side, place]
+        shares = [row["shared"] / row["own"] for row in found]
+        models = sum(row["models"]["shared"] for row in found) / sum(row["chunks"] for row in found)
+        lines.append(
+            [
+                KINDS[kind], split, f"{side} x {side}", ("tight", "middle", "loose")[place], str(len(found)),
+                f"{geometric_mean(shares):.3f}", f"{min(shares):.3f} to {max(shares):.3f}", f"{models:.0%}",
+            ]
+        )  # fmt: skip
+    head = [
+        "data",
+        "other half",
+        "chunks",
+        "bound",
+        "scenes",
+        "bytes, shared by own",
+        "range",
+        "chunks that use the model",
+    ]
+    return table(head, lines, texts=4)
+
+
+def neural_table(packet: dict[str, Any], dyadic: dict[str, Any]) -> str:
+    """What a network adds to the linear decoder, in dB at equal symbols."""
+    rows = []
+    for one, two in zip(packet["rows"], dyadic["rows"], strict=True):
+        figures = [
+            f"{case[key]:{form}}"
+            for case in (one, two)
+            for key, form in (("bits_per_sample", ".3f"), ("snr", ".1f"), ("gain", "+.3f"))
+        ]
+        rows.append([one["scene"], f"{one['step']:g}", *figures])
+    names = ("bits per sample", "SNR, dB", "gain, dB")
+    head = ["scene", "step", *(f"{tree}: {name}" for tree in ("packet", "dyadic") for name in names)]
+    return table(head, rows)
+
+
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report, stages, equal_snr, cost, modes = (
+    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic = (
         json.loads((results / f"{name}.json").read_text()) for name in NAMES
     )
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
@@ -258,6 +311,7 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "regions": region_table(cost["regions"]),
             "modes": mode_table(modes),
         },
+        ROOT / "docs" / "models.md": {"fitted": fitted_table(fitted), "neural": neural_table(packet, dyadic)},
     }
 
 

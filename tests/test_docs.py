@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/models.md"])
 def test_code_blocks_run(page, tmp_path):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks
