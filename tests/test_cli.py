@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -105,3 +107,21 @@ def test_inspect(dataset):
     for wrong in (b"", b"nonsense" * 20, frame[:-1], None):
         with pytest.raises(FormatError):
             xwalloc.inspect(wrong)
+
+
+def test_fit_writes_a_model(tmp_path):
+    y, x = np.mgrid[:64, :64] / 20
+    cube = np.stack([np.sin(x * y), np.cos(x), y]).astype("f4")
+    xr.Dataset({"r": (("band", "y", "x"), cube)}).to_zarr(tmp_path / "s.zarr", consolidated=False)
+    target = tmp_path / "m.safetensors"
+    arguments = ["fit", str(tmp_path / "s.zarr"), "r", str(target), "--snr", "30", "--channel-dim", "band"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # xarray's, of stores without consolidated metadata
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        model = xwalloc.load_model(target)
+        assert model.id in done.output
+        assert model.description["fit"]["snr"] >= 30
+        wrong = CliRunner().invoke(main, ["fit", str(tmp_path / "s.zarr"), "q", str(target), "--snr", "30"])
+    assert wrong.exit_code == 1
+    assert "Expected VARIABLE" in wrong.output

@@ -77,6 +77,38 @@ def info(store: str) -> None:
         raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
 
 
+@main.command()
+@click.argument("store")
+@click.argument("variable")
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("--max-error", type=float, help="Largest absolute error.")
+@click.option("--snr", type=float, help="Signal-to-noise ratio in dB.")
+@click.option("--bits", type=float, help="Bits per sample.")
+@click.option("--ratio", type=float, help="Raw by stored bytes.")
+@click.option("--latents", type=int, help="Latents of each patch of samples.")
+@click.option("--channel-dim", help="Dimension of bands, electrodes or components.")
+@click.option("--signal-dim", multiple=True, help="Dimension that the wavelet runs over; up to three times.")
+@click.option("--levels", type=int, default=4, show_default=True, help="Levels of the wavelet transform.")
+@click.option("--tree", type=click.Choice(["dyadic", "packet"]), default="dyadic", show_default=True)
+@debug_option
+def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **options: Any) -> None:
+    """Fit a model to VARIABLE of STORE and write it to the file MODEL.
+
+    STORE is the path or URL of a Zarr store that xarray opens; a sample of blocks is read. Exactly one target is given.
+    """
+    import xarray as xr
+
+    with xr.open_dataset(store, engine="zarr") as dataset:
+        if variable not in dataset.data_vars:
+            raise ConfigError(f"Expected VARIABLE to be one of {list(dataset.data_vars)}. Got {variable!r}.")
+        found = xwalloc.fit(dataset[variable], signal_dims=signal_dim or None, **options)
+    found.save(model)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text(model, style="bold"))
+    for label, text in found.facts():
+        console.print(Text(f"  {label:<16}{text}"))
+
+
 def rows(item: Any) -> list[tuple[str, str]]:
     """Lines of one array: label and text."""
     settings = item.configuration

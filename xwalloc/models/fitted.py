@@ -201,7 +201,8 @@ class Fitted:
         BudgetError
             If the means are too large for exact arithmetic.
         """
-        means = np.rint(self.means / self.scales * per_sample)
+        with np.errstate(over="ignore", invalid="ignore"):  # of forged frames
+            means = np.rint(self.means / self.scales * per_sample)
         if not np.abs(means).max() < 2.0**52:
             raise BudgetError("The means of the model exceed the bit budget of exact arithmetic.")
         return LinearModel(

@@ -37,6 +37,9 @@ KEY_BYTES = 8
 LARGEST = 1 << 31
 """Bytes of the largest model that is read."""
 
+LARGEST_INLINE = 1 << 26
+"""Bytes of the largest model that a configuration may carry, inflated."""
+
 PREFIX = "sha256:"
 METADATA = "xwalloc"
 
@@ -302,7 +305,7 @@ class ModelReference:
             return None
         inflate = zlib.decompressobj()
         try:
-            data = inflate.decompress(base64.b64decode(self.weights, validate=True), LARGEST)
+            data = inflate.decompress(base64.b64decode(self.weights, validate=True), LARGEST_INLINE)
         except (ValueError, zlib.error) as error:
             raise FormatError(f"The weights of model {self.id} in the configuration are damaged ({error}).") from None
         if not inflate.eof or inflate.unused_data or PREFIX + hashlib.sha256(data).hexdigest() != self.id:
