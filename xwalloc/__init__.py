@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from xwalloc.latents import decode_latents, open_latents
     from xwalloc.models.library import load_model
     from xwalloc.models.model import Model
+    from xwalloc.preview import open_preview
     from xwalloc.xarray import encoding
     from xwalloc.xarray.fit import fit
 
 __version__ = "0.1.0"
 __all__ = [
     "Model", "__version__", "decode_latents", "encoding", "errors", "fit", "inspect", "load_model", "open_latents",
-    "settings",
+    "open_preview", "settings",
 ]  # fmt: skip
 
 HOMES = {
     "decode_latents": ("xwalloc.latents", "decode_latents"),
+    "open_preview": ("xwalloc.preview", "open_preview"),
     "open_latents": ("xwalloc.latents", "open_latents"),
     "Model": ("xwalloc.models.model", "Model"),
     "fit": ("xwalloc.xarray.fit", "fit"),

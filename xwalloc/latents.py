@@ -7,7 +7,6 @@ own models, they are not, and the attribute ``comparable`` says so.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -15,15 +14,13 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
+from xwalloc.bitstream.frame import Mode, Section
+from xwalloc.blocks import BlockArray, open_variable
 from xwalloc.codec import transform_mode
-from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.layout import Layout, unpack_mask
 from xwalloc.errors import ConfigError, FormatError
-from xwalloc.frames import configuration, watch
 from xwalloc.models import adapt, library
 from xwalloc.models.latents import as_patches, chosen
 from xwalloc.models.model import Model
@@ -61,17 +58,8 @@ def open_latents(store: Any, variable: str, *, dequantised: bool = False, group:
         If there is no such variable, or xwalloc does not encode it. Reading raises `FormatError` for damaged chunks and
         for chunks without latents: those in lattice mode, which tight bounds prefer.
     """
-    try:
-        node = zarr.open_group(store, mode="r", path=group or "")
-        array = node[variable]
-    except (FileNotFoundError, KeyError) as error:
-        raise ConfigError(f"Expected array {variable!r} in {store}. Got none ({error}). Check its name.") from None
-    if not isinstance(array, zarr.Array) or watch(array, lambda frame: None) is None:
-        raise ConfigError(f"Expected {variable!r} to be an array that xwalloc encodes. Got {array}.")
-    consolidated = node.metadata.consolidated_metadata is not None
-    dataset = xr.open_zarr(store, group=group, chunks=None, consolidated=consolidated)
-    source = LatentArray(array, CodecConfig.from_json(configuration(array)), dequantised)
-    return source.labelled(dataset[variable])
+    array, opened = open_variable(store, variable, group)
+    return LatentArray(array, dequantised).labelled(opened)
 
 
 def decode_latents(latents: xr.DataArray, model: Model, shape: tuple[int, ...] | None = None) -> xr.DataArray:
@@ -80,17 +68,16 @@ def decode_latents(latents: xr.DataArray, model: Model, shape: tuple[int, ...] |
     return decoded
 
 
-class LatentArray(BackendArray):
+class LatentArray(BlockArray):
     """Latents of the chunks of an array, (*batch, latent, *patches), read chunk by chunk."""
 
-    def __init__(self, array: zarr.Array[Any], config: CodecConfig, dequantised: bool) -> None:
-        self.array, self.config, self.dequantised = array, config, dequantised
+    def __init__(self, array: zarr.Array[Any], dequantised: bool) -> None:
+        super().__init__(array)
+        config, self.dequantised = self.config, dequantised
         self.model = None if config.model is None else library.resolve(config.model)
         self.comparable = self.model is not None and config.step is not None
         self.dtype = np.dtype(np.float32 if dequantised else np.int32)
-        axes = range(array.ndim)
-        self.signal = config.signal_axes
-        self.batch = [a for a in axes if a not in self.signal and a != config.channel_axis]
+        self.batch = [a for a in range(array.ndim) if a not in self.signal and a != config.channel_axis]
         signal = [array.chunks[a] for a in self.signal]
         z, y, x = [1] * (3 - len(signal)) + signal
         if self.model is not None:
@@ -107,72 +94,23 @@ class LatentArray(BackendArray):
         else:
             self.kept = np.ones((self.rank, len(labels(self.grid.plan))), np.bool_)
         self.patches = patch_grid(self.grid.plan)[3 - len(signal) :]
-        self.blocks = {a: -(-array.shape[a] // array.chunks[a]) for a in axes}
         if config.channel_axis is not None and self.blocks[config.channel_axis] > 1:
             raise ConfigError("Expected chunks that hold all channels. Got several along the channel axis.")
         patches = [self.blocks[a] * n for a, n in zip(self.signal, self.patches, strict=True)]
         self.shape = (*(array.shape[a] for a in self.batch), int(self.kept.sum()), *patches)
         self.sizes = (*(array.chunks[a] for a in self.batch), self.shape[len(self.batch)], *self.patches)
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        result: NDArray[Any] = indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.BASIC, self.read
-        )
-        return result
-
-    def read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-        """A selection of slices and integers, from the chunks that it touches."""
-        ranges = [
-            range(n)[part] if isinstance(part, slice) else range(n)[part : part + 1 or None]
-            for part, n in zip(key, self.shape, strict=True)
-        ]
-        out = np.zeros([len(r) for r in ranges], self.dtype)
-        spread = [axis for axis in range(len(self.shape)) if axis != len(self.batch)]
-        touched = [sorted({i // self.sizes[axis] for i in ranges[axis]}) for axis in spread]
-        for place in np.ndindex(*(len(t) for t in touched)):
-            chunk = [touched[i][p] for i, p in enumerate(place)]
-            block = self.chunk(chunk)
-            inner: list[Any] = []
-            outer: list[Any] = []
-            for axis, r in enumerate(ranges):
-                if axis == len(self.batch):
-                    inner.append(np.arange(r.start, r.stop, r.step))
-                    outer.append(np.arange(len(r)))
-                    continue
-                start = chunk[spread.index(axis)] * self.sizes[axis]
-                here = [(i - start, k) for k, i in enumerate(r) if start <= i < start + self.sizes[axis]]
-                inner.append(np.array([i for i, _ in here], np.int64))
-                outer.append(np.array([k for _, k in here], np.int64))
-            out[np.ix_(*outer)] = block[np.ix_(*inner)]
-        drop = tuple(0 if not isinstance(part, slice) else slice(None) for part in key)
-        return out[drop]
-
-    def chunk(self, place: list[int]) -> NDArray[Any]:
+    def block(self, place: tuple[int, ...]) -> NDArray[Any]:
         """Latents of one chunk, (*batch, latent, *patches)."""
-        frames: list[bytes] = []
-        watched = watch(self.array, frames.append)
-        start = dict(zip([*self.batch, *self.signal], place, strict=True))
-        box = tuple(
-            slice(start.get(a, 0) * n, min((start.get(a, 0) + 1) * n, self.array.shape[a]))
-            for a, n in enumerate(self.array.chunks)
+        start = dict(
+            zip([*self.batch, *self.signal], [*place[: len(self.batch)], *place[len(self.batch) + 1 :]], strict=True)
         )
-        if watched is not None:
-            watched[box]
-        if not frames:  # a chunk that was never written
-            return np.zeros(self.sizes, self.dtype)
-        try:
-            found = self.latents(frames[0])
-        except FormatError as error:
-            raise type(error)(f"{error} (chunk at {tuple(part.start for part in box)})") from error
-        return found.reshape(self.sizes)
+        return self.of_frame(tuple(start.get(a, 0) for a in range(self.array.ndim))).reshape(self.sizes)
 
-    def latents(self, data: bytes) -> NDArray[Any]:
+    def decoded(self, data: bytes) -> NDArray[Any]:
         """Latents (batch, latent, *patches) of a frame."""
-        nbytes = math.prod(self.array.chunks) * self.array.dtype.itemsize
-        frame = Frame.parse(data, DecodeLimits(max_bytes=nbytes))
+        frame = self.parsed(data)
         header = frame.header
-        if header.shape != tuple(self.array.chunks):
-            raise FormatError(f"Expected a chunk of shape {self.array.chunks}. The frame holds one of {header.shape}.")
         layout = Layout(header.shape, header.roles)
         if header.mode != Mode.TRANSFORM:
             if Section.MASK in frame.sections:
@@ -210,7 +148,9 @@ class LatentArray(BackendArray):
         coords["orientation"] = (adapt.LATENT, np.array(words)[place])
         for name, axis, count in zip(names, self.signal, self.patches, strict=True):
             if name in variable.coords and variable.coords[name].dims == (name,):
-                centres = self.centres(variable.coords[name].values, axis, count)
+                splits = self.grid.plan.splits[axes + self.signal.index(axis)]
+                width = 1 << splits
+                centres = self.positions(variable.coords[name].values, axis, count, width, (width - 1) / 2)
                 if centres is not None:
                     coords[f"{name}_patch"] = (f"{name}_patch", centres, variable.coords[name].attrs)
         for key, coordinate in variable.coords.items():
@@ -222,17 +162,3 @@ class LatentArray(BackendArray):
         found = xr.DataArray(lazy, coords=coords, name=variable.name)
         found.encoding["preferred_chunks"] = dict(zip(dims, self.sizes, strict=True))
         return found
-
-    def centres(self, values: NDArray[Any], axis: int, count: int) -> NDArray[np.float64] | None:
-        """Coordinates of the centres of the patches along an axis; None where coordinates are no numbers."""
-        if values.dtype.kind not in "iuf" or len(values) < 2:
-            return None
-        length, n = self.array.chunks[axis], len(values)
-        patch = 1 << self.grid.plan.splits[3 - len(self.signal) + self.signal.index(axis)]
-        within = np.arange(count) * patch + (patch - 1) / 2
-        index = (np.arange(self.blocks[axis])[:, None] * length + within).reshape(-1)
-        # Beyond the ends, the steps of the ends go on.
-        inside = np.interp(index, np.arange(n), values)
-        after = np.maximum(index - (n - 1), 0) * float(values[-1] - values[-2])
-        result: NDArray[np.float64] = inside + after
-        return result

@@ -25,9 +25,9 @@ from xwalloc.models.fitted import Fitted
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
-from xwalloc.types import Parallel
+from xwalloc.types import Parallel, in_turn
 
-__all__ = ["apply", "fit", "products", "reach", "synthesise"]
+__all__ = ["apply", "dequantised", "fit", "products", "reach", "synthesise"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
@@ -231,6 +231,12 @@ def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Paralle
     BudgetError
         If a partial sum could reach 2^53.
     """
+    latents = model.grid.inverse(dequantised(model, symbols, parallel), model.filter_shift, parallel)
+    return latents.reshape(*symbols.shape[:2], -1)
+
+
+def dequantised(model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel = in_turn) -> NDArray[np.float64]:
+    """Latents that symbols (contiguous, of any shape) stand for, in units."""
     latents = np.empty(symbols.shape)
     points = np.array(model.points, np.float64)
     flat, out = symbols.reshape(-1, symbols.shape[-1]), latents.reshape(-1, symbols.shape[-1])
@@ -239,8 +245,7 @@ def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Paralle
         lambda part: q.dequantise(flat[part].reshape(-1), float(model.quantum), points, out[part].reshape(-1)),
         [slice(start, start + rows) for start in range(0, len(flat), rows)],
     )
-    latents = model.grid.inverse(latents, model.filter_shift, parallel)
-    return latents.reshape(*symbols.shape[:2], -1)
+    return latents
 
 
 def products(

@@ -127,6 +127,10 @@ class Grid:
         z, y, x = signal
         return replace(self, signal=(z, y, x))
 
+    def with_levels(self, levels: int) -> Grid:
+        """The same with another number of levels."""
+        return replace(self, levels=levels)
+
     def planes(
         self, batch: int, codes: NDArray[np.int64], slab: tuple[int, int, int], *, last: bool
     ) -> NDArray[np.void]:
