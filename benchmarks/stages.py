@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.scenes import data_root, results_folder
 from benchmarks.speed import RANGE_FRACTIONS, mosaics
-from xwalloc.codec import bound, chunk, transform_mode
+from xwalloc.codec import bound, chunk, transform_mode, transform_sections
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models import linear
@@ -45,8 +45,8 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "quantiser": ((linear, "_quantise"), (linear.q, "dequantise")),
     "products with the basis": ((linear, "products"),),
     "residuals and samples": ((bound.Finish, "residuals"), (bound.Finish, "samples"), (bound, "misses")),
-    "coding of latents": ((transform_mode, "_encode_latents"), (transform_mode, "_decode_latents")),
-    "coding of residuals": ((transform_mode, "_encode_residuals"), (transform_mode, "_decode_residuals")),
+    "coding of latents": ((transform_mode, "encode_latents"), (transform_sections, "_decode_latents")),
+    "coding of residuals": ((transform_mode, "encode_residuals"), (transform_sections, "_decode_residuals")),
 }
 
 

@@ -18,7 +18,7 @@ from xarray.core import indexing
 
 from xwalloc.bitstream.frame import Mode, Section
 from xwalloc.blocks import BlockArray, open_variable
-from xwalloc.codec import transform_mode
+from xwalloc.codec import transform_sections
 from xwalloc.codec.layout import Layout, unpack_mask
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.models import adapt, library
@@ -122,7 +122,7 @@ class LatentArray(BlockArray):
                 "latents. Write the array with a model that was fitted for snr, bits, ratio or latents."
             )
         models = partial(library.find, reference=self.config.model)
-        contents = transform_mode.read(frame.sections, layout.canonical, layout.dimensions, models)
+        contents = transform_sections.read(frame.sections, layout.canonical, layout.dimensions, models)
         symbols = contents.symbols()
         if contents.model.grid.plan != self.grid.plan or symbols.shape[1] > self.rank:
             raise FormatError("The frame has another transform than the metadata of its array say.")

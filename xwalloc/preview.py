@@ -13,7 +13,7 @@ from xarray.core import indexing
 
 from xwalloc.bitstream.frame import Frame, Mode, Section
 from xwalloc.blocks import BlockArray, open_variable
-from xwalloc.codec import transform_mode
+from xwalloc.codec import transform_sections
 from xwalloc.codec.config import as_number
 from xwalloc.codec.decode import decode_frame
 from xwalloc.codec.layout import Layout, unpack_mask
@@ -107,7 +107,7 @@ class PreviewArray(BlockArray):
     def low_pass(self, frame: Frame, layout: Layout) -> NDArray[np.float64]:
         """Cells (batch, channel, z, y, x) from the coarse latents of a frame."""
         models = partial(library.find, reference=self.config.model)
-        contents = transform_mode.read(frame.sections, layout.canonical, layout.dimensions, models)
+        contents = transform_sections.read(frame.sections, layout.canonical, layout.dimensions, models)
         model = contents.model
         splits = [min(self.level, n) for n in model.grid.plan.splits]
         z, y, x = (-(-n // (1 << s)) for n, s in zip(model.grid.signal, splits, strict=True))

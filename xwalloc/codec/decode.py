@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import lattice_mode, transform_mode
+from xwalloc.codec import lattice_mode, transform_mode, transform_sections
 from xwalloc.codec.bound import early_nodata, stored, substitute
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
@@ -105,7 +105,7 @@ def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[sli
     return tuple(slice(start, max(start, stop)) for start, stop in edges)
 
 
-def _decode(frame: Frame, region: tuple[slice, ...], models: transform_mode.Models) -> NDArray[np.generic]:
+def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.Models) -> NDArray[np.generic]:
     header, sections = frame.header, dict(frame.sections)
     native = header.dtype.newbyteorder("=")
     wanted = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xwalloc.bitstream.frame import FORMAT_VERSION, AxisRole, Section, parse_header
-from xwalloc.codec.transform_mode import named_model
+from xwalloc.codec.transform_sections import named_model
 from xwalloc.errors import FormatError
 
 __all__ = ["FrameInfo", "inspect"]

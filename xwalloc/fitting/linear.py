@@ -20,12 +20,13 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream.choices import costs, count, usual
 from xwalloc.bitstream.contexts import Kind, Role, first_class, magnitude_code
 from xwalloc.bitstream.tables import Tables, from_counts, shipped
-from xwalloc.codec import examine, transform_mode
+from xwalloc.codec import examine, transform_mode, transform_sections
 from xwalloc.codec.candidates import Chunk
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.engine import blas_in_one_thread, map_parallel
-from xwalloc.codec.transform_mode import Contents, Target, Transformed
+from xwalloc.codec.transform_mode import Target, Transformed
+from xwalloc.codec.transform_sections import Contents
 from xwalloc.errors import BudgetError, ConfigError, GuaranteeError
 from xwalloc.models import choice
 from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
@@ -439,7 +440,7 @@ class _Fit:
                 raise GuaranteeError("A frame names another model than that it was encoded with.")
             return model
 
-        return transform_mode.read(coded.sections, chunk.samples.shape, self.dimensions, find)
+        return transform_sections.read(coded.sections, chunk.samples.shape, self.dimensions, find)
 
     def energies(self, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean squares of dequantised latents, in samples, and how many there were: (rank, subband)."""
@@ -474,7 +475,7 @@ class _Fit:
                 part = np.abs(symbols[:, :, *subband.slices].astype(np.int64))
                 totals[: part.shape[1], place] += part.sum(axis=(0, 2, 3, 4))
                 sizes[:, place] += part[:, :1].size
-            latents = transform_mode.latent_parts(contents.model, symbols.shape[0])
+            latents = transform_sections.latent_parts(contents.model, symbols.shape[0])
             for kind in (Kind.LATENT, Kind.LATENT_PARALLEL):
                 flat = symbols.reshape(-1)
                 parts.setdefault(kind, []).extend(
@@ -482,11 +483,11 @@ class _Fit:
                 )
             whole = tuple(slice(0, n) for n in contents.shape)
             if contents.residual_codes is not None:
-                mask = None if chunk.mask is None else transform_mode.pad(chunk.mask, grid.signal)
+                mask = None if chunk.mask is None else transform_sections.pad(chunk.mask, grid.signal)
                 residuals = contents.residuals(mask, whole)  # type: ignore[arg-type]
                 rests += np.abs(residuals.astype(np.int64)).sum(axis=(0, 2, 3, 4))
                 holes = coder.NO_MASK if mask is None else mask.reshape(-1)
-                slabs = transform_mode.residual_parts(contents.shape, contents.residual_codes)[2]
+                slabs = transform_sections.residual_parts(contents.shape, contents.residual_codes)[2]
                 for kind in (Kind.RESIDUAL, Kind.RESIDUAL_PARALLEL):
                     parts.setdefault(kind, []).extend(
                         coder.classify(residuals.reshape(-1), planes, kind, self.dimensions, holes) for planes in slabs

@@ -130,7 +130,9 @@ def fit(
         precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
     )  # fmt: skip
     analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
-    return _quantise(model, samples, scale.per_sample, analysis, reach, side_bits(precisions, channels), parallel)
+    return _project_and_quantise(
+        model, samples, scale.per_sample, analysis, reach, side_bits(precisions, channels), parallel
+    )
 
 
 def apply(
@@ -166,7 +168,9 @@ def apply(
         return None
     start = model.quantised_as(rank, model.codes[:rank], model.points, 0)
     kept = fitted.kept_on(grid)[:rank]
-    return _quantise(start, samples, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), parallel, kept)
+    return _project_and_quantise(
+        start, samples, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), parallel, kept
+    )
 
 
 def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,7 +178,7 @@ def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return solve_spd(vectors @ vectors.T, vectors)
 
 
-def _quantise(
+def _project_and_quantise(
     model: LinearModel,
     samples: NDArray[np.generic],
     per_sample: float | NDArray[np.float64],
@@ -184,16 +188,28 @@ def _quantise(
     parallel: Parallel,
     kept: NDArray[np.bool_] | None = None,
 ) -> tuple[LinearModel, NDArray[np.int32]] | None:
-    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself.
-
-    `side` (rank,) has the bits that a latent costs besides its symbols; only latents `kept` (rank, subband) are coded.
-    """
+    """The model of a chunk and its symbols; arguments are those of `project` and `_quantise`."""
     try:
         latents, largest = project(samples, per_sample, model.mean_units, analysis, reach, parallel)
         shift = filter_shift(largest)
         coefficients = model.grid.forward(latents, shift, largest, parallel)
     except BudgetError:
         return None
+    return _quantise(model, coefficients, shift, side, parallel, kept)
+
+
+def _quantise(
+    model: LinearModel,
+    coefficients: NDArray[np.float64],
+    shift: int,
+    side: NDArray[np.float64],
+    parallel: Parallel,
+    kept: NDArray[np.bool_] | None,
+) -> tuple[LinearModel, NDArray[np.int32]]:
+    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself.
+
+    `side` (rank,) has the bits that a latent costs besides its symbols; only latents `kept` (rank, subband) are coded.
+    """
     batch, rank = coefficients.shape[:2]
     symbols = np.empty(coefficients.shape, np.int32)
     boxes = boxes_of(model.grid)

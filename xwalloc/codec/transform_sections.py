@@ -1,0 +1,276 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Sections of a chunk in transform mode: its model, its symbols and its residuals, written and read."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream import segments
+from xwalloc.bitstream.contexts import MAGNITUDES, Kind
+from xwalloc.bitstream.frame import Section
+from xwalloc.bitstream.tables import Tables
+from xwalloc.codec.bound import Finish
+from xwalloc.codec.engine import map_parallel
+from xwalloc.errors import FormatError, UnsupportedFormatError
+from xwalloc.models.model import KEY_BYTES, Model
+from xwalloc.models.spec import LinearModel
+from xwalloc.types import Region
+
+__all__ = [
+    "LINEAR", "NAMED", "Contents", "Models", "encode_latents", "encode_residuals", "head", "inverse", "latent_parts",
+    "named_model", "pad", "read", "residual_parts",
+]  # fmt: skip
+
+Models = Callable[[bytes], Model]
+"""Finds the model that a frame names by its key."""
+
+HEAD = struct.Struct("<BBbdIB")
+"""Kind of the model; whether samples are integers; fraction bits; unit; step of the residual layer; profile."""
+
+LINEAR, NAMED = 0, 1
+"""Kinds of models: a linear one that the frame holds; one that the frame names."""
+
+LATENTS_PER_SEGMENT = 1 << 18
+"""Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
+
+
+def pad(array: NDArray[Any], signal: Sequence[int]) -> NDArray[Any]:
+    """The array continued by its last samples."""
+    widths = [(0, 0), (0, 0)] + [(0, to - n) for to, n in zip(signal, array.shape[2:], strict=True)]
+    return np.pad(array, widths, mode="edge") if any(w for _, w in widths) else array
+
+
+def inverse(unit: float) -> float:
+    """Units per sample, from the value of a unit."""
+    return 1.0 / unit if unit > 0 else math.inf
+
+
+def named_model(section: bytes) -> str:
+    """What section MODEL says of the model: "self-fitted", or the beginning of the id of the one that it names."""
+    if section[:1] != bytes([NAMED]):
+        return "self-fitted"
+    return f"sha256:{section[HEAD.size : HEAD.size + KEY_BYTES].hex()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What the sections of a chunk in transform mode say.
+
+    Parameters
+    ----------
+    model
+        The chunk's linear model.
+    finish
+        How products become samples.
+    dimensions
+        Number of signal axes.
+    shape
+        (batch, channel, z, y, x), with padding.
+    parallel
+        Whether the profile is "parallel".
+    codebook
+        Frequency tables; None for those that ship.
+    residual_codes : (channel,) int
+        Magnitude codes of the residual layer; None where there is none.
+    """
+
+    model: LinearModel
+    finish: Finish
+    dimensions: int
+    shape: tuple[int, ...]
+    parallel: bool
+    codebook: Tables | None
+    residual_codes: NDArray[np.int64] | None
+    _latents: bytes
+    _residuals: bytes
+
+    def symbols(self) -> NDArray[np.int32]:
+        """Symbols of the latents: (batch, rank, z, y, x).
+
+        Raises
+        ------
+        FormatError
+            If their section is damaged.
+        """
+        return _decode_latents(self.model, self._latents, self.shape[0], self.parallel, self.codebook)
+
+    def residuals(self, mask: NDArray[np.uint8] | None, region: Region) -> NDArray[np.int32]:
+        """Residuals (batch, channel, z, y, x) of the slabs that a region touches; zeros elsewhere.
+
+        Raises
+        ------
+        FormatError
+            If their section is damaged.
+        """
+        if self.residual_codes is None:
+            return np.zeros(self.shape, np.int32)
+        return _decode_residuals(
+            self._residuals,
+            self.residual_codes,
+            self.shape,
+            mask,
+            self.dimensions,
+            self.parallel,
+            region,
+            self.codebook,
+        )
+
+
+def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> Contents:
+    """What the sections say of a chunk of that canonical shape (without padding).
+
+    Raises
+    ------
+    FormatError, ModelError
+        As for `decode`.
+    """
+    data = sections[Section.MODEL]
+    if len(data) < HEAD.size + 3:
+        raise FormatError("The model of the frame is cut.")
+    kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    if kind not in (LINEAR, NAMED):
+        raise UnsupportedFormatError(
+            f"The frame's model is of kind {kind}, which this version of xwalloc does not know: update xwalloc."
+        )
+    if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
+        raise FormatError("The model of the frame has impossible units.")
+    batch, channels = shape[:2]
+    signal = shape[2], shape[3], shape[4]
+    finish = Finish(0, fraction if integral else None, unit, step)
+    layer = sections.get(Section.RESIDUAL)
+    codes: NDArray[np.int64] | None = None
+    codebook = None
+    if kind == LINEAR:
+        model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
+        if layer is not None:
+            codes, layer = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
+            if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+                raise FormatError("The residual layer of the frame is damaged.")
+    else:
+        start = HEAD.size + KEY_BYTES
+        fitted = models(data[HEAD.size : start]).fitted
+        if (fitted.channels, fitted.dimensions) != (channels, dimensions):
+            raise FormatError(
+                f"The model of the frame is for {fitted.channels} channels and {fitted.dimensions} signal axes. "
+                f"The frame has {channels} and {dimensions}."
+            )
+        per_sample = 2.0**fraction if integral else inverse(unit)
+        residual = layer is not None
+        model, found = fitted.unpack(data[start:], signal, per_sample, batch, residual=residual)
+        codes, codebook = found if residual else None, fitted.codebook
+        if fitted.scaled:
+            finish = replace(finish, scales=fitted.scales)
+    return Contents(
+        model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
+        shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
+        residual_codes=codes, _latents=sections[Section.LATENTS], _residuals=layer or b"",
+    )  # fmt: skip
+
+
+def head(kind: int, finish: Finish, profile: str) -> bytes:
+    """First bytes of section MODEL."""
+    integral = finish.fraction is not None
+    return HEAD.pack(kind, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
+
+
+def latent_parts(model: LinearModel, batch: int) -> list[NDArray[np.void]]:
+    """Planes of the symbols (batch, rank, z, y, x), segment by segment."""
+    axis, parts = segments.cuts((batch, model.rank, *model.grid.signal), 1 << model.grid.levels, LATENTS_PER_SEGMENT)
+    slabs = [(axis, start, stop) for start, stop in parts]
+    return [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
+
+
+def encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool, codebook: Tables | None) -> bytes:
+    """Section LATENTS of symbols (batch, rank, z, y, x)."""
+    parts = latent_parts(model, symbols.shape[0])
+    buffer = symbols.reshape(-1)
+    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
+    return coder.encode_segments(
+        buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel, codebook=codebook
+    )
+
+
+def _decode_latents(
+    model: LinearModel, data: bytes, batch: int, parallel: bool, codebook: Tables | None
+) -> NDArray[np.int32]:
+    parts = latent_parts(model, batch)
+    symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
+    buffer = symbols.reshape(-1)
+    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
+    coder.decode_segments(
+        data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, codebook=codebook
+    )
+    return symbols
+
+
+def residual_parts(shape: Sequence[int], codes: NDArray[np.int64]) -> tuple[int, list[tuple[int, int]], list[Any]]:
+    """Planes of residuals (batch, channel, z, y, x), segment by segment: axis that is cut, slabs, planes."""
+    axis, parts = segments.cuts(shape, coder.GROUP)
+    return axis, parts, [_residual_planes(shape, codes, axis, *part) for part in parts]
+
+
+def _residual_planes(
+    shape: Sequence[int], codes: NDArray[np.int64], axis: int, start: int, stop: int
+) -> NDArray[np.void]:
+    """Planes of the residual layer in a slab: one per batch item and channel."""
+    batch, channels, z, y, x = shape
+    planes = coder.planes_of(batch * channels)
+    strides = (y * x, x, 1)
+    size = [z, y, x]
+    size[axis] = stop - start
+    planes["base"] = np.arange(batch * channels) * (z * y * x) + start * strides[axis]
+    planes["nz"], planes["ny"], planes["nx"] = size
+    planes["sz"], planes["sy"] = y * x, x
+    planes["code"] = np.tile(codes, batch)
+    inner = np.arange(batch * channels) % channels > 0
+    inner[1:] &= planes["code"][:-1] > 0
+    planes["previous"][1:] = np.where(inner[1:], planes["base"][:-1], coder.NO_PLANE)
+    planes["previous_code"][1:] = planes["code"][:-1]
+    return planes
+
+
+def encode_residuals(
+    residuals: NDArray[np.int32],
+    codes: NDArray[np.int64],
+    mask: NDArray[np.uint8] | None,
+    dimensions: int,
+    parallel: bool,
+    codebook: Tables | None,
+) -> bytes:
+    """Streams of the residual layer, whose channels have these magnitude codes."""
+    _, _, slabs = residual_parts(residuals.shape, codes)
+    buffer = residuals.reshape(-1)
+    holes = coder.NO_MASK if mask is None else mask.reshape(-1)
+    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
+    return coder.encode_segments(
+        buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel, codebook=codebook
+    )
+
+
+def _decode_residuals(
+    data: bytes,
+    codes: NDArray[np.int64],
+    shape: Sequence[int],
+    mask: NDArray[np.uint8] | None,
+    dimensions: int,
+    parallel: bool,
+    region: Region,
+    codebook: Tables | None,
+) -> NDArray[np.int32]:
+    """Residuals of the slabs that a region touches; zeros elsewhere."""
+    axis, parts, slabs = residual_parts(shape, codes)
+    residuals = np.zeros(tuple(shape), np.int32)
+    buffer = residuals.reshape(-1)
+    holes = coder.NO_MASK if mask is None else mask.reshape(-1)
+    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
+    wanted = segments.touching(parts, region[2 + axis])
+    coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
+    return residuals
