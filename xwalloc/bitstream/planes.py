@@ -147,7 +147,8 @@ def decode(
     mask: NDArray[np.uint8] = NO_MASK,
     choice: Choice | None = None,
 ) -> None:
-    """Inverse of `encode`, or of a segment that was coded with a choice of tables;
+    """Inverse of `encode`, or the planes of a segment that was coded with a choice of tables.
+
     `buffer` must be all zeros where the planes lie, and is filled.
 
     Raises

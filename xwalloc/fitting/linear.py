@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream import planes as coder
-from xwalloc.bitstream.choices import costs, count, usual
-from xwalloc.bitstream.contexts import Kind, Role, first_class, magnitude_code
-from xwalloc.bitstream.tables import Tables, from_counts, shipped
+from xwalloc.bitstream.choices import count
+from xwalloc.bitstream.contexts import Kind, magnitude_code
 from xwalloc.codec import examine, transform_mode, transform_sections
 from xwalloc.codec.candidates import Chunk
 from xwalloc.codec.chunk import ChunkCodec
@@ -28,11 +27,12 @@ from xwalloc.codec.engine import blas_in_one_thread, map_parallel
 from xwalloc.codec.transform_mode import Target, Transformed
 from xwalloc.codec.transform_sections import Contents
 from xwalloc.errors import BudgetError, ConfigError, GuaranteeError
+from xwalloc.fitting.sample import Sample, valid_in
+from xwalloc.fitting.tables import train
 from xwalloc.models import choice
 from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
 from xwalloc.models.model import FORMAT, Model
 from xwalloc.models.spec import Grid, Tree, padded
-from xwalloc.transform import spectral
 
 __all__ = ["Goal", "fit_blocks"]
 
@@ -41,20 +41,8 @@ Quality = Literal["max_error", "snr", "bits", "ratio", "latents"]
 RATE_BLOCKS = 8
 """Blocks that are encoded to choose quantum and rank, or again and again while a step is searched for."""
 
-PIXELS = 1 << 17
-"""About so many pixels give the covariance."""
-
-COVARIANCE_RANGE = 2.0**17
-"""Samples are rounded to so many parts of their range for exact sums."""
-
 FRAME_BYTES = 90
 """Bytes of a frame besides its sections."""
-
-PRIOR = 24.0
-"""Tokens that a shipped table counts for where a table is trained."""
-
-OWN_TABLE, OTHER_TABLE = 20.0, 40.0
-"""Bits that a table of its own costs for every token, and that another table costs for a class."""
 
 TRUNCATION = 10.0
 """With a number of latents given, quantisation may add one part in so many to the error."""
@@ -82,50 +70,6 @@ class Goal:
     quality: Quality
     value: float
     scales: NDArray[np.float64] | None = None
-
-
-@dataclass
-class _Sample:
-    """Blocks that have been looked at, and their first and second moments."""
-
-    chunks: list[Chunk]
-    scales: NDArray[np.float64]
-    means: NDArray[np.float64] = field(init=False)
-    variances: NDArray[np.float64] = field(init=False)
-    basis: NDArray[np.float64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        channels = len(self.scales)
-        sums, counts = np.zeros(channels), np.zeros(channels)
-        for chunk in self.chunks:
-            valid = _valid(chunk)
-            sums += np.where(valid, chunk.samples, 0).sum(axis=(0, 2, 3, 4), dtype=np.float64)
-            counts += valid.sum(axis=(0, 2, 3, 4))
-        self.means = sums / np.maximum(counts, 1)
-        pixels = np.concatenate([self.centred(chunk) for chunk in self.chunks], axis=1)
-        largest = float(np.abs(pixels).max(initial=0.0))
-        unit = largest / COVARIANCE_RANGE if largest > 0 else 1.0
-        covariance = spectral.moments(np.rint(pixels / unit)).covariance * unit * unit
-        self.variances, self.basis = spectral.klt(covariance)
-
-    def centred(self, chunk: Chunk) -> NDArray[np.float64]:
-        """Some pixels (channel, n) of a block, less the means, by the scales; 0 where nothing is known."""
-        channels = len(self.scales)
-        flat: NDArray[Any] = chunk.samples.swapaxes(0, 1).reshape(channels, -1)
-        step = max(1, flat.shape[1] * len(self.chunks) // PIXELS)
-        pixels: NDArray[np.float64] = (flat[:, ::step] - self.means[:, None]) / self.scales[:, None]
-        pixels[~_valid(chunk).swapaxes(0, 1).reshape(channels, -1)[:, ::step]] = 0.0
-        return pixels
-
-    @property
-    def size(self) -> int:
-        """Number of samples."""
-        return sum(chunk.samples.size for chunk in self.chunks)
-
-
-def _valid(chunk: Chunk) -> NDArray[np.bool_]:
-    special = chunk.look.special
-    return np.ones(chunk.samples.shape, np.bool_) if special is None else ~special
 
 
 def fit_blocks(
@@ -192,7 +136,7 @@ class _Fit:
         self.goal = goal
         self.dimensions, self.levels, self.tree = dimensions, levels, tree
         channels = chunks[0].samples.shape[1]
-        self.sample = _Sample(chunks, np.ones(channels) if goal.scales is None else goal.scales)
+        self.sample = Sample(chunks, np.ones(channels) if goal.scales is None else goal.scales)
         self.ids = subband_ids(levels, tree, dimensions)
         self.arrays: dict[str, NDArray[Any]] = {
             "means": self.sample.means,
@@ -296,7 +240,7 @@ class _Fit:
 
     def variance(self) -> float:
         """Variance of the valid samples."""
-        values = [chunk.samples[_valid(chunk)].astype(np.float64) for chunk in self.sample.chunks]
+        values = [chunk.samples[valid_in(chunk)].astype(np.float64) for chunk in self.sample.chunks]
         count = sum(map(len, values))
         mean = sum(float(v.sum()) for v in values) / count
         return sum(float(((v - mean) ** 2).sum()) for v in values) / count
@@ -358,7 +302,7 @@ class _Fit:
             )
         fine = float(np.sqrt(self.sample.variances.sum()) or 1.0) * 2.0**-12
         self.use_basis(fine, self.rank_for(fine))
-        energy, _ = self.energies(fine)
+        energy = self.energies(fine)
         sizes = np.array([self.latents_per_patch(key) for key in self.ids])
         kept = np.zeros(energy.shape, np.bool_)
         left = count
@@ -442,8 +386,8 @@ class _Fit:
 
         return transform_sections.read(coded.sections, chunk.samples.shape, self.dimensions, find)
 
-    def energies(self, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean squares of dequantised latents, in samples, and how many there were: (rank, subband)."""
+    def energies(self, value: float) -> NDArray[np.float64]:
+        """Mean squares of dequantised latents, in samples: (rank, subband)."""
         rank = len(self.arrays["vectors"])
         squares, sizes = np.zeros((rank, len(self.ids))), np.zeros((rank, len(self.ids)))
         model = self.model({})
@@ -455,7 +399,7 @@ class _Fit:
                 part = symbols[:, :, *subband.slices].astype(np.float64)
                 squares[: part.shape[1], place] += (part * part).sum(axis=(0, 2, 3, 4)) * value**2
                 sizes[:, place] += part[:, :1].size
-        return squares / np.maximum(sizes, 1), sizes
+        return squares / np.maximum(sizes, 1)
 
     def places(self, grid: Grid) -> NDArray[np.int64]:
         """Number of every subband of a grid among those of the model."""
@@ -499,31 +443,3 @@ class _Fit:
             "residual_codes": magnitude_code(rests / np.maximum(coded, 1)).astype(np.uint8),
             **bookkeeping(train({kind: count(found) for kind, found in parts.items()})),
         }
-
-
-def train(counts: Mapping[Kind, NDArray[np.int64]]) -> Tables:
-    """A codebook for token counts (role * class, token) of some kinds, where others than the usual tables pay."""
-    base = shipped()
-    index = base.index.copy()
-    own: list[NDArray[np.uint16]] = []
-    prices = costs(base)
-    for kind, found in counts.items():
-        expected = usual(base, kind)
-        first = first_class(kind, Role.DENSE)
-        for place in np.flatnonzero(found.any(axis=1)):
-            tokens = found[place].astype(np.float64)
-            bits = tokens @ prices
-            best = int(bits.argmin())
-            prior = base.frequencies[best] / base.frequencies[best].sum()
-            table = from_counts((tokens + PRIOR * prior)[None])
-            known = np.count_nonzero(table)
-            usual_bits = bits[expected[place]]
-            other_bits = bits[best] + OTHER_TABLE
-            own_bits = tokens @ costs(Tables(table, np.zeros(0, np.uint16)))[:, 0] + OTHER_TABLE + OWN_TABLE * known
-            if own_bits < min(usual_bits, other_bits):
-                index[first + place] = len(base.frequencies) + len(own)
-                own.append(table[0])
-            elif other_bits < usual_bits:
-                index[first + place] = best
-    frequencies = np.concatenate([base.frequencies, np.array(own, np.uint16).reshape(-1, base.frequencies.shape[1])])
-    return Tables(frequencies, index)

@@ -41,14 +41,12 @@ def chosen(fitted: Fitted, grid: Grid) -> NDArray[np.bool_]:
     return fitted.kept_on(grid)[:, subbands]
 
 
-def as_patches(symbols: NDArray[Any], grid: Grid, rank: int, kept: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-    """Symbols (batch, r, z, y, x) as (batch, latent, *patch grid), with zeros up to a rank."""
+def as_patches(symbols: NDArray[Any], grid: Grid, rank: int, kept: NDArray[np.bool_]) -> NDArray[Any]:
+    """Symbols (batch, r, z, y, x) as (batch, latent, *patch grid): those kept (rank, P), with zeros up to a rank."""
     patches = to_patches(symbols, grid.plan)
     batch, there, count, *extent = patches.shape
     result = np.zeros((batch, rank, count, *extent), symbols.dtype)
     result[:, :there] = patches
-    if kept is None:
-        return result.reshape(batch, rank * count, *extent)
     return result[:, kept]
 
 

@@ -1,8 +1,7 @@
 """Where a model is found that a frame names.
 
-In this order: models that this process has seen; the one that the codec's configuration carries (or a store holds
-beside its arrays, see `xwalloc.zarr`), which its reader adds; installed packs (entry points of group
-``xwalloc.models``: a folder, or a callable that returns one); the folders of the setting ``models.path``
+In this order: models that this process has seen; the one that the codec's configuration carries; installed packs (entry
+points of group ``xwalloc.models``: a folder, or a callable that returns one); the folders of the setting ``model_path``
 (``XWALLOC_MODEL_PATH``, separated as in ``PATH``), and the user's cache. Nothing is ever fetched from a network.
 
 In folders a model is a file named by the 64 digits of its id and ``.safetensors``.
@@ -97,9 +96,9 @@ def missing(key: bytes, reference: ModelReference | None) -> str:
         message = f"Expected model {name}, with which the data were encoded; the metadata say {reference.id}."
     folders = ", ".join(str(folder) for folder in model_folders())
     return (
-        f"{message} Got none from this process, the metadata of the array, the folder _xwalloc beside it, installed "
-        f"packs, {folders}. Restore _xwalloc from where the store was copied from, or put the model's file, named "
-        f"{digits}...{ENDING}, into one of these folders or one that XWALLOC_MODEL_PATH names."
+        f"{message} Got none from this process, the metadata of the array, installed packs, {folders}. Restore the "
+        f"metadata from where the store was copied from, or put the model's file, named {digits}...{ENDING}, into "
+        "one of these folders or one that XWALLOC_MODEL_PATH names."
     )
 
 
