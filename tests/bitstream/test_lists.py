@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xwalloc.bitstream.lists import Reader, Writer
@@ -11,6 +11,7 @@ from xwalloc.errors import FormatError
 SIGNED = st.integers(-(2**63), 2**63 - 1)
 
 
+@settings(deadline=None)  # the first example loads kernels
 @given(st.lists(st.lists(SIGNED | st.integers(-20, 20), max_size=40), max_size=5))
 def test_lists_come_back(lists):
     writer = Writer()
