@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -1222,6 +1222,7 @@ class Model:
     shift: int
     mean: Floats
     codes: list[list[int]]
+    precisions: list[int] | None = None
     residual_codes: list[int] | None = None
     scales: Floats | None = None
     book: Book | None = None
@@ -1278,14 +1279,14 @@ def subbands_of(signal: Sequence[int], levels: int, packet: bool) -> list[Subban
 
 
 def read_model(data: bytes, shape: Canonical) -> Model:
-    """Section MODEL (5.6, 10.1)."""
+    """Section MODEL (5.6, 10.1); of a frame with a basis within a model, without the 8 bytes that name that (14.1)."""
     channels = shape[1]
     expect(len(data) >= 34, "cut model")
     kind, integral, fraction, unit, residual_step, profile = struct.unpack_from("<BBbdIB", data)
     tree, boundary, levels, tap_shift, quantum, p1, p2, p3, rank, mean_shift = struct.unpack_from(
         "<BBBBIhhhHB", data, 16
     )
-    expect(kind == 0, "a model of a later version")
+    expect(kind in (0, 3), "a model of a later version")
     expect(integral <= 1 and profile <= 1 and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
     expect(tree <= 3 and boundary <= 1 and levels <= 8 and tap_shift <= 30 and quantum >= 1, "impossible model")
     expect(1 <= rank <= channels and mean_shift <= 40, "impossible model")
@@ -1331,7 +1332,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     return Model(
         integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
         packet=packet, reflect=boundary == 0, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
-        filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means,
+        filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means, precisions=precisions,
         codes=[[codes[s][k] for s in range(count)] for k in range(rank)],
     )  # fmt: skip
 
@@ -1411,6 +1412,49 @@ def read_named_model(data: bytes, shape: Canonical, dimensions: int, named: byte
         residual_codes=[int(code) for code in residual_codes], scales=scales if (scales != 1).any() else None,
         book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
     )  # fmt: skip
+
+
+def read_rotated_model(
+    data: bytes, shape: Canonical, dimensions: int, named: bytes, layer: bytes | None
+) -> tuple[Model, bytes | None]:
+    """Section MODEL of a frame with a basis of its own within a model (14.1), and the rest of section RESIDUAL."""
+    description, arrays = read_arrays(named)
+    expect(hashlib.sha256(named).digest()[:8] == data[16:24], "another model than the frame names")
+    expect((description["channels"], description["dimensions"]) == (shape[1], dimensions), "a model of other data")
+    count = len(arrays["vectors"])
+    own = read_model(data[:16] + data[24:], (shape[0], count, *shape[2:]))
+    assert own.precisions is not None
+    common = max(int(p) for p in arrays["precisions"])
+    spanned = [
+        [float(int(v) << (common - int(p))) for v in vector]
+        for p, vector in zip(arrays["precisions"], arrays["vectors"], strict=True)
+    ]
+    weights = own.matrix.T / 2.0 ** (own.shift - np.array(own.precisions))[:, None]
+    offsets = np.rint(own.mean @ np.array(spanned) / 2.0**common)
+    vectors = np.rint(weights @ np.array(spanned) / 2.0 ** (common - 2))
+    precisions = [p + 2 for p in own.precisions]
+    expect(max(precisions) <= 30, "impossible precisions")
+    matrix = np.array([vector * 2.0 ** (max(precisions) - p) for p, vector in zip(precisions, vectors, strict=True)])
+    per_sample = 2.0**own.fraction if own.integral else 1 / own.unit
+    scales = arrays["scales"]
+    index, tables = all_tables()
+    usual = list(index)
+    for place, number in zip(arrays["table_classes"], arrays["table_numbers"], strict=True):
+        usual[place] = int(number)
+    codes = None
+    if layer is not None:
+        length = int.from_bytes(layer[:4], "little")
+        plane = Plane((1, 1, shape[1]), 17)
+        decode_planes(Stream.of(layer[4 : 4 + length], usual_tables(KIND_SIDE)), [plane], KIND_SIDE, 1)
+        codes = [int(code) for code in arrays["residual_codes"] + np.array(plane.values)]
+        expect(all(0 <= code <= 104 for code in codes), "impossible magnitude codes")
+        layer = layer[4 + length :]
+    model = replace(
+        own, matrix=matrix.T, shift=max(precisions), mean=np.rint(arrays["means"] / scales * per_sample) + offsets,
+        residual_codes=codes, scales=scales if (scales != 1).any() else None,
+        book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
+    )  # fmt: skip
+    return model, layer
 
 
 def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> Integers:
@@ -1535,7 +1579,10 @@ def decode_transform(
 ) -> Array:
     """Samples of a chunk in transform mode."""
     batch, channels = shape[:2]
-    if named is not None and sections[MODEL][0] == 1:
+    layer = sections.get(RESIDUAL)
+    if named is not None and sections[MODEL][0] == 3:
+        model, layer = read_rotated_model(sections[MODEL], shape, header.dimensions, named, layer)
+    elif named is not None and sections[MODEL][0] == 1:
         model = read_named_model(sections[MODEL], shape, header.dimensions, named, RESIDUAL in sections)
     else:
         model = read_model(sections[MODEL], shape)
@@ -1556,9 +1603,9 @@ def decode_transform(
     values = np.rint(product * 2.0**-model.shift) + model.mean[:, None, None, None]
     if model.integral:
         values = np.rint(values * (2.0**-model.fraction * scales))
-    if RESIDUAL in sections:
+    if layer is not None:
         holes = None if masked is None else continued(masked, model.signal)
-        residuals = decode_residuals(sections[RESIDUAL], model, batch, header.dimensions, holes)
+        residuals = decode_residuals(layer, model, batch, header.dimensions, holes)
         values = values + residuals * steps
     if not model.integral:
         values = values * (model.unit * scales)

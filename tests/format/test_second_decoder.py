@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xwalloc
+from xwalloc.codec import chunk, transform_mode
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.numcodecs import Walloc
@@ -406,3 +407,23 @@ def test_frames_that_name_their_model(shape, tree, levels, goal, dtype, profile)
     for frame in (codec.encode(data.values), bounded.encode(data.values), codec.encode(small), bounded.encode(small)):
         np.testing.assert_array_equal(second.decode(frame, model.data), bounded.decode(frame))
     assert xwalloc.inspect(codec.encode(data.values)).model == model.id[:23]
+
+
+@pytest.mark.parametrize("profile", ["default", "parallel"])
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("shape", [(4, 24, 29), (3, 1200), (3, 9, 10, 21)])
+def test_frames_with_a_basis_within_that_of_their_model(shape, dtype, profile, monkeypatch):
+    rng = np.random.default_rng(1)
+    field = np.cumsum(rng.normal(size=shape), axis=-1) * 60
+    mixed = np.tensordot(rng.normal(size=(shape[0], shape[0])), field, 1)
+    data = xr.DataArray(np.rint(mixed).astype(dtype), dims=("band", "z", "y", "x")[: len(shape)])
+    model = xwalloc.fit(data, channel_dim="band", signal_dims=data.dims[1:], max_error=6.0)
+    codec = Walloc(channel_axis=0, signal_axes=range(1, len(shape)), profile=profile, model=model, max_error=6.0)
+    # whatever is smaller: this way and no other
+    encode = transform_mode.encode
+    monkeypatch.setattr(transform_mode, "encode", lambda *a: encode(*a) if a[-1] else None)
+    monkeypatch.setattr(chunk, "in_lattice_mode", lambda *a: None)
+    for part in (data.values, field[..., :-6].astype(dtype)):
+        frame = codec.encode(part)
+        assert second.parse(frame)[1][second.MODEL][0] == 3
+        np.testing.assert_array_equal(second.decode(frame, model.data), codec.decode(frame))

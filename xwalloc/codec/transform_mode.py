@@ -19,11 +19,13 @@ from xwalloc.codec.examine import Examine, nothing
 from xwalloc.codec.transform_sections import (
     LINEAR,
     NAMED,
+    ROTATED,
     Models,
     encode_latents,
     encode_residuals,
     head,
     inverse,
+    pack_codes,
     pad,
     read,
 )
@@ -110,6 +112,7 @@ def encode(
     nodata: NDArray[np.generic],
     examine: Examine,
     shared: Model | None = None,
+    rotated: bool = False,
 ) -> Transformed | None:
     """Encode a chunk of finite samples.
 
@@ -133,6 +136,8 @@ def encode(
         Called, in any thread, with parts of the samples and exactly what the decoder will return for them.
     shared
         Model of the array, which the frame will name; None: the chunk is fitted a model of its own.
+    rotated
+        Whether the chunk is fitted a basis of its own within the span of that model.
 
     Returns
     -------
@@ -153,21 +158,24 @@ def encode(
         return None
     if shared is None:
         found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+    elif rotated:
+        found = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     else:
         found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     if found is None:
         return None
     model, symbols = found
-    codebook = None
-    if shared is None:
+    codebook = None if shared is None else shared.fitted.codebook
+    if shared is None or rotated:
         model_bytes = model.to_bytes()
         # From here on with the model that the decoder will read.
         signal = original[2], original[3], original[4]
-        model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, channels, batch)
-    else:
-        codebook = shared.fitted.codebook
-        if shared.fitted.scaled:
-            finish = replace(finish, scales=shared.fitted.scales)
+        entries = channels if shared is None else shared.fitted.rank
+        model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, entries, batch)
+        if shared is not None:
+            model = shared.fitted.rotated(model, scale.per_sample)
+    elif shared.fitted.scaled:
+        finish = replace(finish, scales=shared.fitted.scales)
     looked_at = finish.step > 0 or examine is not nothing
     latents = np.empty(0)
     try:
@@ -203,9 +211,18 @@ def encode(
             codes = magnitude_code(sums / max(1, residuals[:, 0].size))
             layer = residuals.reshape(samples.shape)
             streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
-            sections[Section.RESIDUAL] = streams if shared else codes.astype("u1").tobytes() + streams
-    start = head(NAMED if shared else LINEAR, finish, profile)
-    sections[Section.MODEL] = start + (shared.key + shared.fitted.pack(model, codes) if shared else model_bytes)
+            if shared is None:
+                streams = codes.astype("u1").tobytes() + streams
+            elif rotated:
+                streams = pack_codes(codes, shared.fitted.residual_codes) + streams
+            sections[Section.RESIDUAL] = streams
+    if shared is None:
+        description = head(LINEAR, finish, profile) + model_bytes
+    elif rotated:
+        description = head(ROTATED, finish, profile) + shared.key + model_bytes
+    else:
+        description = head(NAMED, finish, profile) + shared.key + shared.fitted.pack(model, codes)
+    sections[Section.MODEL] = description
     crop = tuple(slice(0, n) for n in original)
     return Transformed(sections, missed.reshape(samples.shape)[crop], math.fsum(figure for figure, _ in figures))
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -32,6 +32,9 @@ HEAD = struct.Struct("<IHBhhh")
 """Quantum, rank, bits of the wavelet taps, three reconstruction points."""
 
 MAX_CHANNELS = 1 << 16
+
+ROTATION_BITS = 2
+"""Further fractional bits of basis vectors that are sums of others."""
 WAVELET = "bior4.4"
 
 
@@ -124,10 +127,14 @@ class Fitted:
         return bool((self.scales != 1).any())
 
     @cached_property
+    def basis(self) -> NDArray[np.float64]:
+        """Basis vectors (rank, channel), nearly orthonormal."""
+        return np.ldexp(self.vectors.astype(np.float64), -self.precisions[:, None])
+
+    @cached_property
     def analysis(self) -> NDArray[np.float64]:
         """What samples less their means are multiplied by, (rank, channel): least squares on the basis."""
-        vectors = np.ldexp(self.vectors.astype(np.float64), -self.precisions[:, None])
-        return solve_spd(vectors @ vectors.T, vectors)
+        return solve_spd(self.basis @ self.basis.T, self.basis)
 
     @classmethod
     def of(cls, description: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Fitted:
@@ -209,6 +216,36 @@ class Fitted:
             grid=grid, quantum=quantum, points=(0, 0, 0), mean_shift=0, means=means.astype(np.int64),
             precisions=self.precisions, vectors=self.vectors, codes=self.codes_on(grid), filter_shift=0,
         )  # fmt: skip
+
+    def rotated(self, own: LinearModel, per_sample: float) -> LinearModel:
+        """The model of a chunk that has a basis of its own within the span of this one.
+
+        Parameters
+        ----------
+        own
+            Its model, with the vectors of this one for channels.
+        per_sample
+            Units to a unit of samples.
+
+        Raises
+        ------
+        BudgetError
+            If numbers are too large for exact arithmetic.
+        """
+        start = self.start(own.grid, own.quantum, per_sample)
+        common = int(self.precisions.max())
+        spanned = np.ldexp(self.vectors.astype(np.float64), (common - self.precisions)[:, None])
+        weights = np.concatenate([own.means[None], own.vectors]).astype(np.float64)
+        products = weights @ spanned
+        offsets = np.rint(np.ldexp(products[0], own.mean_shift - common))
+        precisions = own.precisions + ROTATION_BITS
+        exact = (np.abs(weights) @ np.abs(spanned)).max() < 2.0**53 and np.abs(offsets).max() < 2.0**52
+        if not exact or precisions.max() > MAX_PRECISION:
+            raise BudgetError("The basis of the chunk exceeds the bit budget of exact arithmetic.")
+        vectors = np.rint(np.ldexp(products[1:], ROTATION_BITS - common)).astype(np.int64)
+        return replace(
+            own, mean_shift=0, means=start.means + offsets.astype(np.int64), precisions=precisions, vectors=vectors
+        )
 
     def pack(self, model: LinearModel, residual_codes: NDArray[np.int64] | None) -> bytes:
         """What a frame holds of a chunk's model; `residual_codes` (channel,) where it has a residual layer."""
