@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,12 @@ from xwalloc.models.model import KEY_BYTES, Model
 from xwalloc.models.spec import SIDE_CODE, LinearModel
 from xwalloc.types import Region
 
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
+
 __all__ = [
-    "LINEAR", "NAMED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head", "inverse",
-    "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
+    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head",
+    "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -35,8 +38,9 @@ Models = Callable[[bytes], Model]
 HEAD = struct.Struct("<BBbdIB")
 """Kind of the model; whether samples are integers; fraction bits; unit; step of the residual layer; profile."""
 
-LINEAR, NAMED, ROTATED = 0, 1, 3
-"""Kinds of models: a linear one that the frame holds; one that the frame names; one within the span of that."""
+LINEAR, NAMED, REFINED, ROTATED = range(4)
+"""Kinds of models: a linear one that the frame holds; one that the frame names; that and its network; one within the
+span of that which the frame names."""
 
 CODES = struct.Struct("<I")
 """Length of the stream of magnitude codes of a residual layer."""
@@ -83,6 +87,8 @@ class Contents:
         Frequency tables; None for those that ship.
     residual_codes : (channel,) int
         Magnitude codes of the residual layer; None where there is none.
+    network
+        What refines the latents; None for the linear decoder.
     """
 
     model: LinearModel
@@ -92,6 +98,7 @@ class Contents:
     parallel: bool
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
+    network: Network | None
     _latents: bytes
     _residuals: bytes
 
@@ -139,7 +146,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     if len(data) < HEAD.size + 3:
         raise FormatError("The model of the frame is cut.")
     kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
-    if kind not in (LINEAR, NAMED, ROTATED):
+    if kind not in (LINEAR, NAMED, REFINED, ROTATED):
         raise UnsupportedFormatError(
             f"The frame's model is of kind {kind}, which this version of xwalloc does not know: update xwalloc."
         )
@@ -150,7 +157,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     finish = Finish(0, fraction if integral else None, unit, step)
     layer = sections.get(Section.RESIDUAL)
     codes: NDArray[np.int64] | None = None
-    codebook = None
+    codebook = network = None
     if kind == LINEAR:
         model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
         if layer is not None:
@@ -176,6 +183,10 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
             if layer is not None:
                 codes, layer = _unpack_codes(layer, fitted.residual_codes)
         else:
+            if kind == REFINED:
+                network = fitted.network
+                if network is None:
+                    raise FormatError("The frame wants its latents refined by a network. Its model has none.")
             model, found = fitted.unpack(data[start:], signal, per_sample, batch, residual=residual)
             codes = found if residual else None
         codebook = fitted.codebook
@@ -184,7 +195,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     return Contents(
         model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
         shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
-        residual_codes=codes, _latents=sections[Section.LATENTS], _residuals=layer or b"",
+        residual_codes=codes, network=network, _latents=sections[Section.LATENTS], _residuals=layer or b"",
     )  # fmt: skip
 
 

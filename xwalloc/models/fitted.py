@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,17 @@ from xwalloc.transform.tree import MAX_LEVELS, Plan
 
 __all__ = ["Fitted", "book", "bookkeeping", "subband_ids"]
 
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
+
 HEAD = struct.Struct("<IHBhhh")
 """Quantum, rank, bits of the wavelet taps, three reconstruction points."""
+
+NETWORK = "network."
+"""What the names of a network's tensors begin with among those of a model."""
+
+MOST_MULTIPLICATIONS = 1 << 14
+"""Multiply-adds per coefficient that the network of a model may ask of a decoder."""
 
 MAX_CHANNELS = 1 << 16
 
@@ -95,6 +104,8 @@ class Fitted:
         Usual magnitude codes of the residual layer.
     codebook
         Frequency tables.
+    network
+        What refines the latents of chunks that ask for it; None: nothing does.
     """
 
     dimensions: int
@@ -110,6 +121,7 @@ class Fitted:
     codes: NDArray[np.int64]
     residual_codes: NDArray[np.int64]
     codebook: Tables
+    network: Network | None = None
 
     @property
     def channels(self) -> int:
@@ -183,6 +195,7 @@ class Fitted:
             dimensions=dimensions, levels=levels, tree=tree, boundary=boundary, ratio=ratio, means=means,
             scales=scales, vectors=vectors, precisions=precisions, kept=kept, codes=codes,
             residual_codes=residual_codes, codebook=book(arrays),
+            network=_network(description, arrays, dimensions, levels, tree, rank),
         )  # fmt: skip
 
     def grid(self, signal: tuple[int, int, int]) -> Grid:
@@ -300,6 +313,33 @@ def _take(arrays: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tupl
             f"Got {array.dtype} of shape {array.shape}."
         )
     return array
+
+
+def _network(
+    description: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    dimensions: int,
+    levels: int,
+    tree: Tree,
+    rank: int,
+) -> Network | None:
+    """The network of a model, if it has one."""
+    if "network" not in description:
+        return None
+    from xwalloc.models.neural import Network  # most models have none
+
+    tensors = {name.removeprefix(NETWORK): array for name, array in arrays.items() if name.startswith(NETWORK)}
+    network = Network.from_tensors(description["network"], tensors)
+    kind = network.architecture
+    fits = (kind.tree, kind.dimensions) == (tree, dimensions) and kind.rank in (0, rank)
+    if not fits or (tree == "packet" and kind.levels != levels):
+        raise FormatError(f"The network of the model is for other latents: {kind}.")
+    if kind.multiplications > MOST_MULTIPLICATIONS:
+        raise FormatError(
+            f"Expected a network of at most {MOST_MULTIPLICATIONS} multiplications per coefficient. "
+            f"Got {kind.multiplications:.0f}."
+        )
+    return network
 
 
 def _side_planes(subbands: int, rank: int, size: int) -> NDArray[np.void]:

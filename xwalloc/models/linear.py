@@ -13,6 +13,7 @@ model of the whole array.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.types import Parallel, in_turn
+
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
 
 __all__ = ["apply", "dequantised", "fit", "products", "reach", "rotate", "synthesise"]
 
@@ -300,15 +304,20 @@ def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:
     return model.grid.inverse_bound(largest * model.quantum + max(map(abs, model.points)), model.filter_shift)
 
 
-def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel) -> NDArray[np.float64]:
-    """Latents before the basis, integers in units: (batch, rank, n).
+def synthesise(
+    model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel, network: Network | None = None
+) -> NDArray[np.float64]:
+    """Latents before the basis, integers in units, refined by a network if one is given: (batch, rank, n).
 
     Raises
     ------
     BudgetError
         If a partial sum could reach 2^53.
     """
-    latents = model.grid.inverse(dequantised(model, symbols, parallel), model.filter_shift, parallel)
+    coefficients = dequantised(model, symbols, parallel)
+    if network is not None:
+        network.refined(coefficients, symbols, model.grid.plan, model.codes, model.quantum, parallel)
+    latents = model.grid.inverse(coefficients, model.filter_shift, parallel)
     return latents.reshape(*symbols.shape[:2], -1)
 
 

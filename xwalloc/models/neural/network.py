@@ -198,6 +198,37 @@ class Network:
         parallel(work, jobs)
         return corrections
 
+    def refined(
+        self,
+        latents: NDArray[np.float64],
+        symbols: NDArray[np.int32],
+        plan: Plan,
+        codes: NDArray[np.int64],
+        quantum: int,
+        parallel: Parallel = in_turn,
+    ) -> None:
+        """Correct dequantised latents in place.
+
+        Parameters
+        ----------
+        latents : (batch, rank, *plan.shape)
+            What the linear decoder makes of the symbols, in units.
+        symbols, plan, codes, parallel
+            As for `correct`; components that a network of a fixed band set has beyond these are taken for zeros.
+        quantum
+            Units per step.
+        """
+        rank = symbols.shape[1]
+        if (beyond := self.architecture.rank - rank) > 0:
+            symbols = np.pad(symbols, [(0, 0), (0, beyond), *[(0, 0)] * len(plan.shape)])
+            codes = np.pad(codes, [(0, beyond), (0, 0)])
+        corrections = self.correct(symbols, plan, codes, parallel)
+
+        def work(k: int) -> None:
+            latents[:, k] = refine(latents[:, k], corrections[:, k], quantum)
+
+        parallel(work, range(rank))
+
     def _blocks(self, view: View, codes: NDArray[np.int64], on_cpu: bool) -> list[tuple[int, int]]:
         """Ranges of components that are worked on at once."""
         own = codes[:, list(view.subbands[-self.architecture.shape.own_subbands :])]
