@@ -431,7 +431,7 @@ def test_frames_that_a_network_refines(shape, tree, kind, monkeypatch):
     )  # fmt: skip
     layers = [
         Layer(
-            weight=rng.integers(-30, 31, size).astype(np.int8),
+            weight=rng.integers(-12, 13, size).astype(np.int8),
             bias=rng.integers(-500, 500, size[0]).astype(np.int32),
             shift=rng.integers(0 if len(size) < 3 else 5, 9, size[0]).astype(np.uint8),
         )
