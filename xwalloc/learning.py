@@ -161,8 +161,8 @@ class LatentDataset(Dataset[Any]):
 class LatentLoader:
     """Batches of a dataset, on a device.
 
-    Every chunk is decoded once in a pass where windows do not cross its edges. Latents stay integers until they are on the device; with CUDA, a batch is
-    one copy from pinned memory for each tensor, which does not wait.
+    Every chunk is decoded once in a pass where windows do not cross its edges. Latents stay integers until they are
+    on the device; with CUDA, a batch is one copy from pinned memory for each tensor, which does not wait.
 
     Parameters
     ----------
