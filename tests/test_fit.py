@@ -11,7 +11,8 @@ import xarray as xr
 from numcodecs import get_codec
 
 import xwalloc
-from xwalloc.codec import transform_mode
+from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
+from xwalloc.codec import transform_mode, transform_sections
 from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models import library
 from xwalloc.models.model import Model, ModelReference
@@ -200,15 +201,17 @@ def test_damaged_frames_that_name_a_model_raise_our_errors(data, model):
             codec(max_error=8.0, model=model).decode(bytes(bad))
 
 
-def test_forged_parameters_of_a_named_model_raise_our_errors(data, model):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_forged_parameters_of_a_named_model_raise_our_errors(data, model, rotated):
     """What a checksum does not see: section MODEL of other numbers."""
     chunk = np.ascontiguousarray(data.values[None, :, None, :32, :32])
     target = transform_mode.Target(integral=False, step=16.0, quantum=0.0)
     grid = model.fitted.grid((1, 32, 32))
     coded = transform_mode.encode(
         chunk, (float(chunk.min()), float(chunk.max())), None, target, grid, "default", np.empty(0, "f4"),
-        lambda *_: 0.0, model,
+        lambda *_: 0.0, model, rotated,
     )  # fmt: skip
+    assert coded.sections[Section.MODEL][0] == (transform_sections.ROTATED if rotated else transform_sections.NAMED)
     rng = np.random.default_rng(1)
     whole = tuple(slice(0, n) for n in chunk.shape)
     for _ in range(200):
@@ -223,6 +226,39 @@ def test_forged_parameters_of_a_named_model_raise_our_errors(data, model):
         except FormatError:
             continue
         assert found.shape == chunk.shape
+
+
+def kind_of(frame):
+    """Kind of the model of a chunk; None where it has none."""
+    section = Frame.parse(frame, DecodeLimits(max_bytes=2**30)).sections.get(Section.MODEL)
+    return None if section is None else section[0]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("nodata", [None, -9999])
+def test_a_chunk_that_the_basis_does_not_suit_takes_one_within_its_span(dtype, nodata):
+    """Fields that the sample has in equal parts, and the chunk in others: its own basis has fewer vectors."""
+    rng = np.random.default_rng(5)
+    mixing = np.linalg.qr(rng.normal(size=(160, 6)))[0]
+    fields = np.cumsum(rng.normal(size=(6, 64, 64)), axis=2) * 40
+    sample = 3000 + np.tensordot(mixing, fields, 1) + rng.normal(size=(160, 64, 64))
+    model = xwalloc.fit(xr.DataArray(sample.astype(dtype), dims=("band", "y", "x")), max_error=4.0)
+    turned = mixing @ rng.normal(size=(6, 2))
+    chunk = 3000 + np.tensordot(turned, fields[:2, :32, :32], 1) + rng.normal(size=(160, 32, 32))
+    chunk = chunk.astype(dtype)
+    if nodata is not None:
+        chunk[:, 5:9, 3:20] = nodata
+    with_model = codec(max_error=4.0, model=model, nodata=nodata)
+    frame, own = with_model.encode(chunk), codec(max_error=4.0, nodata=nodata).encode(chunk)
+    assert kind_of(frame) == transform_sections.ROTATED
+    assert len(frame) < 0.9 * len(own)
+    assert xwalloc.inspect(frame).model == model.id[:23]
+    decoded = with_model.decode(frame)
+    assert np.abs(decoded.astype("f8") - chunk).max() <= 4.0
+    if nodata is not None:
+        np.testing.assert_array_equal(decoded == nodata, chunk == nodata)
+    with_step = codec(step=4.0, model=model).encode(chunk)
+    assert kind_of(with_step) == transform_sections.NAMED
 
 
 @pytest.mark.parametrize("target", [{"snr": 30.0}, {"bits": 0.3}, {"ratio": 60.0}])

@@ -16,6 +16,7 @@ from xwalloc.bitstream.frame import DecodeLimits, Frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.frames import configuration, watch
+from xwalloc.models import sidecar
 
 __all__ = ["BlockArray", "open_variable"]
 
@@ -55,6 +56,7 @@ class BlockArray(BackendArray):
         self.array = array
         self.config = CodecConfig.from_json(configuration(array))
         self.signal = self.config.signal_axes
+        sidecar.fetch(array.store_path, self.config.model)
         self.blocks = [-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True)]
 
     def block(self, place: tuple[int, ...]) -> NDArray[Any]:
@@ -111,6 +113,7 @@ class BlockArray(BackendArray):
             watched[box]
         if not frames:
             return self.missing()
+        sidecar.fetch(self.array.store_path, self.config.model)
         try:
             return self.decoded(frames[0])
         except FormatError as error:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
-from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin
+from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin, ArrayBytesCodecPartialEncodeMixin
+from zarr.core.codec_pipeline import BatchedCodecPipeline
 
 from xwalloc.bitstream.frame import DecodeLimits
 from xwalloc.codec import engine
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig, Configuration
 from xwalloc.errors import ConfigError, FormatError
+from xwalloc.models import sidecar
 
 if TYPE_CHECKING:
-    from zarr.abc.store import ByteGetter
+    from zarr.abc.store import ByteGetter, ByteSetter
     from zarr.core.array_spec import ArraySpec
     from zarr.core.buffer import Buffer, NDBuffer
 
@@ -79,6 +81,8 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Refuse chunks that the configuration does not fit; Zarr calls this for codecs inside shards as well."""
         self.config.check(array_spec.shape, native_dtype(array_spec.dtype))
+        if self.config.model is not None and self.config.model.weights is None:
+            return cast(Self, WallocWithSidecar(**self.config.to_json()))
         return self
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
@@ -105,9 +109,15 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         chunk_data = await byte_getter.get(chunk_spec.prototype)
         if chunk_data is None:
             return None
+        await self._find_model(byte_getter)
         region, rest = region_of(selection, chunk_spec.shape)
         array = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec, region))
         return chunk_spec.prototype.nd_buffer.from_numpy_array(array)[rest]
+
+    async def _find_model(self, place: object) -> None:
+        """Have this process know the model that lies beside the array, if one does."""
+        if sidecar.wanted(self.config.model):
+            await asyncio.to_thread(sidecar.fetch, place, self.config.model)
 
     def _encode(self, chunk_data: NDBuffer) -> bytes:
         return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
@@ -124,6 +134,27 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
                 "The chunk belongs to another array, or the metadata was changed: restore them from a copy."
             )
         return array.astype(dtype, copy=False)  # data types of Zarr v3 have no byte order, frames do
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class WallocWithSidecar(Walloc, ArrayBytesCodecPartialEncodeMixin):
+    """The codec of arrays whose model lies beside them.
+
+    Zarr says where a chunk is to codecs that encode parts of chunks only, so this is one of them; but it leaves it to
+    Zarr's own pipeline to complete the chunk.
+    """
+
+    async def _encode_partial_single(
+        self, byte_setter: ByteSetter, chunk_array: NDBuffer, selection: Any, chunk_spec: ArraySpec
+    ) -> None:
+        await self._find_model(byte_setter)
+        pipeline = BatchedCodecPipeline.from_codecs([Walloc(**self.config.to_json())])
+        part: Any = ...
+        whole = all(
+            isinstance(item, slice) and item.indices(n) == (0, n, 1)
+            for item, n in zip(selection, chunk_spec.shape, strict=True)
+        )
+        await pipeline.write_batch([(byte_setter, chunk_spec, selection, part, whole)], chunk_array)
 
 
 def region_of(selection: Any, shape: Sequence[int]) -> tuple[tuple[slice, ...], Any]:

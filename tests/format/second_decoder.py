@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -1222,9 +1222,11 @@ class Model:
     shift: int
     mean: Floats
     codes: list[list[int]]
+    precisions: list[int] | None = None
     residual_codes: list[int] | None = None
     scales: Floats | None = None
     book: Book | None = None
+    network: tuple[dict[str, Any], dict[str, Array]] | None = None
 
     @property
     def splits(self) -> tuple[int, ...]:
@@ -1278,14 +1280,14 @@ def subbands_of(signal: Sequence[int], levels: int, packet: bool) -> list[Subban
 
 
 def read_model(data: bytes, shape: Canonical) -> Model:
-    """Section MODEL (5.6, 10.1)."""
+    """Section MODEL (5.6, 10.1); of a frame with a basis within a model, without the 8 bytes that name that (14.1)."""
     channels = shape[1]
     expect(len(data) >= 34, "cut model")
     kind, integral, fraction, unit, residual_step, profile = struct.unpack_from("<BBbdIB", data)
     tree, boundary, levels, tap_shift, quantum, p1, p2, p3, rank, mean_shift = struct.unpack_from(
         "<BBBBIhhhHB", data, 16
     )
-    expect(kind == 0, "a model of a later version")
+    expect(kind in (0, 3), "a model of a later version")
     expect(integral <= 1 and profile <= 1 and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
     expect(tree <= 3 and boundary <= 1 and levels <= 8 and tap_shift <= 30 and quantum >= 1, "impossible model")
     expect(1 <= rank <= channels and mean_shift <= 40, "impossible model")
@@ -1331,7 +1333,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     return Model(
         integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
         packet=packet, reflect=boundary == 0, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
-        filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means,
+        filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means, precisions=precisions,
         codes=[[codes[s][k] for s in range(count)] for k in range(rank)],
     )  # fmt: skip
 
@@ -1341,7 +1343,7 @@ def read_arrays(named: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     size = int.from_bytes(named[:8], "little")
     header = json.loads(named[8 : 8 + size])
     description = json.loads(header.pop("__metadata__")["xwalloc"])
-    types = {"F64": "<f8", "I32": "<i4", "U8": "u1", "U16": "<u2", "BOOL": "?"}
+    types = {"F64": "<f8", "I32": "<i4", "I8": "i1", "U8": "u1", "U16": "<u2", "BOOL": "?"}
     arrays = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
@@ -1410,7 +1412,201 @@ def read_named_model(data: bytes, shape: Canonical, dimensions: int, named: byte
         mean=np.rint(arrays["means"] / scales * per_sample), codes=codes.tolist(),
         residual_codes=[int(code) for code in residual_codes], scales=scales if (scales != 1).any() else None,
         book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
+        network=read_network(description, arrays) if data[0] == 2 else None,
     )  # fmt: skip
+
+
+def read_rotated_model(
+    data: bytes, shape: Canonical, dimensions: int, named: bytes, layer: bytes | None
+) -> tuple[Model, bytes | None]:
+    """Section MODEL of a frame with a basis of its own within a model (14.1), and the rest of section RESIDUAL."""
+    description, arrays = read_arrays(named)
+    expect(hashlib.sha256(named).digest()[:8] == data[16:24], "another model than the frame names")
+    expect((description["channels"], description["dimensions"]) == (shape[1], dimensions), "a model of other data")
+    count = len(arrays["vectors"])
+    own = read_model(data[:16] + data[24:], (shape[0], count, *shape[2:]))
+    assert own.precisions is not None
+    common = max(int(p) for p in arrays["precisions"])
+    spanned = [
+        [float(int(v) << (common - int(p))) for v in vector]
+        for p, vector in zip(arrays["precisions"], arrays["vectors"], strict=True)
+    ]
+    weights = own.matrix.T / 2.0 ** (own.shift - np.array(own.precisions))[:, None]
+    offsets = np.rint(own.mean @ np.array(spanned) / 2.0**common)
+    vectors = np.rint(weights @ np.array(spanned) / 2.0 ** (common - 2))
+    precisions = [p + 2 for p in own.precisions]
+    expect(max(precisions) <= 30, "impossible precisions")
+    matrix = np.array([vector * 2.0 ** (max(precisions) - p) for p, vector in zip(precisions, vectors, strict=True)])
+    per_sample = 2.0**own.fraction if own.integral else 1 / own.unit
+    scales = arrays["scales"]
+    index, tables = all_tables()
+    usual = list(index)
+    for place, number in zip(arrays["table_classes"], arrays["table_numbers"], strict=True):
+        usual[place] = int(number)
+    codes = None
+    if layer is not None:
+        length = int.from_bytes(layer[:4], "little")
+        plane = Plane((1, 1, shape[1]), 17)
+        decode_planes(Stream.of(layer[4 : 4 + length], usual_tables(KIND_SIDE)), [plane], KIND_SIDE, 1)
+        codes = [int(code) for code in arrays["residual_codes"] + np.array(plane.values)]
+        expect(all(0 <= code <= 104 for code in codes), "impossible magnitude codes")
+        layer = layer[4 + length :]
+    model = replace(
+        own, matrix=matrix.T, shift=max(precisions), mean=np.rint(arrays["means"] / scales * per_sample) + offsets,
+        residual_codes=codes, scales=scales if (scales != 1).any() else None,
+        book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
+    )  # fmt: skip
+    return model, layer
+
+
+def read_network(description: dict[str, Any], arrays: dict[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Description and arrays of the network of a model (14.2)."""
+    expect("network" in description, "a model without a network")
+    network: dict[str, Any] = description["network"]
+    expect(network["version"] == 1, "a network of a later version")
+    tensors = {n[8:]: np.asarray(a, np.int64) for n, a in arrays.items() if n.startswith("network.")}
+    for layer in [f"hidden.{i}" for i in range(len(network["widths"]))] + ["output"]:
+        sums = np.abs(tensors[layer + ".weight"]).reshape(len(tensors[layer + ".weight"]), -1).sum(axis=1)
+        if layer == "hidden.0":
+            sums = sums + np.abs(tensors["codes.weight"]).sum(axis=1)
+        half = (1 << tensors[layer + ".shift"]) // 2
+        expect(int((127 * sums + np.abs(tensors[layer + ".bias"]) + half).max()) < 1 << 24, "inexact sums")
+    return network, tensors
+
+
+def companded(symbol: int) -> int:
+    """z(q) of 14.2."""
+    size = min(abs(symbol), 1023)
+    found = 8 * size
+    if size > 4:
+        octave = 0
+        while 4 << (octave + 1) <= size:
+            octave += 1
+        found = min(127, 32 + 12 * octave + 12 * (size - (4 << octave)) // (4 << octave))
+    return found if symbol >= 0 else -found
+
+
+COMPANDED = np.array([companded(symbol) for symbol in range(-1023, 1024)])
+
+
+def compand(symbols: Integers) -> Integers:
+    """z(q) of every symbol."""
+    found: Integers = COMPANDED[np.clip(symbols, -1023, 1023) + 1023]
+    return found
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A plane of a view (14.2)."""
+
+    number: int
+    subband: Subband
+    count: tuple[int, ...]
+    offset: tuple[int, ...]
+    corrected: bool
+
+    def boxes(self, grid: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Where its coefficients are among those of a latent, and on the grid."""
+        source, target = [], []
+        for begin, n, count, offset, places in zip(
+            self.subband.begin, self.subband.extent, self.count, self.offset, grid, strict=True
+        ):
+            source.append(slice(begin + offset, begin + n, count))
+            target.append(slice(0, min(places, len(range(offset, n, count)))))
+        return tuple(source), tuple(target)
+
+
+def views_of(model: Model, levels: int, dimensions: int) -> Iterator[tuple[tuple[int, ...], list[Looked]]]:
+    """Grids and planes of all views (14.2)."""
+    subbands = subbands_of(model.signal, model.levels, model.packet)
+    splits = model.splits[3 - dimensions :]
+    one = (1, 1, 1)
+    if model.packet:
+        if set(splits) == {levels}:
+            yield subbands[0].extent, [Looked(i, s, one, (0, 0, 0), True) for i, s in enumerate(subbands)]
+        return
+    two = (1,) * (3 - dimensions) + (2,) * dimensions
+    for level in range(min(splits) - 1, 0, -1):
+        grid = tuple(-(-n // (1 << min(level + 1, s))) for n, s in zip(model.signal, model.splits, strict=True))
+        high = [(i, s) for i, s in enumerate(subbands) if any(s.begin)]
+        planes = [Looked(i, s, one, (0, 0, 0), False) for i, s in high if s.level == level + 1]
+        for i, s in high:
+            if s.level == level:
+                planes += [Looked(i, s, two, o, True) for o in itertools.product(*map(range, two))]
+        yield grid, planes
+
+
+def layer_of(values: Integers, tensors: dict[str, Array], name: str, extra: Array | int, low: int) -> Integers:
+    """Outputs (output, z, y, x) of a layer (14.2)."""
+    weight, bias, shift = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+    kernel = (1,) * (3 - weight.ndim + 2) + weight.shape[2:]
+    weight = weight.reshape(*weight.shape[:2], *kernel)
+    reach = [n // 2 for n in kernel]
+    wide = np.pad(values, [(0, 0), *((r, r) for r in reach)])
+    sums = np.zeros((len(weight), *values.shape[1:]), np.int64) + (bias + extra)[:, None, None, None]
+    for tap in itertools.product(*map(range, kernel)):
+        part = wide[:, *(slice(t, t + n) for t, n in zip(tap, values.shape[1:], strict=True))]
+        sums += np.tensordot(weight[:, :, *tap], part, 1)
+    half = ((1 << shift) // 2)[:, None, None, None]
+    found: Integers = np.clip((sums + half) >> shift[:, None, None, None], low, 127)
+    return found
+
+
+def corrections_of(symbols: Integers, model: Model, dimensions: int) -> Integers:
+    """Corrections (rank, Z, Y, X) of the symbols of a batch item (14.2)."""
+    assert model.network is not None
+    network, tensors = model.network
+    rank = len(symbols)
+    components = max(rank, network["rank"])
+    codes = np.zeros((components, len(model.codes[0])), np.int64)
+    codes[:rank] = model.codes
+    found = np.zeros((components, *symbols.shape[1:]), np.int64)
+    for grid, planes in views_of(model, network["levels"], dimensions):
+        q = np.zeros((components, len(planes), *grid), np.int64)
+        for i, plane in enumerate(planes):
+            source, target = plane.boxes(grid)
+            q[:rank, i][:, *target] = symbols[:, *source]
+        z = compand(q)
+        numbers = list(dict.fromkeys(plane.number for plane in planes))
+        own = list(dict.fromkeys(plane.number for plane in planes if plane.corrected))
+
+        def spectral(k: int, numbers: list[int] = numbers) -> list[int]:
+            """Numbers of a component that do not depend on the place."""
+            return [int(np.clip(2 * ((codes[k, s] if 0 <= k < components else 0) - 17), -127, 127)) for s in numbers]
+
+        def inputs(k: int, q: Integers = q, z: Integers = z) -> list[Integers]:
+            """Inputs of a component, less those of its neighbours."""
+            parts = [z[k], np.abs(z[k])]
+            for axis in range(3 - dimensions, 3) if model.packet else ():
+                low = np.clip(q[k, :1], -(2**22), 2**22)
+                first = np.take(low, [0], axis + 1)
+                parts.append(compand(np.diff(low, axis=axis + 1, prepend=first)))
+            return parts
+
+        def beside(k: int, z: Integers = z) -> Integers:
+            """Magnitudes of another component."""
+            return np.abs(z[k]) if 0 <= k < components else np.zeros_like(z[0])
+
+        together = network["kind"] == "fixed"
+        for group in [range(components)] if together else [range(k, k + 1) for k in range(components)]:
+            if not codes[np.ix_(list(group), own)].any():
+                continue
+            parts = [part for k in group for part in inputs(k)]
+            fixed = [number for k in group for number in spectral(k)]
+            if not together:
+                parts += [beside(group[0] - 1), beside(group[0] + 1)]
+                fixed += spectral(group[0] - 1) + spectral(group[0] + 1)
+            values = np.concatenate(parts)
+            for i in range(len(network["widths"])):
+                extra = tensors["codes.weight"] @ np.array(fixed) if i == 0 else 0
+                values = layer_of(values, tensors, f"hidden.{i}", extra, 0)
+            both = layer_of(values, tensors, "output", 0, -127)
+            wanted = [(k, i) for k in group for i, plane in enumerate(planes) if plane.corrected]
+            for p, (k, i) in enumerate(wanted):
+                n = np.clip(np.sign(q[k, i]) * both[p] + both[len(wanted) + p], -127, 127)
+                source, target = planes[i].boxes(grid)
+                found[k][source] = n[target]
+    return found[:rank]
 
 
 def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> Integers:
@@ -1535,7 +1731,10 @@ def decode_transform(
 ) -> Array:
     """Samples of a chunk in transform mode."""
     batch, channels = shape[:2]
-    if named is not None and sections[MODEL][0] == 1:
+    layer = sections.get(RESIDUAL)
+    if named is not None and sections[MODEL][0] == 3:
+        model, layer = read_rotated_model(sections[MODEL], shape, header.dimensions, named, layer)
+    elif named is not None and sections[MODEL][0] in (1, 2):
         model = read_named_model(sections[MODEL], shape, header.dimensions, named, RESIDUAL in sections)
     else:
         model = read_model(sections[MODEL], shape)
@@ -1546,6 +1745,9 @@ def decode_transform(
     symbols = decode_latents(sections[LATENTS], model, batch, header.dimensions)
     points = np.array(model.points)[np.clip(np.abs(symbols), 1, 3) - 1]
     latents = (symbols * model.quantum + np.sign(symbols) * points).astype(np.float64)
+    if model.network is not None:
+        n = np.stack([corrections_of(item, model, header.dimensions) for item in symbols])
+        latents += np.floor((n * model.quantum + 128) / 256)
     inverse_wavelet(latents, model)
     flat = latents.reshape(batch, len(model.codes), -1)
     reach = np.abs(flat).max(axis=(0, 2))
@@ -1556,9 +1758,9 @@ def decode_transform(
     values = np.rint(product * 2.0**-model.shift) + model.mean[:, None, None, None]
     if model.integral:
         values = np.rint(values * (2.0**-model.fraction * scales))
-    if RESIDUAL in sections:
+    if layer is not None:
         holes = None if masked is None else continued(masked, model.signal)
-        residuals = decode_residuals(sections[RESIDUAL], model, batch, header.dimensions, holes)
+        residuals = decode_residuals(layer, model, batch, header.dimensions, holes)
         values = values + residuals * steps
     if not model.integral:
         values = values * (model.unit * scales)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xwalloc
+from xwalloc.codec import chunk, transform_mode
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
+from xwalloc.models.model import Model
+from xwalloc.models.neural import Architecture, Network
+from xwalloc.models.neural.arithmetic import Layer
 from xwalloc.numcodecs import Walloc
 
 
@@ -406,3 +411,69 @@ def test_frames_that_name_their_model(shape, tree, levels, goal, dtype, profile)
     for frame in (codec.encode(data.values), bounded.encode(data.values), codec.encode(small), bounded.encode(small)):
         np.testing.assert_array_equal(second.decode(frame, model.data), bounded.decode(frame))
     assert xwalloc.inspect(codec.encode(data.values)).model == model.id[:23]
+
+
+@pytest.mark.parametrize("kind", ["shared", "fixed"])
+@pytest.mark.parametrize(
+    ("shape", "tree"),
+    [((5, 44, 37), "dyadic"), ((5, 44, 37), "packet"), ((4, 300), "dyadic"), ((4, 70), "packet"),
+     ((3, 9, 16, 21), "dyadic"), ((2, 9, 10, 11), "packet")],
+)  # fmt: skip
+def test_frames_that_a_network_refines(shape, tree, kind, monkeypatch):
+    rng = np.random.default_rng(2)
+    field = np.cumsum(rng.normal(size=shape), axis=-1) * 60
+    data = xr.DataArray(field, dims=("band", "z", "y", "x")[: len(shape)])
+    levels = 3 if tree == "dyadic" else 4 - len(shape) // 2
+    model = xwalloc.fit(data, channel_dim="band", signal_dims=data.dims[1:], tree=tree, levels=levels, max_error=9.0)
+    architecture = Architecture(
+        kind=kind, tree=tree, dimensions=len(shape) - 1, levels=levels if tree == "packet" else 0,
+        rank=len(model.arrays["vectors"]) if kind == "fixed" else 0, widths=(5, 4),
+    )  # fmt: skip
+    layers = [
+        Layer(
+            weight=rng.integers(-12, 13, size).astype(np.int8),
+            bias=rng.integers(-500, 500, size[0]).astype(np.int32),
+            shift=rng.integers(0 if len(size) < 3 else 5, 9, size[0]).astype(np.uint8),
+        )
+        for size in architecture.shapes().values()
+    ]
+    codes = rng.integers(-9, 10, (5, architecture.codes)).astype(np.int8)
+    network = Network(architecture=architecture, layers=tuple(layers), codes=codes)
+    arrays = {"network." + name: tensor for name, tensor in network.tensors().items()}
+    description = {**model.description, "network": network.description()}
+    model = Model(description=description, arrays={**model.arrays, **arrays})
+    # with the network, whether it helps or not
+    order = itertools.count()
+    monkeypatch.setattr(transform_mode._Attempt, "cost", property(lambda _: next(order)))
+    encode = transform_mode.encode
+    monkeypatch.setattr(
+        transform_mode, "encode", lambda *a: encode(*a) if a[8] is not None and not any(a[9:]) else None
+    )
+    monkeypatch.setattr(chunk, "in_lattice_mode", lambda *a: None)
+    axes = {"channel_axis": 0, "signal_axes": range(1, len(shape)), "model": model}
+    few = np.concatenate([field[:1], 0 * field[1:]])[..., :13]  # one component or two
+    for codec in (Walloc(**axes, step=5.0), Walloc(**axes, max_error=9.0)):
+        for part in (field, few):
+            frame = codec.encode(part)
+            assert second.parse(frame)[1][second.MODEL][0] == 2
+            np.testing.assert_array_equal(second.decode(frame, model.data), codec.decode(frame))
+
+
+@pytest.mark.parametrize("profile", ["default", "parallel"])
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("shape", [(4, 24, 29), (3, 1200), (3, 9, 10, 21)])
+def test_frames_with_a_basis_within_that_of_their_model(shape, dtype, profile, monkeypatch):
+    rng = np.random.default_rng(1)
+    field = np.cumsum(rng.normal(size=shape), axis=-1) * 60
+    mixed = np.tensordot(rng.normal(size=(shape[0], shape[0])), field, 1)
+    data = xr.DataArray(np.rint(mixed).astype(dtype), dims=("band", "z", "y", "x")[: len(shape)])
+    model = xwalloc.fit(data, channel_dim="band", signal_dims=data.dims[1:], max_error=6.0)
+    codec = Walloc(channel_axis=0, signal_axes=range(1, len(shape)), profile=profile, model=model, max_error=6.0)
+    # whatever is smaller: this way and no other
+    encode = transform_mode.encode
+    monkeypatch.setattr(transform_mode, "encode", lambda *a: encode(*a) if a[-1] else None)
+    monkeypatch.setattr(chunk, "in_lattice_mode", lambda *a: None)
+    for part in (data.values, field[..., :-6].astype(dtype)):
+        frame = codec.encode(part)
+        assert second.parse(frame)[1][second.MODEL][0] == 3
+        np.testing.assert_array_equal(second.decode(frame, model.data), codec.decode(frame))

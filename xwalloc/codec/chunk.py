@@ -241,9 +241,9 @@ class ChunkCodec:
         grid = self._grid(layout)
         edges = chunk.look.low, chunk.look.high
 
-        def code(model: Model | None) -> Candidate | None:
+        def code(model: Model | None, rotated: bool = False) -> Candidate | None:
             coded = transform_mode.encode(
-                chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, model
+                chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, model, rotated
             )
             return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
@@ -251,7 +251,7 @@ class ChunkCodec:
         if self.model is None or not target.step or self.model.fitted.scaled or chunk.samples.shape[1] > MAX_CHANNELS:
             return found
         # A model may know nothing of what this chunk shows. Without a bound, latents stay comparable instead.
-        return smaller(found, code(None))
+        return smaller(smaller(found, code(self.model, rotated=True)), code(None))
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
         config = self.config

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,18 @@ from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.bitstream.frame import Section
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
-from xwalloc.codec.examine import Examine, nothing
+from xwalloc.codec.examine import Examine, nothing, squares
 from xwalloc.codec.transform_sections import (
     LINEAR,
     NAMED,
+    REFINED,
+    ROTATED,
     Models,
     encode_latents,
     encode_residuals,
     head,
     inverse,
+    pack_codes,
     pad,
     read,
 )
@@ -33,6 +37,9 @@ from xwalloc.models.analysis import Scale, tiles
 from xwalloc.models.model import Model
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.types import Region
+
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
 
 __all__ = ["Target", "Transformed", "decode", "encode"]
 
@@ -110,6 +117,7 @@ def encode(
     nodata: NDArray[np.generic],
     examine: Examine,
     shared: Model | None = None,
+    rotated: bool = False,
 ) -> Transformed | None:
     """Encode a chunk of finite samples.
 
@@ -133,6 +141,8 @@ def encode(
         Called, in any thread, with parts of the samples and exactly what the decoder will return for them.
     shared
         Model of the array, which the frame will name; None: the chunk is fitted a model of its own.
+    rotated
+        Whether the chunk is fitted a basis of its own within the span of that model.
 
     Returns
     -------
@@ -153,61 +163,106 @@ def encode(
         return None
     if shared is None:
         found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+    elif rotated:
+        found = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     else:
         found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     if found is None:
         return None
     model, symbols = found
-    codebook = None
-    if shared is None:
+    codebook = None if shared is None else shared.fitted.codebook
+    if shared is None or rotated:
         model_bytes = model.to_bytes()
         # From here on with the model that the decoder will read.
         signal = original[2], original[3], original[4]
-        model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, channels, batch)
-    else:
-        codebook = shared.fitted.codebook
-        if shared.fitted.scaled:
-            finish = replace(finish, scales=shared.fitted.scales)
+        entries = channels if shared is None else shared.fitted.rank
+        model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, entries, batch)
+        if shared is not None:
+            model = shared.fitted.rotated(model, scale.per_sample)
+    elif shared.fitted.scaled:
+        finish = replace(finish, scales=shared.fitted.scales)
+    network = None if shared is None or rotated else shared.fitted.network
+    if network is not None and not finish.step and examine is nothing:  # errors are what the choice goes by
+        examine = squares(max(map(abs, edges)) or 1.0, nodata)
     looked_at = finish.step > 0 or examine is not nothing
-    latents = np.empty(0)
-    try:
-        if looked_at or not _fits(model, np.full(model.rank, linear.reach(model, symbols))):
-            latents = _latents(model, symbols)
-    except BudgetError:
-        return None
     parallel = profile == "parallel"
     sections = {Section.LATENTS: encode_latents(model, symbols, parallel, codebook)}
     finish = replace(finish, shift=model.shift)
-    residuals = np.empty(flat.shape, np.int32) if finish.step else None
-    missed = np.zeros(flat.shape, np.bool_)
 
-    def work(tile: tuple[int, slice]) -> tuple[float, NDArray[np.int64]]:
-        item, part = tile
-        product = linear.products(model, latents, tile)
-        decoded = np.empty(product.shape, samples.dtype)
-        if residuals is None:
-            sums = NO_SUMS
-            finish.samples(product, model.mean_units, NO_RESIDUALS, nodata, decoded)
-        else:
-            sums = finish.residuals(
-                flat[item], product, model.mean_units, NO_MASK if blank is None else blank[item], nodata,
-                residuals[item], decoded, part.start,
-            )  # fmt: skip
-        return examine(flat[item], decoded, missed[item], part.start), sums
+    def attempt(network: Network | None) -> _Attempt:
+        """What becomes of the symbols with a network or without."""
+        latents = np.empty(0)
+        if looked_at or not _fits(model, np.full(model.rank, linear.reach(model, symbols))):
+            latents = _latents(model, symbols, network)
+        residuals = np.empty(flat.shape, np.int32) if finish.step else None
+        missed = np.zeros(flat.shape, np.bool_)
 
-    figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
-    codes = None
-    if residuals is not None:
-        sums = np.sum([part for _, part in figures], axis=0)
-        if sums.any():
-            codes = magnitude_code(sums / max(1, residuals[:, 0].size))
-            layer = residuals.reshape(samples.shape)
-            streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
-            sections[Section.RESIDUAL] = streams if shared else codes.astype("u1").tobytes() + streams
-    start = head(NAMED if shared else LINEAR, finish, profile)
-    sections[Section.MODEL] = start + (shared.key + shared.fitted.pack(model, codes) if shared else model_bytes)
+        def work(tile: tuple[int, slice]) -> tuple[float, NDArray[np.int64]]:
+            item, part = tile
+            product = linear.products(model, latents, tile)
+            decoded = np.empty(product.shape, samples.dtype)
+            if residuals is None:
+                sums = NO_SUMS
+                finish.samples(product, model.mean_units, NO_RESIDUALS, nodata, decoded)
+            else:
+                sums = finish.residuals(
+                    flat[item], product, model.mean_units, NO_MASK if blank is None else blank[item], nodata,
+                    residuals[item], decoded, part.start,
+                )  # fmt: skip
+            return examine(flat[item], decoded, missed[item], part.start), sums
+
+        figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
+        codes, streams = None, b""
+        if residuals is not None:
+            sums = np.sum([part for _, part in figures], axis=0)
+            if sums.any():
+                codes = magnitude_code(sums / max(1, residuals[:, 0].size))
+                layer = residuals.reshape(samples.shape)
+                streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
+        return _Attempt(codes, streams, missed, math.fsum(figure for figure, _ in figures))
+
+    try:
+        kept, kind = attempt(None), NAMED
+    except BudgetError:
+        return None
+    if network is not None:
+        with suppress(BudgetError):
+            refined = attempt(network)
+            if refined.cost < kept.cost:
+                kept, kind = refined, REFINED
+    if shared is None:
+        description, codes = head(LINEAR, finish, profile) + model_bytes, b""
+        if kept.codes is not None:
+            codes = kept.codes.astype("u1").tobytes()
+    elif rotated:
+        description, codes = head(ROTATED, finish, profile) + shared.key + model_bytes, b""
+        if kept.codes is not None:
+            codes = pack_codes(kept.codes, shared.fitted.residual_codes)
+    else:
+        description, codes = head(kind, finish, profile) + shared.key + shared.fitted.pack(model, kept.codes), b""
+    sections[Section.MODEL] = description
+    if kept.codes is not None:
+        sections[Section.RESIDUAL] = codes + kept.streams
     crop = tuple(slice(0, n) for n in original)
-    return Transformed(sections, missed.reshape(samples.shape)[crop], math.fsum(figure for figure, _ in figures))
+    return Transformed(sections, kept.missed.reshape(samples.shape)[crop], kept.figure)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What becomes of symbols: magnitude codes and streams of the residual layer, if there is one; what is looked at.
+
+    `missed` and `figure` are those of `Transformed`.
+    """
+
+    codes: NDArray[np.int64] | None
+    streams: bytes
+    missed: NDArray[np.bool_]
+    figure: float
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        """Of attempts with the same symbols, the one of lower cost is kept: fewer bytes, and then smaller errors."""
+        return len(self.streams), self.figure
 
 
 def _fill_empty(
@@ -225,7 +280,7 @@ def _fill_empty(
     return filled
 
 
-def _latents(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+def _latents(model: LinearModel, symbols: NDArray[np.int32], network: Network | None = None) -> NDArray[np.float64]:
     """Latents before the basis: (batch, rank, n).
 
     Raises
@@ -233,7 +288,7 @@ def _latents(model: LinearModel, symbols: NDArray[np.int32]) -> NDArray[np.float
     BudgetError
         If a partial sum of their synthesis, or of what follows, could be inexact.
     """
-    latents = linear.synthesise(model, symbols, map_parallel)
+    latents = linear.synthesise(model, symbols, map_parallel, network)
     if not _fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
         raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
     return latents
@@ -270,7 +325,7 @@ def decode(
     batch = shape[0]
     signal = model.grid.signal
     try:
-        latents = _latents(model, contents.symbols())
+        latents = _latents(model, contents.symbols(), contents.network)
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     residuals = None

@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,17 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.bitstream.tables import Tables
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
-from xwalloc.errors import FormatError, UnsupportedFormatError
+from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models.model import KEY_BYTES, Model
-from xwalloc.models.spec import LinearModel
+from xwalloc.models.spec import SIDE_CODE, LinearModel
 from xwalloc.types import Region
 
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
+
 __all__ = [
-    "LINEAR", "NAMED", "Contents", "Models", "encode_latents", "encode_residuals", "head", "inverse", "latent_parts",
-    "named_model", "pad", "read", "residual_parts",
+    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head",
+    "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -35,8 +38,12 @@ Models = Callable[[bytes], Model]
 HEAD = struct.Struct("<BBbdIB")
 """Kind of the model; whether samples are integers; fraction bits; unit; step of the residual layer; profile."""
 
-LINEAR, NAMED = 0, 1
-"""Kinds of models: a linear one that the frame holds; one that the frame names."""
+LINEAR, NAMED, REFINED, ROTATED = range(4)
+"""Kinds of models: a linear one that the frame holds; one that the frame names; that and its network; one within the
+span of that which the frame names."""
+
+CODES = struct.Struct("<I")
+"""Length of the stream of magnitude codes of a residual layer."""
 
 LATENTS_PER_SEGMENT = 1 << 18
 """Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
@@ -55,7 +62,7 @@ def inverse(unit: float) -> float:
 
 def named_model(section: bytes) -> str:
     """What section MODEL says of the model: "self-fitted", or the beginning of the id of the one that it names."""
-    if section[:1] != bytes([NAMED]):
+    if section[:1] == bytes([LINEAR]):
         return "self-fitted"
     return f"sha256:{section[HEAD.size : HEAD.size + KEY_BYTES].hex()}"
 
@@ -80,6 +87,8 @@ class Contents:
         Frequency tables; None for those that ship.
     residual_codes : (channel,) int
         Magnitude codes of the residual layer; None where there is none.
+    network
+        What refines the latents; None for the linear decoder.
     """
 
     model: LinearModel
@@ -89,6 +98,7 @@ class Contents:
     parallel: bool
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
+    network: Network | None
     _latents: bytes
     _residuals: bytes
 
@@ -136,7 +146,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     if len(data) < HEAD.size + 3:
         raise FormatError("The model of the frame is cut.")
     kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
-    if kind not in (LINEAR, NAMED):
+    if kind not in (LINEAR, NAMED, REFINED, ROTATED):
         raise UnsupportedFormatError(
             f"The frame's model is of kind {kind}, which this version of xwalloc does not know: update xwalloc."
         )
@@ -147,7 +157,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     finish = Finish(0, fraction if integral else None, unit, step)
     layer = sections.get(Section.RESIDUAL)
     codes: NDArray[np.int64] | None = None
-    codebook = None
+    codebook = network = None
     if kind == LINEAR:
         model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
         if layer is not None:
@@ -164,15 +174,60 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
             )
         per_sample = 2.0**fraction if integral else inverse(unit)
         residual = layer is not None
-        model, found = fitted.unpack(data[start:], signal, per_sample, batch, residual=residual)
-        codes, codebook = found if residual else None, fitted.codebook
+        if kind == ROTATED:
+            own = LinearModel.from_bytes(data[start:], signal, dimensions, fitted.rank, batch)
+            try:
+                model = fitted.rotated(own, per_sample)
+            except BudgetError as error:
+                raise FormatError(f"The model of the frame is impossible: {error}") from None
+            if layer is not None:
+                codes, layer = _unpack_codes(layer, fitted.residual_codes)
+        else:
+            if kind == REFINED:
+                network = fitted.network
+                if network is None:
+                    raise FormatError("The frame wants its latents refined by a network. Its model has none.")
+            model, found = fitted.unpack(data[start:], signal, per_sample, batch, residual=residual)
+            codes = found if residual else None
+        codebook = fitted.codebook
         if fitted.scaled:
             finish = replace(finish, scales=fitted.scales)
     return Contents(
         model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
         shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
-        residual_codes=codes, _latents=sections[Section.LATENTS], _residuals=layer or b"",
+        residual_codes=codes, network=network, _latents=sections[Section.LATENTS], _residuals=layer or b"",
     )  # fmt: skip
+
+
+def pack_codes(codes: NDArray[np.int64], expected: NDArray[np.int64]) -> bytes:
+    """Magnitude codes (channel,) of a residual layer, as differences from those that a model expects."""
+    stream = coder.encode((codes - expected).astype(np.int32), _codes_plane(len(codes)), Kind.SIDE, 1)
+    return CODES.pack(len(stream)) + stream
+
+
+def _unpack_codes(layer: bytes, expected: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
+    """Inverse of `pack_codes`, and what follows.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no such codes.
+    """
+    if len(layer) < CODES.size:
+        raise FormatError("The residual layer of the frame is cut.")
+    end = CODES.size + CODES.unpack_from(layer)[0]
+    differences = np.zeros(len(expected), np.int32)
+    coder.decode(layer[CODES.size : end], differences, _codes_plane(len(expected)), Kind.SIDE, 1)
+    codes = expected + differences
+    if not 0 <= codes.min() <= codes.max() < len(MAGNITUDES):
+        raise FormatError("The residual layer of the frame is damaged.")
+    return codes, layer[end:]
+
+
+def _codes_plane(channels: int) -> NDArray[np.void]:
+    plane = coder.planes_of(1)
+    plane["nx"], plane["code"] = channels, SIDE_CODE
+    return plane
 
 
 def head(kind: int, finish: Finish, profile: str) -> bytes:

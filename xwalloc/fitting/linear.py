@@ -210,7 +210,7 @@ class _Fit:
             variances = self.sample.variances * scale.per_sample**2
             quantum, rank = choice.choose(
                 samples, scale, self.grid(chunk), np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances,
-                self.sample.basis, chunk.mask, map_parallel, paid=True,
+                self.sample.basis, chunk.mask, map_parallel, entries=0,
             )  # fmt: skip
             found.append((2 * quantum / scale.step, quantum / scale.per_sample, rank))
         self.ratio = float(np.median([ratio for ratio, _, _ in found]))

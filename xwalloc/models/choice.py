@@ -226,7 +226,7 @@ def choose(
     basis: NDArray[np.float64],
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-    paid: bool = False,
+    entries: int | None = None,
     fixed: int = 0,
     per_sample: NDArray[np.float64] | None = None,
 ) -> tuple[int, int]:
@@ -250,8 +250,8 @@ def choose(
         Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
-    paid
-        Whether basis vectors cost nothing, because other chunks share them.
+    entries
+        Numbers that a basis vector costs; None: one for each channel. 0 where other chunks share them.
     fixed
         The only quantum that is tried, if it is not 0.
     per_sample : (channel,)
@@ -268,6 +268,7 @@ def choose(
         If the range of the chunk over its step is too large for exact arithmetic.
     """
     batch, channels, *signal = samples.shape
+    entries = channels if entries is None else entries
     pixels = batch * math.prod(signal)
     own = np.full(channels, scale.per_sample) if per_sample is None else per_sample
     only = fixed or scale.quantum
@@ -275,7 +276,7 @@ def choose(
     usual = quanta[min(FIRST, len(quanta) - 1)]
     # Wavelets concentrate energy: latents of deviations far below the quantum may pay, if seldom beyond the first few.
     likely, possible = (int(np.count_nonzero(variances * n > (0.5 * usual) ** 2)) for n in CONCENTRATION)
-    limit = len(basis) if fixed else max(1, min(pixels, max(likely, min(possible, FEW))))
+    limit = len(basis) if fixed else max(1, min(pixels, len(basis), max(likely, min(possible, FEW))))
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
@@ -291,8 +292,8 @@ def choose(
         """Estimated bits, and rank from `least` on, with a quantum."""
         quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
         bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
-        if not paid:
-            bits += side_bits(precisions_of(variances[:limit], quantum, channels), channels)
+        if entries:
+            bits += side_bits(precisions_of(variances[:limit], quantum, entries), entries)
         saved = seen * np.sum([saved for _, saved in quantised], axis=0) / quantum**2
         if not scale.step:
             return 0.0, q.worthwhile(saved, bits)

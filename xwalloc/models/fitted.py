@@ -11,9 +11,9 @@ import itertools
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,22 @@ from xwalloc.transform.tree import MAX_LEVELS, Plan
 
 __all__ = ["Fitted", "book", "bookkeeping", "subband_ids"]
 
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
+
 HEAD = struct.Struct("<IHBhhh")
 """Quantum, rank, bits of the wavelet taps, three reconstruction points."""
 
+NETWORK = "network."
+"""What the names of a network's tensors begin with among those of a model."""
+
+MOST_MULTIPLICATIONS = 1 << 14
+"""Multiply-adds per coefficient that the network of a model may ask of a decoder."""
+
 MAX_CHANNELS = 1 << 16
+
+ROTATION_BITS = 2
+"""Further fractional bits of basis vectors that are sums of others."""
 WAVELET = "bior4.4"
 
 
@@ -92,6 +104,8 @@ class Fitted:
         Usual magnitude codes of the residual layer.
     codebook
         Frequency tables.
+    network
+        What refines the latents of chunks that ask for it; None: nothing does.
     """
 
     dimensions: int
@@ -107,6 +121,7 @@ class Fitted:
     codes: NDArray[np.int64]
     residual_codes: NDArray[np.int64]
     codebook: Tables
+    network: Network | None = None
 
     @property
     def channels(self) -> int:
@@ -124,10 +139,14 @@ class Fitted:
         return bool((self.scales != 1).any())
 
     @cached_property
+    def basis(self) -> NDArray[np.float64]:
+        """Basis vectors (rank, channel), nearly orthonormal."""
+        return np.ldexp(self.vectors.astype(np.float64), -self.precisions[:, None])
+
+    @cached_property
     def analysis(self) -> NDArray[np.float64]:
         """What samples less their means are multiplied by, (rank, channel): least squares on the basis."""
-        vectors = np.ldexp(self.vectors.astype(np.float64), -self.precisions[:, None])
-        return solve_spd(vectors @ vectors.T, vectors)
+        return solve_spd(self.basis @ self.basis.T, self.basis)
 
     @classmethod
     def of(cls, description: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Fitted:
@@ -176,6 +195,7 @@ class Fitted:
             dimensions=dimensions, levels=levels, tree=tree, boundary=boundary, ratio=ratio, means=means,
             scales=scales, vectors=vectors, precisions=precisions, kept=kept, codes=codes,
             residual_codes=residual_codes, codebook=book(arrays),
+            network=_network(description, arrays, dimensions, levels, tree, rank),
         )  # fmt: skip
 
     def grid(self, signal: tuple[int, int, int]) -> Grid:
@@ -209,6 +229,36 @@ class Fitted:
             grid=grid, quantum=quantum, points=(0, 0, 0), mean_shift=0, means=means.astype(np.int64),
             precisions=self.precisions, vectors=self.vectors, codes=self.codes_on(grid), filter_shift=0,
         )  # fmt: skip
+
+    def rotated(self, own: LinearModel, per_sample: float) -> LinearModel:
+        """The model of a chunk that has a basis of its own within the span of this one.
+
+        Parameters
+        ----------
+        own
+            Its model, with the vectors of this one for channels.
+        per_sample
+            Units to a unit of samples.
+
+        Raises
+        ------
+        BudgetError
+            If numbers are too large for exact arithmetic.
+        """
+        start = self.start(own.grid, own.quantum, per_sample)
+        common = int(self.precisions.max())
+        spanned = np.ldexp(self.vectors.astype(np.float64), (common - self.precisions)[:, None])
+        weights = np.concatenate([own.means[None], own.vectors]).astype(np.float64)
+        products = weights @ spanned
+        offsets = np.rint(np.ldexp(products[0], own.mean_shift - common))
+        precisions = own.precisions + ROTATION_BITS
+        exact = (np.abs(weights) @ np.abs(spanned)).max() < 2.0**53 and np.abs(offsets).max() < 2.0**52
+        if not exact or precisions.max() > MAX_PRECISION:
+            raise BudgetError("The basis of the chunk exceeds the bit budget of exact arithmetic.")
+        vectors = np.rint(np.ldexp(products[1:], ROTATION_BITS - common)).astype(np.int64)
+        return replace(
+            own, mean_shift=0, means=start.means + offsets.astype(np.int64), precisions=precisions, vectors=vectors
+        )
 
     def pack(self, model: LinearModel, residual_codes: NDArray[np.int64] | None) -> bytes:
         """What a frame holds of a chunk's model; `residual_codes` (channel,) where it has a residual layer."""
@@ -263,6 +313,33 @@ def _take(arrays: Mapping[str, NDArray[Any]], name: str, dtype: Any, shape: tupl
             f"Got {array.dtype} of shape {array.shape}."
         )
     return array
+
+
+def _network(
+    description: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    dimensions: int,
+    levels: int,
+    tree: Tree,
+    rank: int,
+) -> Network | None:
+    """The network of a model, if it has one."""
+    if "network" not in description:
+        return None
+    from xwalloc.models.neural import Network  # most models have none
+
+    tensors = {name.removeprefix(NETWORK): array for name, array in arrays.items() if name.startswith(NETWORK)}
+    network = Network.from_tensors(description["network"], tensors)
+    kind = network.architecture
+    fits = (kind.tree, kind.dimensions) == (tree, dimensions) and kind.rank in (0, rank)
+    if not fits or (tree == "packet" and kind.levels != levels):
+        raise FormatError(f"The network of the model is for other latents: {kind}.")
+    if kind.multiplications > MOST_MULTIPLICATIONS:
+        raise FormatError(
+            f"Expected a network of at most {MOST_MULTIPLICATIONS} multiplications per coefficient. "
+            f"Got {kind.multiplications:.0f}."
+        )
+    return network
 
 
 def _side_planes(subbands: int, rank: int, size: int) -> NDArray[np.void]:

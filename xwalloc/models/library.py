@@ -1,7 +1,8 @@
 """Where a model is found that a frame names.
 
-In this order: models that this process has seen; the one that the codec's configuration carries; installed packs (entry
-points of group ``xwalloc.models``: a folder, or a callable that returns one); the folders of the setting ``model_path``
+In this order: models that this process has seen; the one that the codec's configuration carries; the one that lies
+beside the array (`models.sidecar` adds it to those that this process has seen); installed packs (entry points of group
+``xwalloc.models``: a folder, or a callable that returns one); the folders of the setting ``model_path``
 (``XWALLOC_MODEL_PATH``, separated as in ``PATH``), and the user's cache. Nothing is ever fetched from a network.
 
 In folders a model is a file named by the 64 digits of its id and ``.safetensors``.
@@ -96,9 +97,9 @@ def missing(key: bytes, reference: ModelReference | None) -> str:
         message = f"Expected model {name}, with which the data were encoded; the metadata say {reference.id}."
     folders = ", ".join(str(folder) for folder in model_folders())
     return (
-        f"{message} Got none from this process, the metadata of the array, installed packs, {folders}. Restore the "
-        f"metadata from where the store was copied from, or put the model's file, named {digits}...{ENDING}, into "
-        "one of these folders or one that XWALLOC_MODEL_PATH names."
+        f"{message} Got none from this process, the metadata of the array, _xwalloc in its group, installed packs, "
+        f"{folders}. Restore the metadata or _xwalloc from where the store was copied from, or put the model's file, "
+        f"named {digits}...{ENDING}, into one of these folders or one that XWALLOC_MODEL_PATH names."
     )
 
 

@@ -13,6 +13,7 @@ model of the whole array.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,10 @@ from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["apply", "dequantised", "fit", "products", "reach", "synthesise"]
+if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
+
+__all__ = ["apply", "dequantised", "fit", "products", "reach", "rotate", "synthesise"]
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
@@ -119,20 +123,81 @@ def fit(
         quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
     except BudgetError:
         return None
-    precisions = precisions_of(variances[:rank], quantum, channels)
-    vectors = np.rint(np.ldexp(basis[:rank], precisions[:, None])).astype(np.int64)
+    model = _rounded(grid, quantum, scale, means, variances[:rank], basis[:rank])
+    if model is None:
+        return None
+    return _project_and_quantise(
+        model, samples, scale.per_sample, _dual(model), reach, side_bits(model.precisions, channels), parallel
+    )
+
+
+def _rounded(
+    grid: Grid,
+    quantum: int,
+    scale: Scale,
+    means: NDArray[np.float64],
+    variances: NDArray[np.float64],
+    basis: NDArray[np.float64],
+) -> LinearModel | None:
+    """The model as a frame holds it, without what follows from quantisation; None where its numbers are too large."""
+    rank, entries = basis.shape
+    precisions = precisions_of(variances, quantum, entries)
+    vectors = np.rint(np.ldexp(basis, precisions[:, None])).astype(np.int64)
     mean_shift = max(0, bits_of((scale.step or quantum) / 8) - 1)
     coarse = np.rint(np.ldexp(means, -mean_shift)).astype(np.int64)
     if np.abs(np.diff(coarse, prepend=0)).max() >= 2**31:
         return None
-    model = LinearModel(
+    return LinearModel(
         grid=grid, quantum=quantum, points=(0,) * q.POINTS, mean_shift=mean_shift, means=coarse,
         precisions=precisions, vectors=vectors, codes=np.zeros((rank, 0), np.int64), filter_shift=0,
     )  # fmt: skip
-    analysis = _dual(np.ldexp(vectors.astype(np.float64), -precisions[:, None]))
-    return _project_and_quantise(
-        model, samples, scale.per_sample, analysis, reach, side_bits(precisions, channels), parallel
+
+
+def rotate(
+    fitted: Fitted,
+    samples: NDArray[np.generic],
+    edges: tuple[float, float],
+    scale: Scale,
+    grid: Grid,
+    mask: NDArray[np.uint8] | None,
+    parallel: Parallel,
+) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    """Fit a basis of the chunk's own within the span of the model of an array: cheap to describe, and nearly as good.
+
+    Parameters are those of `fit`. The model that is returned has the vectors of `fitted` for channels; `Fitted.rotated`
+    turns it into that of the chunk.
+    """
+    if fitted.scaled:
+        return None
+    low, high = (edge * scale.per_sample for edge in edges)
+    if not max(abs(low), abs(high)) < 2.0**40:
+        return None
+    try:
+        means, covariance = _means_and_covariance(samples, scale, parallel)
+        within = fitted.analysis
+        offsets = within @ (means - fitted.start(grid, 1, scale.per_sample).mean_units)
+        variances, rotation = spectral.klt(within @ covariance @ within.T)
+        start = _rounded(grid, 1, scale, offsets, variances[:1], rotation[:1])
+        if start is None:
+            return None
+        means = fitted.rotated(start, scale.per_sample).mean_units
+        reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
+        quantum, rank = choose(
+            samples, scale, grid, means, reach, variances, rotation @ fitted.basis, mask, parallel, entries=fitted.rank
+        )
+        own = _rounded(grid, quantum, scale, offsets, variances[:rank], rotation[:rank])
+        if own is None:
+            return None
+        model = fitted.rotated(own, scale.per_sample)
+    except BudgetError:
+        return None
+    found = _project_and_quantise(
+        model, samples, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), parallel
     )
+    if found is None:
+        return None
+    model, symbols = found
+    return own.quantised_as(model.rank, model.codes, model.points, model.filter_shift), symbols
 
 
 def apply(
@@ -159,9 +224,8 @@ def apply(
         reach = float(max((high - means).max(), (means - low).max())) + 1.0
         rank = min(fitted.rank, samples.shape[0] * math.prod(grid.signal))
         if scale.step:
-            orthonormal = np.ldexp(fitted.vectors.astype(np.float64), -fitted.precisions[:, None])
             _, rank = choose(
-                samples, scale, grid, means, reach, np.ones(rank), orthonormal, mask, parallel, paid=True,
+                samples, scale, grid, means, reach, np.ones(rank), fitted.basis, mask, parallel, entries=0,
                 fixed=quantum, per_sample=per_sample,
             )  # fmt: skip
     except BudgetError:
@@ -173,8 +237,9 @@ def apply(
     )
 
 
-def _dual(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _dual(model: LinearModel) -> NDArray[np.float64]:
     """Least-squares analysis (rank, channel) of a rounded basis, itself no longer orthogonal."""
+    vectors = np.ldexp(model.vectors.astype(np.float64), -model.precisions[:, None])
     return solve_spd(vectors @ vectors.T, vectors)
 
 
@@ -239,15 +304,20 @@ def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:
     return model.grid.inverse_bound(largest * model.quantum + max(map(abs, model.points)), model.filter_shift)
 
 
-def synthesise(model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel) -> NDArray[np.float64]:
-    """Latents before the basis, integers in units: (batch, rank, n).
+def synthesise(
+    model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel, network: Network | None = None
+) -> NDArray[np.float64]:
+    """Latents before the basis, integers in units, refined by a network if one is given: (batch, rank, n).
 
     Raises
     ------
     BudgetError
         If a partial sum could reach 2^53.
     """
-    latents = model.grid.inverse(dequantised(model, symbols, parallel), model.filter_shift, parallel)
+    coefficients = dequantised(model, symbols, parallel)
+    if network is not None:
+        network.refined(coefficients, symbols, model.grid.plan, model.codes, model.quantum, parallel)
+    latents = model.grid.inverse(coefficients, model.filter_shift, parallel)
     return latents.reshape(*symbols.shape[:2], -1)
 
 

@@ -28,7 +28,7 @@ from xwalloc.errors import ConfigError, FormatError
 if TYPE_CHECKING:
     from xwalloc.models.fitted import Fitted
 
-__all__ = ["KEY_BYTES", "LARGEST", "Model", "ModelReference", "parse_reference"]
+__all__ = ["INLINE_LIMIT", "KEY_BYTES", "LARGEST", "Model", "ModelReference", "parse_reference"]
 
 FORMAT = 1
 KEY_BYTES = 8
@@ -36,6 +36,9 @@ KEY_BYTES = 8
 
 LARGEST = 1 << 31
 """Bytes of the largest model that is read."""
+
+INLINE_LIMIT = 1 << 19
+"""Bytes of the largest model that travels in the metadata of an array, deflated and in base64."""
 
 LARGEST_INLINE = 1 << 26
 """Bytes of the largest model that a configuration may carry, inflated."""
@@ -244,6 +247,9 @@ class Model:
         ]
         if "vectors" in self.arrays:
             found.append(("latents", f"{len(self.arrays['vectors'])} components"))
+        if "network" in d:
+            weights = sum(array.size for name, array in self.arrays.items() if name.endswith(".weight"))
+            found.append(("decoder", f"linear, refined by a network of {weights} weights in chunks where that helps"))
         fit = d.get("fit", {})
         if fit:
             words = f"{fit['samples']} samples of {fit['blocks']} blocks: {fit['bits_per_sample']:.3f} bits per sample"
@@ -283,6 +289,12 @@ class ModelReference:
     def inline(cls, model: Model) -> ModelReference:
         """Reference that carries the model."""
         return cls(model.id, base64.b64encode(zlib.compress(model.data, 9)).decode())
+
+    @classmethod
+    def of(cls, model: Model) -> ModelReference:
+        """Reference for the metadata of an array: it carries the model where that is small."""
+        inline = cls.inline(model)
+        return inline if len(inline.weights or "") <= INLINE_LIMIT else cls(model.id)
 
     @property
     def key(self) -> bytes:

@@ -6,6 +6,7 @@ For the same reason later writes to a store (``region=``, ``append_dim=``) shoul
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ def encoding(
         The 1 to 3 dimensions that the wavelet runs over. None: guessed likewise. Others are batch dimensions.
     model
         Model that all chunks share, from `xwalloc.fit` or `xwalloc.load_model`; it travels in the metadata of the
-        array. Where no quality target is given, it is the model's. None: every chunk carries its own model.
+        array, up to 512 KiB; ``.walloc.to_zarr`` takes larger ones. Where no quality target is given, it is the
+        model's. None: every chunk carries its own model.
     nodata
         Value that stands for missing data, as it is stored: one value, or a mapping by variable name. The default is
         ``_FillValue`` or ``missing_value``. NaN and infinities are always kept.
@@ -139,7 +141,8 @@ class WallocAccessor:
         store
             As for `xarray.Dataset.to_zarr`.
         max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, zarr_format
-            As for `xwalloc.encoding`.
+            As for `xwalloc.encoding`. A model above 512 KiB is written into the group too, as ``_xwalloc/<sha256>``,
+            where readers find it; only with Zarr v3 and without shards.
         encoding
             Encoding of other variables.
         **arguments
@@ -172,6 +175,7 @@ class WallocAccessor:
             chunks=chunks,
             shards=shards,
             zarr_format=zarr_format,
+            beside=True,
         )
         dataset = as_dataset(self._obj)
         plans = plan(dataset, request, named=isinstance(self._obj, xr.DataArray), rechunk=True)
@@ -182,7 +186,40 @@ class WallocAccessor:
         needed |= {name: regular_chunks(dataset[name]) for name in dataset.variables.keys() - plans.keys()}
         dataset = dataset.assign({name: dataset[name].chunk(sizes) for name, sizes in needed.items() if sizes})
         ours = {name: as_encoding(dataset[name], item, zarr_format) for name, item in plans.items()}
+        if request.model is not None and request.has_sidecar:
+            arguments["mode"] = put_beside(store, request.model, **arguments)
         return dataset.to_zarr(store, zarr_format=zarr_format, encoding={**others, **ours}, **arguments)
+
+
+def put_beside(
+    store: Any,
+    model: Model,
+    *,
+    mode: Any = None,
+    group: str | None = None,
+    storage_options: dict[str, Any] | None = None,
+    **_: Any,
+) -> str:
+    """Write a model into the group that will be written, before any chunk of it: workers need it to encode.
+
+    Returns
+    -------
+    The mode in which the group is to be opened from now on.
+    """
+    import zarr  # and not when xarray is imported
+
+    from xwalloc.models import sidecar
+
+    if isinstance(store, str | os.PathLike):
+        store = os.path.expanduser(os.fspath(store))
+    mode = mode or "w-"
+    node = zarr.open_group(
+        store, mode="a" if mode == "a-" else mode, path=group or "", storage_options=storage_options, zarr_format=3
+    )
+    sidecar.write(node, model)
+    if node.store is not store:
+        node.store.close()
+    return "a" if mode in ("w", "w-") else str(mode)
 
 
 def as_encoding(variable: xr.DataArray, item: Plan, zarr_format: int) -> dict[str, Any]:

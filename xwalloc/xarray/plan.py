@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from xwalloc.bitstream.frame import DTYPES
 from xwalloc.codec.config import CodecConfig, as_number
 from xwalloc.errors import ConfigError
 from xwalloc.models import library
-from xwalloc.models.model import Model, ModelReference
+from xwalloc.models.model import INLINE_LIMIT, Model, ModelReference
 from xwalloc.xarray.dims import Roles, guess_kinds, resolve_channel, resolve_roles
 from xwalloc.xarray.grid import Grid, choose_grid
 
@@ -33,8 +34,6 @@ UNMIXED = 4
 """Axes of so many steps or more that nobody knows are probably channels."""
 FLAGS = ("flag_values", "flag_masks", "flag_meanings")
 LEAST_CHUNK = 2**20
-INLINE_LIMIT = 512 * 2**10
-"""Bytes of the largest model that travels in the metadata of an array, in base64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +50,33 @@ class Request:
     chunks: Mapping[Hashable, int] | None = None
     shards: Mapping[Hashable, int] | None = None
     zarr_format: int = 3
+    beside: bool = False
+    """Whether the model is written beside the arrays, where it is too large to travel in their metadata."""
+
+    @cached_property
+    def reference(self) -> ModelReference | None:
+        """How arrays name the model: with its weights where it is small."""
+        return None if self.model is None else ModelReference.of(self.model)
+
+    @property
+    def has_sidecar(self) -> bool:
+        """Whether the model is too large to travel in the metadata."""
+        return self.reference is not None and self.reference.weights is None
+
+    def _check_sidecar(self) -> None:
+        """Refuse a model that is too large to be inline where it cannot lie beside the array."""
+        if self.zarr_format == 2:
+            remedy, where = "Use zarr_format=3", "zarr_format 2 has no other place"
+        elif self.shards:
+            remedy, where = "Leave shards out", "codecs inside shards are not told where they are"
+        elif not self.beside:
+            remedy, where = "Use obj.walloc.to_zarr(store, model=model, ...)", "encoding() does not see the store"
+        else:
+            return
+        raise ConfigError(
+            f"Expected a model of at most {INLINE_LIMIT} bytes, deflated and in base64, to travel in the metadata of "
+            f"the array: {where}. Got a larger one. {remedy}, or use a smaller model."
+        )
 
     def check(self, dataset: xr.Dataset) -> None:
         """Refuse what no dataset or not this one admits."""
@@ -60,12 +86,8 @@ class Request:
                     f"Expected model to be None or a Model. Got {self.model!r:.80}. xwalloc.fit and xwalloc.load_model "
                     "return models."
                 )
-            size = len(ModelReference.inline(self.model).weights or "")
-            if size > INLINE_LIMIT:
-                raise ConfigError(
-                    f"Expected a model of at most {INLINE_LIMIT} bytes, to travel in the metadata of every array. Got "
-                    f"{size}. Fit one to fewer channels, or leave model out: chunks carry their own then."
-                )
+            if self.has_sidecar:
+                self._check_sidecar()
         if self.zarr_format not in (2, 3):
             raise ConfigError(f"Expected zarr_format to be 2 or 3. Got {self.zarr_format!r}.")
         if self.shards and self.zarr_format == 2:
@@ -139,7 +161,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
         channel_axis=roles.channel,
         signal_axes=roles.signal,
         nodata=find_nodata(variable.name, stored, wanted),
-        model=None if request.model is None else ModelReference.inline(request.model),
+        model=request.reference,
         **(request.model.target if request.model and not quality else in_packed_units(variable, stored, quality)),
     )
     if request.model is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from xwalloc.models.neural.network import CORRECTION_BITS, Architecture, Network, refine
+from xwalloc.models.neural.architecture import Architecture
+from xwalloc.models.neural.network import CORRECTION_BITS, Network, refine
 
 __all__ = ["CORRECTION_BITS", "Architecture", "Network", "refine"]

@@ -37,8 +37,8 @@ EXACT_LIMIT = 1 << 24
 TAPS = 3
 """Kernel of a convolution along every signal axis."""
 
-TILE = 2048
-"""Places whose stacked slices are made at once: a few megabytes."""
+TILE, STACK = 2048, 1 << 21
+"""Places whose stacked slices are made at once, and at most so many numbers: a few megabytes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +141,7 @@ def run(flat: Any, layer: Prepared, grid: Sequence[int], low: int, extra: Any = 
         zeros = xp.zeros((flat.shape[0], margin), dtype=flat.dtype, device=where)
         flat = xp.concat([zeros, flat, zeros], axis=1)
     total = flat.shape[1] - 2 * margin
-    tile = max(1, TILE // size) * size if size <= TILE else TILE
+    tile = max(1, min(TILE, STACK // layer.matrix.shape[1]))
     done = []
     for start in range(0, total, tile):
         stop = min(start + tile, total)

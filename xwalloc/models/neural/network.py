@@ -22,7 +22,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
@@ -30,128 +30,25 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.models.neural import arithmetic as a
+from xwalloc.models.neural.architecture import Architecture
 from xwalloc.models.neural.features import inputs, spectral_codes
-from xwalloc.models.neural.views import Shape, View, shape_of, views
+from xwalloc.models.neural.views import View, views
 from xwalloc.models.patches import NOWHERE
-from xwalloc.transform.tree import MAX_LEVELS, Plan, Tree
+from xwalloc.transform.tree import Plan
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["CORRECTION_BITS", "Architecture", "Network", "refine"]
+__all__ = ["CORRECTION_BITS", "Network", "refine"]
 
 CORRECTION_BITS = 8
 """Corrections count in 2^-8 of a quantum."""
 
-MOST_WIDTH, MOST_LAYERS, MOST_INPUTS, MOST_WEIGHTS, MOST_SHIFT = 512, 8, 1 << 14, 1 << 23, 23
-"""What a description may ask for."""
+MOST_SHIFT = 23
+"""Largest shift of a layer."""
 
 PLACES, DEVICE_PLACES = 1 << 15, 1 << 20
 """Places of a grid, times components, that are worked on at once on a CPU, on other devices."""
 
 VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Shape of a network.
-
-    Parameters
-    ----------
-    kind
-        "shared": one network for every spectral component, any number of bands. "fixed": one for `rank` components
-        together.
-    tree
-        Of the wavelet transform.
-    dimensions
-        Number of signal axes, 1 to 3.
-    levels
-        Levels of a packet tree. 0 for a dyadic tree, of which a network takes any number.
-    rank
-        Number of components of a fixed band set; 0 for the shared kind.
-    widths
-        Outputs of each hidden convolution, 1 to 8 of them.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of range.
-    """
-
-    kind: Literal["shared", "fixed"] = "shared"
-    tree: Tree = "dyadic"
-    dimensions: int = 2
-    levels: int = 0
-    rank: int = 0
-    widths: tuple[int, ...] = (32, 32)
-
-    def __post_init__(self) -> None:
-        def expect(good: bool, what: str, got: object) -> None:
-            if not good:
-                raise ConfigError(f"Expected {what} of a network. Got {got!r}.")
-
-        def whole(value: object) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool)
-
-        given: object = self.widths
-
-        expect(self.kind in ("shared", "fixed"), "kind 'shared' or 'fixed'", self.kind)
-        expect(self.tree in ("dyadic", "packet"), "tree 'dyadic' or 'packet'", self.tree)
-        expect(whole(self.dimensions) and 1 <= self.dimensions <= 3, "1 to 3 dimensions", self.dimensions)
-        levels = (1, MAX_LEVELS) if self.tree == "packet" else (0, 0)
-        expect(whole(self.levels) and levels[0] <= self.levels <= levels[1], f"levels from {levels}", self.levels)
-        rank = (0, 0) if self.kind == "shared" else (1, MOST_INPUTS)
-        expect(whole(self.rank) and rank[0] <= self.rank <= rank[1], f"rank from {rank}", self.rank)
-        widths = isinstance(given, tuple) and 1 <= len(given) <= MOST_LAYERS
-        expect(widths and all(whole(w) and 1 <= w <= MOST_WIDTH for w in self.widths), "up to 8 widths", self.widths)
-        expect(self.planes <= MOST_INPUTS, f"at most {MOST_INPUTS} input planes", self.planes)
-        expect(self.weights <= MOST_WEIGHTS, f"at most {MOST_WEIGHTS} weights", self.weights)
-
-    @property
-    def shape(self) -> Shape:
-        """Planes of its views."""
-        return shape_of(self.tree, self.dimensions, self.levels)
-
-    @property
-    def planes(self) -> int:
-        """Input planes."""
-        each = 2 * self.shape.planes + self.shape.lows * self.dimensions
-        return each + 2 * self.shape.planes if self.kind == "shared" else each * self.rank
-
-    @property
-    def codes(self) -> int:
-        """Magnitude codes that it sees."""
-        return self.shape.subbands * (3 if self.kind == "shared" else self.rank)
-
-    @property
-    def corrected(self) -> int:
-        """Planes that it corrects at once."""
-        return self.shape.own * max(1, self.rank)
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of its last layer: two for each plane that it corrects."""
-        return 2 * self.corrected
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of weights, by name; beside them there is a bias and a shift per output."""
-        kernel = (a.TAPS,) * self.dimensions
-        sizes = (self.planes, *self.widths)
-        hidden = {f"hidden.{i}": (sizes[i + 1], sizes[i], *kernel) for i in range(len(self.widths))}
-        return {**hidden, "output": (self.outputs, sizes[-1], *(1,) * self.dimensions)}
-
-    @property
-    def weights(self) -> int:
-        """Number of weights."""
-        return sum(math.prod(shape) for shape in self.shapes().values()) + self.codes * self.widths[0]
-
-    @property
-    def multiplications(self) -> float:
-        """Multiply-adds per coefficient that is corrected (those of magnitude codes aside, which a plane shares)."""
-        return sum(math.prod(shape) for shape in self.shapes().values()) / self.corrected
-
-    @property
-    def reach(self) -> int:
-        """How many patches to each side a correction depends on."""
-        return len(self.widths) + self.shape.lows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -300,6 +197,37 @@ class Network:
 
         parallel(work, jobs)
         return corrections
+
+    def refined(
+        self,
+        latents: NDArray[np.float64],
+        symbols: NDArray[np.int32],
+        plan: Plan,
+        codes: NDArray[np.int64],
+        quantum: int,
+        parallel: Parallel = in_turn,
+    ) -> None:
+        """Correct dequantised latents in place.
+
+        Parameters
+        ----------
+        latents : (batch, rank, *plan.shape)
+            What the linear decoder makes of the symbols, in units.
+        symbols, plan, codes, parallel
+            As for `correct`; components that a network of a fixed band set has beyond these are taken for zeros.
+        quantum
+            Units per step.
+        """
+        rank = symbols.shape[1]
+        if (beyond := self.architecture.rank - rank) > 0:
+            symbols = np.pad(symbols, [(0, 0), (0, beyond), *[(0, 0)] * len(plan.shape)])
+            codes = np.pad(codes, [(0, beyond), (0, 0)])
+        corrections = self.correct(symbols, plan, codes, parallel)
+
+        def work(k: int) -> None:
+            latents[:, k] = refine(latents[:, k], corrections[:, k], quantum)
+
+        parallel(work, range(rank))
 
     def _blocks(self, view: View, codes: NDArray[np.int64], on_cpu: bool) -> list[tuple[int, int]]:
         """Ranges of components that are worked on at once."""

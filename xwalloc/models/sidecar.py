@@ -1,0 +1,119 @@
+"""Models beside the arrays that use them: uint8 arrays ``_xwalloc/<sha256>`` in the group of the array, Zarr v3 only.
+
+Readers look in the groups around an array, from its own to the root of the store, so that groups may share a model.
+What is found counts only if its SHA-256 is that of its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BytesCodec
+from zarr.storage import StorePath
+
+from xwalloc.errors import FormatError
+from xwalloc.models import library
+from xwalloc.models.model import PREFIX, Model, ModelReference
+
+__all__ = ["FOLDER", "fetch", "wanted", "write"]
+
+FOLDER = "_xwalloc"
+DIMENSION = "byte"
+CHUNK_BYTES = 1 << 23
+LARGEST, MOST_CHUNKS = 1 << 29, 1 << 10
+"""Bytes of the largest model that is read from a store, which is not trusted, and the number of its chunks."""
+
+_lock = threading.Lock()
+
+
+def wanted(reference: ModelReference | None) -> bool:
+    """Whether a configuration names a model that it does not carry, and that this process does not know."""
+    return reference is not None and reference.weights is None and library.cached(reference.key) is None
+
+
+def write(group: zarr.Group, model: Model) -> None:
+    """Write a model into a group, unless it is there."""
+    with suppress(FormatError):  # what is damaged is written again
+        if _read(_place(group.store_path, model.id), model.id) is not None:
+            return
+    data = np.frombuffer(model.data, "u1")
+    group.require_group(FOLDER).create_array(
+        model.id.removeprefix(PREFIX), data=data, chunks=(min(len(data), CHUNK_BYTES),), dimension_names=(DIMENSION,),
+        compressors=None, filters=None, overwrite=True, attributes={"long_name": "model of xwalloc, as safetensors"},
+    )  # fmt: skip
+
+
+def fetch(place: object, reference: ModelReference | None) -> None:
+    """Have this process know the model of a configuration that does not carry it, if a store holds it.
+
+    Must not be called on Zarr's event loop.
+
+    Parameters
+    ----------
+    place
+        Where an array or one of its chunks is; only a `StorePath` is looked at (inside shards there is none).
+    reference
+        What the configuration says.
+
+    Raises
+    ------
+    FormatError
+        If the store holds something else under the model's name.
+    """
+    with _lock:  # of chunks that want it at once, one reads it
+        if not isinstance(place, StorePath) or reference is None or not wanted(reference):
+            return
+        for group in _groups(place):
+            data = _read(_place(group, reference.id), reference.id)
+            if data is not None:
+                library.add(Model.from_bytes(data))
+                return
+
+
+def _groups(place: StorePath) -> Iterator[StorePath]:
+    """The places around a place, up to the root of the store."""
+    parts = place.path.split("/")
+    for n in range(len(parts) - 1, -1, -1):
+        yield StorePath(place.store, "/".join(parts[:n]))
+
+
+def _place(group: StorePath, name: str) -> StorePath:
+    return group / FOLDER / name.removeprefix(PREFIX)
+
+
+def _read(where: StorePath, name: str) -> bytes | None:
+    """Bytes of the model there; None where there is none.
+
+    Raises
+    ------
+    FormatError
+        If something else is there.
+    """
+    data = b""
+    try:
+        array: Any = zarr.Array.open(where)
+        if (
+            array.metadata.zarr_format == 3
+            and array.dtype == np.uint8
+            and array.ndim == 1
+            and 0 < array.size <= LARGEST
+            and array.nchunks <= MOST_CHUNKS
+            and all(isinstance(codec, BytesCodec) for codec in array.metadata.codecs)
+        ):
+            data = array[:].tobytes()
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):  # no metadata of an array, or a chunk that is cut
+        pass
+    if hashlib.sha256(data).hexdigest() != name.removeprefix(PREFIX):
+        raise FormatError(
+            f"Expected array {where} to hold the model {name}. It holds something else: the store was damaged or only "
+            "partly copied. Restore this array from where the store was copied from."
+        )
+    return data
