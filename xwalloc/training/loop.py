@@ -30,7 +30,7 @@ from xwalloc.training.examples import Examples, flipped, gathered
 from xwalloc.training.quantised import Refiner
 from xwalloc.training.result import Progress, Record, TrainingResult
 
-__all__ = ["Options", "train_network"]
+__all__ = ["NothingToLearnError", "Options", "train_network"]
 
 ENCODER_SHARE = 0.7
 """Steps of the encoder, if it is trained, as a part of those of the network."""
@@ -41,6 +41,10 @@ WARM_UP = 200
 
 PACE, TRAINING_SHARE = 20, 0.7
 """Steps from which the pace of training is judged; part of the time that is for steps, the rest for validations."""
+
+
+class NothingToLearnError(ConfigError):
+    """There are no symbols that a network could learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +175,10 @@ def train_network(
 
     Raises
     ------
+    NothingToLearnError
+        If the blocks have no symbols that the network looks at.
     ConfigError
-        If there is nothing to train on, or the checkpoint belongs to another training.
+        If there are no blocks, or the checkpoint belongs to another training.
     """
     options = Options() if options is None else options
     if start is not None and start.architecture != architecture:
@@ -235,7 +241,9 @@ class _Run:
         data = _Data.of(self.architecture, training, self.basis, self.device)
         held = _Data.of(self.architecture, self.validation, self.basis, self.device)
         if not data.examples or not held.examples:
-            raise ConfigError("Expected blocks with symbols that the network looks at. Got none: use a smaller step.")
+            raise NothingToLearnError(
+                "Expected blocks with symbols that the network looks at. Got none: use a smaller step."
+            )
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
         stale = 0

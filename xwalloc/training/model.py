@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from xwalloc.models.fitted import NETWORK, places
 from xwalloc.models.model import Model, ModelReference
 from xwalloc.models.neural import Architecture, Network
 from xwalloc.training.blocks import Blocks
-from xwalloc.training.loop import Options, train_network
+from xwalloc.training.loop import NothingToLearnError, Options, train_network
 from xwalloc.training.result import Progress, TrainingResult
 
 __all__ = ["Split", "device_of", "train_model"]
@@ -31,6 +31,8 @@ __all__ = ["Split", "device_of", "train_model"]
 logger = logging.getLogger("xwalloc")
 
 WIDTHS = (32, 32)
+
+AS_GOOD = "the linear decoder is as good: the network was left out"
 
 LEAST_GAIN = 0.02
 """dB on the validation blocks below which a network is not worth its bytes and its time."""
@@ -66,7 +68,7 @@ def train_model(
     device: str = "cpu",
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> tuple[Model, TrainingResult]:
+) -> tuple[Model, TrainingResult | None]:
     """Train a network for a fitted model.
 
     Parameters
@@ -85,7 +87,8 @@ def train_model(
     Returns
     -------
     model, result
-        The model with its network, or without one if the linear decoder is as good on the validation blocks.
+        The model with its network, or without one if the linear decoder is as good on the validation blocks; None where
+        these or the others have no symbols to learn from.
 
     Raises
     ------
@@ -111,33 +114,46 @@ def train_model(
     size = sum(blocks.samples[:, 0].size for blocks in training) * fitted.rank
     training = training[:: -(-size // MOST_EXAMPLES)]
     own = fitted.network
-    result = train_network(
-        training, validation, architecture,
-        options=Options(**{**vars(options), "variants": max(1, min(options.variants, MOST_EXAMPLES // size))}),
-        start=own if own is not None and own.architecture == architecture else None,
-        device=device, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
-    refined = with_network(model, result.network)
-    figures = compared(codec_of(without_network(model), nodata), codec_of(refined, nodata), split.validation)
-    steps, bounded = result.history[-1].step, "max_error" in model.target
-    gain = result.gain if bounded else figures["gain"]
-    helps = gain >= LEAST_GAIN and (not bounded or figures["refined_bytes"] < figures["linear_bytes"])
-    if helps:
-        found = f"{gain:.2f} dB better than the linear decoder"
-        if bounded:
-            found += f", {1 - figures['refined_bytes'] / figures['linear_bytes']:.1%} fewer bytes"
-    else:
-        found = f"the linear decoder is as good: the network was left out ({gain:+.3f} dB"
-        found += ", but no fewer bytes)" if gain >= LEAST_GAIN else ")"
+    try:
+        result = train_network(
+            training, validation, architecture,
+            options=replace(options, variants=max(1, min(options.variants, MOST_EXAMPLES // size))),
+            start=own if own is not None and own.architecture == architecture else None,
+            device=device, checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
+    except NothingToLearnError as error:
+        return described(without_network(model), {"report": f"{AS_GOOD}: {error}"}), None
+    refined, about = judged(model, result, split, nodata)
     seconds = time.monotonic() - start
+    report = (
+        f"{about['report']}, on another {split.by} than that of training; {about['steps']} steps in {seconds:.0f} s"
+    )
+    logger.info("Training: %s", report)
+    more = {"report": report, "seconds": round(seconds), "seed": options.seed, "kind": kind, "split": split.by}
+    return described(refined, {**about, **more}), result
+
+
+def judged(model: Model, result: TrainingResult, split: Split, nodata: float | None) -> tuple[Model, dict[str, Any]]:
+    """The model with a network or without one, and figures that say why."""
+    plain, refined = without_network(model), with_network(model, result.network)
+    figures = compared(codec_of(plain, nodata), codec_of(refined, nodata), split.validation)
+    bounded = "max_error" in model.target
+    gain = result.gain if bounded else figures["gain"]
+    smaller = figures["refined_bytes"] < figures["linear_bytes"]
+    helps = gain >= LEAST_GAIN and (smaller or not bounded)
+    if helps:
+        report = f"{gain:.2f} dB better than the linear decoder"
+        if bounded:
+            report += f", {1 - figures['refined_bytes'] / figures['linear_bytes']:.1%} fewer bytes"
+    else:
+        report = f"{AS_GOOD} ({gain:+.3f} dB"
+        report += ", but no fewer bytes)" if gain >= LEAST_GAIN else ")"
     about = {
-        "report": f"{found}, on another {split.by} than that of training; {steps} steps in {seconds:.0f} s",
-        "gain": gain, "int8_loss": result.int8_loss, "bits_per_latent": result.history[-1].rate, "steps": steps,
-        "seconds": round(seconds), "seed": options.seed, "kind": kind, "split": split.by, "validation": figures,
-        "weight_bytes": stored_bytes(refined) - stored_bytes(without_network(model)),
+        "report": report, "gain": gain, "int8_loss": result.int8_loss, "steps": result.history[-1].step,
+        "bits_per_latent": result.history[-1].rate, "validation": figures,
+        "weight_bytes": stored_bytes(refined) - stored_bytes(plain),
     }  # fmt: skip
-    logger.info("Training: %s", about["report"])
-    return described(refined if helps else without_network(model), about), result
+    return refined if helps else plain, about
 
 
 def device_of(name: str | None) -> str:

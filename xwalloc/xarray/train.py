@@ -86,7 +86,8 @@ def train(
     progress
         Called with a `xwalloc.training.Progress` at every validation.
     plot
-        Picture of the gain over the steps, to be written in the format of its ending. Needs matplotlib.
+        Picture of the gain over the steps, to be written in the format of its ending, unless there was nothing to learn
+        from. Needs matplotlib.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def train(
         nodata=sources[0].nodata, kind=kind, options=Options(steps=steps, minutes=minutes, seed=seed),
         device=device_of(device), checkpoint=None if checkpoint is None else Path(checkpoint), progress=progress,
     )  # fmt: skip
-    if plot is not None:
+    if plot is not None and result is not None:
         plot_history(result, Path(plot))
     return library.add(found)
 
