@@ -113,8 +113,7 @@ class BlockArray(BackendArray):
             watched[box]
         if not frames:
             return self.missing()
-        if sidecar.wanted(self.config.model):
-            sidecar.fetch(self.array.store_path, self.config.model)
+        sidecar.fetch(self.array.store_path, self.config.model)
         try:
             return self.decoded(frames[0])
         except FormatError as error:

@@ -49,7 +49,9 @@ def open_latents(store: Any, variable: str, *, dequantised: bool = False, group:
     DataArray
         Dimensions are the batch dimensions of the variable, ``latent``, and for every signal dimension one of its
         patches (``y_patch``). Coordinates say what a latent is (``component``, ``level``, ``orientation``) and where
-        the centres of patches are, if the variable has coordinates. Nothing is read before it is used;
+        the centres of patches are, if the variable has coordinates. Attributes say which ``model`` made them, whether
+        they are ``comparable`` from chunk to chunk and then their ``step``, and how many samples a ``patch`` has, where
+        patches tile the variable without gaps. Nothing is read before it is used;
         ``.chunk(da.encoding["preferred_chunks"])`` gives an array of Dask.
 
     Raises
@@ -158,6 +160,12 @@ class LatentArray(BlockArray):
                 coords[key] = coordinate
         attrs = {"comparable": int(self.comparable), "long_name": f"latents of {variable.name}"}
         attrs["model"] = self.model.id if self.model is not None else "self-fitted"
+        if self.comparable:
+            attrs["step"] = self.config.step
+        widths = [1 << splits for splits in self.grid.plan.splits[axes:]]
+        chunks = [self.array.chunks[a] for a in self.signal]
+        if all(self.blocks[a] == 1 or n % w == 0 for a, n, w in zip(self.signal, chunks, widths, strict=True)):
+            attrs["patch"] = widths
         lazy = xr.Variable(dims, indexing.LazilyIndexedArray(self), attrs)
         found = xr.DataArray(lazy, coords=coords, name=variable.name)
         found.encoding["preferred_chunks"] = dict(zip(dims, self.sizes, strict=True))

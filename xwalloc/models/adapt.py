@@ -71,8 +71,9 @@ def _encode_named(model: Model, array: Any) -> Any:
     before = [dim for dim in array.dims if dim not in (channel, *signal)]
     ordered = array.transpose(*before, *([channel] if channel in array.dims else []), *signal)
     found = encode(model, ordered.values)
+    attrs = {"step": core.step_of(model.fitted, model.target), "patch": [1 << model.fitted.levels] * len(signal)}
     return xr.DataArray(
-        found, dims=(*before, LATENT, *patch_dims(signal)), name=array.name,
+        found, dims=(*before, LATENT, *patch_dims(signal)), name=array.name, attrs=attrs,
         coords={dim: array.coords[dim] for dim in before if dim in array.coords},
     )  # fmt: skip
 

@@ -250,8 +250,6 @@ class Model:
         if "network" in d:
             weights = sum(array.size for name, array in self.arrays.items() if name.endswith(".weight"))
             found.append(("decoder", f"linear, refined by a network of {weights} weights in chunks where that helps"))
-        if "train" in d:
-            found.append(("training", str(d["train"]["report"])))
         fit = d.get("fit", {})
         if fit:
             words = f"{fit['samples']} samples of {fit['blocks']} blocks: {fit['bits_per_sample']:.3f} bits per sample"
