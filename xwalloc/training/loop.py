@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,13 +30,21 @@ from xwalloc.training.examples import Examples, flipped, gathered
 from xwalloc.training.quantised import Refiner
 from xwalloc.training.result import Progress, Record, TrainingResult
 
-__all__ = ["Options", "train_network"]
+__all__ = ["NothingToLearnError", "Options", "train_network"]
 
 ENCODER_SHARE = 0.7
 """Steps of the encoder, if it is trained, as a part of those of the network."""
 
 WARM_UP = 200
 """Steps in which the learning rate rises: at full rate from the first step on, wide networks died (only zeros)."""
+
+
+PACE, TRAINING_SHARE = 20, 0.7
+"""Steps from which the pace of training is judged; part of the time that is for steps, the rest for validations."""
+
+
+class NothingToLearnError(ConfigError):
+    """There are no symbols that a network could learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,10 @@ class Options:
     Parameters
     ----------
     steps
-        Steps of the optimiser.
+        Steps of the optimiser, at most.
+    minutes
+        Time that training may take, preparation included: there are as many steps as fit in, and the learning rate
+        falls to zero over these. None for no limit; a training that stays below its limit is the same without it.
     places
         About so many places of a grid, times components, make a batch.
     rate
@@ -70,6 +82,7 @@ class Options:
     """
 
     steps: int = 2000
+    minutes: float | None = None
     places: int = 8192
     rate: float = 1e-3
     seed: int = 0
@@ -83,8 +96,8 @@ class Options:
     def __post_init__(self) -> None:
         if min(self.steps, self.places, self.validate_every, self.patience, self.variants) < 1:
             raise ConfigError("Expected steps, places, validate_every, patience and variants of at least 1.")
-        if not min(self.rate, self.encoder_rate, self.tradeoff) > 0:
-            raise ConfigError("Expected rate, encoder_rate and tradeoff above 0.")
+        if not min(self.rate, self.encoder_rate, self.tradeoff, math.inf if self.minutes is None else self.minutes) > 0:
+            raise ConfigError("Expected rate, encoder_rate, tradeoff and minutes above 0.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,8 +175,10 @@ def train_network(
 
     Raises
     ------
+    NothingToLearnError
+        If the blocks have no symbols that the network looks at.
     ConfigError
-        If there is nothing to train on, or the checkpoint belongs to another training.
+        If there are no blocks, or the checkpoint belongs to another training.
     """
     options = Options() if options is None else options
     if start is not None and start.architecture != architecture:
@@ -199,7 +214,7 @@ class _Run:
         self.optimiser = torch.optim.Adam(self.refiner.parameters(), lr=options.rate)
         self.history: list[Record] = []
         self.best = {name: tensor.clone() for name, tensor in self.refiner.state_dict().items()}
-        self.step = 0
+        self.step, self.steps = 0, options.steps
         self.basis: NDArray[np.float64] | None = None
         self.started = time.monotonic()
         self.first_step = 0
@@ -207,8 +222,12 @@ class _Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
-        shapes = [[list(b.samples.shape), b.step, b.tree, b.levels] for b in (*self.training, *self.validation)]
-        return {"architecture": asdict(self.architecture), "options": asdict(self.options), "blocks": shapes}
+        blocks = [
+            [list(b.samples.shape), zlib.crc32(np.ascontiguousarray(b.samples).data), b.step, b.tree, b.levels]
+            for b in (*self.training, *self.validation)
+        ]
+        options = {name: value for name, value in asdict(self.options).items() if name != "minutes"}
+        return {"architecture": asdict(self.architecture), "options": options, "blocks": blocks}
 
     def result(self) -> TrainingResult:
         """Train, and measure what came out."""
@@ -222,7 +241,9 @@ class _Run:
         data = _Data.of(self.architecture, training, self.basis, self.device)
         held = _Data.of(self.architecture, self.validation, self.basis, self.device)
         if not data.examples or not held.examples:
-            raise ConfigError("Expected blocks with symbols that the network looks at. Got none: use a smaller step.")
+            raise NothingToLearnError(
+                "Expected blocks with symbols that the network looks at. Got none: use a smaller step."
+            )
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
         stale = 0
@@ -230,9 +251,12 @@ class _Run:
             self._validate(held)
         best = min(range(len(self.history)), key=lambda i: self.history[i].distortion)
         stale = len(self.history) - 1 - best
-        while self.step < self.options.steps and stale < self.options.patience:
+        first = time.monotonic()
+        while self.step < self.steps and stale < self.options.patience:
             self._learn(data)
-            if self.step % self.options.validate_every == 0 or self.step == self.options.steps:
+            if self.step - self.first_step == PACE:
+                self._keep_to_time(first)
+            if self.step % self.options.validate_every == 0 or self.step == self.steps:
                 before = min(record.distortion for record in self.history)
                 self._validate(held)
                 stale = 0 if self.history[-1].distortion < before else stale + 1
@@ -255,12 +279,20 @@ class _Run:
             unrounded=unrounded,
         )
 
+    def _keep_to_time(self, first: float) -> None:
+        """Take as many steps as fit into the time there is, judged by those since `first`."""
+        if self.options.minutes is not None:
+            each = (time.monotonic() - first) / PACE
+            left = 60 * self.options.minutes - (time.monotonic() - self.started)
+            # Validations take their time, too: a share that is a guess.
+            self.steps = min(self.options.steps, self.step + max(0, int(TRAINING_SHARE * left / each)))
+
     def _learn(self, data: _Data) -> None:
         """One step of the optimiser."""
         options = self.options
         for group in self.optimiser.param_groups:
-            warm = min(1.0, (self.step + 1) / min(WARM_UP, options.steps))
-            group["lr"] = warm * options.rate * 0.5 * (1 + math.cos(math.pi * self.step / options.steps))
+            warm = min(1.0, (self.step + 1) / min(WARM_UP, self.steps))
+            group["lr"] = warm * options.rate * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         weights = torch.tensor([float(len(e.planes) * e.places) for e in data.examples])
         chosen = data.examples[int(torch.multinomial(weights, 1, generator=self.generator))]
         count = max(1, min(len(chosen.planes), options.places // chosen.places))
@@ -301,11 +333,11 @@ class _Run:
         if self.progress is not None:
             done = self.step - self.first_step
             spent = time.monotonic() - self.started
-            left = spent / done * (self.options.steps - self.step) if done else math.inf
+            left = spent / done * (self.steps - self.step) if done else math.inf
             self.progress(
                 Progress(
                     step=self.step,
-                    steps=self.options.steps,
+                    steps=self.steps,
                     rate=held.bits,
                     distortion=distortion,
                     linear=held.linear,
@@ -321,7 +353,9 @@ class _Run:
             state = self.optimiser.state[parameter]
             tensors |= {f"adam.{i}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
         records = [asdict(record) for record in self.history]
-        save_checkpoint(path, tensors, {"settings": self.settings, "step": self.step, "history": records})
+        save_checkpoint(
+            path, tensors, {"settings": self.settings, "step": self.step, "steps": self.steps, "history": records}
+        )
 
     def _resume(self, path: Path) -> None:
         tensors, state = load_checkpoint(path)
@@ -338,6 +372,7 @@ class _Run:
                 n: tensors[f"adam.{i}.{n}"].to("cpu" if n == "step" else self.device) for n in names
             }
         self.step = self.first_step = state["step"]
+        self.steps = state["steps"] if self.options.minutes is not None else self.options.steps
         self.history = [Record(**record) for record in state["history"]]
 
 

@@ -57,6 +57,11 @@ class Progress:
     linear: float
     seconds_left: float
 
+    @property
+    def gain(self) -> float:
+        """Gain over the linear decoder so far, in dB; below 0 where the network is worse."""
+        return 10 * math.log10(self.linear / self.distortion)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingResult:

@@ -1,0 +1,237 @@
+"""`xwalloc.train`: models with a network, from arrays to stores and back."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import xwalloc
+from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
+from xwalloc.cli import main
+from xwalloc.codec.transform_sections import REFINED
+from xwalloc.errors import ConfigError
+from xwalloc.numcodecs import Walloc
+
+torch = pytest.importorskip("torch")
+
+STEP = {"snr": 22.0}
+SHORT = {"steps": 60, "levels": 3}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def blobs(seed=0, side=160, bands=3, dtype="f4"):
+    """Edges along curves: what a wavelet cannot express, and a network can learn."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    fields = np.zeros((2, side, side))
+    for k in range(2):
+        for _ in range(60):
+            cy, cx, radius = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(4, 25)
+            fields[k] += rng.normal() * (np.hypot(y - cy, x - cx) < radius)
+    mixed = np.tensordot(np.random.default_rng(9).normal(size=(bands, 2)), fields, 1) * 100
+    mixed += rng.normal(size=mixed.shape) * 2
+    return xr.DataArray(np.rint(mixed).astype(dtype), dims=("band", "y", "x"), name="r")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = blobs()
+    seen = []
+    model = xwalloc.train(data.chunk({"y": 40, "x": 40}), **STEP, steps=250, levels=3, progress=seen.append)
+    return data, model, seen
+
+
+def arrays_of(model):
+    return {name: array for name, array in model.arrays.items() if name.startswith("network.")}
+
+
+def test_a_trained_model_is_better_and_says_by_how_much(trained, tmp_path):
+    _, model, seen = trained
+    about = model.description["train"]
+    assert model.fitted.network is not None
+    assert about["gain"] > 0.02
+    assert about["split"] == "region"
+    assert about["validation"]["refined_rmse"] < about["validation"]["linear_rmse"]
+    assert abs(about["int8_loss"]) < 0.05
+    assert f"{about['gain']:.2f} dB better" in repr(model)
+    assert "refined by a network" in model._repr_html_()
+    assert seen[-1].step <= 250
+    assert seen[0].gain == pytest.approx(0, abs=1e-9)
+    model.save(tmp_path / "m.safetensors")
+    again = xwalloc.load_model(tmp_path / "m.safetensors")
+    assert again == model
+    assert again.fitted.network.description() == model.description["network"]
+
+
+def test_frames_are_refined_and_nearer_to_the_samples(trained):
+    """On a scene that was never seen."""
+    _, model, _ = trained
+    chunk = blobs(seed=5, side=96).values
+    plain = xwalloc.Model(
+        description={k: v for k, v in model.description.items() if k not in ("network", "train")},
+        arrays={k: v for k, v in model.arrays.items() if not k.startswith("network.")},
+    )
+    errors, sizes = [], []
+    for each in (plain, model):
+        codec = Walloc(channel_axis=0, signal_axes=[1, 2], model=each, **model.target)
+        frame = codec.encode(chunk)
+        sizes.append(len(frame))
+        errors.append(np.square(codec.decode(frame) - chunk).mean())
+    kind = Frame.parse(frame, DecodeLimits(max_bytes=2**30)).sections[Section.MODEL][0]
+    assert kind == REFINED
+    assert sizes[0] == sizes[1]
+    assert errors[1] < errors[0]
+
+
+def test_a_store_opens_elsewhere_without_torch(trained, tmp_path):
+    data, model, _ = trained
+    path = tmp_path / "store.zarr"
+    data.to_dataset().walloc.to_zarr(path, model=model, chunks={"y": 80, "x": 80}, consolidated=False)
+    assert xwalloc.open_latents(path, "r").dtype.kind == "i"
+    expected = xr.open_zarr(path, consolidated=False).r.values
+    script = (
+        "import json, sys, xarray as xr; r = xr.open_zarr(sys.argv[1], consolidated=False).r.values; "
+        "print(json.dumps([float(r[1, 50, 60]), 'torch' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [float(expected[1, 50, 60]), False]
+
+
+def test_seeded_and_resumable(tmp_path):
+    data = blobs(side=96)
+    first = xwalloc.train(data, **STEP, **SHORT)
+    second = xwalloc.train(data, **STEP, **SHORT)
+    checkpoint = tmp_path / "state"
+    monkeypatch = pytest.MonkeyPatch()
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(now):
+        if now.step > 0:
+            raise Interrupted
+
+    from xwalloc.training import loop
+
+    monkeypatch.setattr(loop.Options, "__post_init__", lambda self: object.__setattr__(self, "validate_every", 20))
+    try:
+        with pytest.raises(Interrupted):
+            xwalloc.train(data, **STEP, **SHORT, progress=stop, checkpoint=checkpoint)
+        whole = xwalloc.train(data, **STEP, **SHORT)
+    finally:
+        monkeypatch.undo()
+    assert arrays_of(first).keys() == arrays_of(second).keys()
+    for name, array in arrays_of(first).items():
+        np.testing.assert_array_equal(array, second.arrays[name])
+    assert whole.description["train"]["steps"] == 60
+
+
+def test_by_scene_and_with_a_model_of_before(trained):
+    _, model, _ = trained
+    scenes = [blobs(seed, side=64) for seed in (11, 12, 13)]
+    found = xwalloc.train(scenes, model=model, steps=20)
+    assert found.description["train"]["split"] == "scene"
+    assert found.target == model.target
+    np.testing.assert_array_equal(found.arrays["vectors"], model.arrays["vectors"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "tree", "kind"),
+    [((2, 2048), "dyadic", "shared"), ((2, 24, 28, 40), "dyadic", "shared"), ((3, 64, 96), "packet", "fixed")],
+)
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+def test_every_number_of_axes(shape, tree, kind, dtype):
+    rng = np.random.default_rng(3)
+    field = np.cumsum(rng.normal(size=shape), axis=-1) * 20
+    field = np.rint(field) if dtype == "i2" else field
+    data = xr.DataArray(field.astype(dtype), dims=("band", "z", "y", "x")[: len(shape)])
+    if dtype == "f4":
+        data[0, ..., 5:9] = np.nan
+    else:
+        data[0, ..., 5:9] = -9999
+        data.attrs["_FillValue"] = np.int16(-9999)
+    levels = 2 if len(shape) == 4 else 3
+    model = xwalloc.train(
+        data, max_error=6.0, channel_dim="band", signal_dims=data.dims[1:], tree=tree, kind=kind, steps=12,
+        levels=levels,
+    )  # fmt: skip
+    assert "report" in model.description["train"]
+    nodata = -9999 if dtype == "i2" else None
+    codec = Walloc(
+        channel_axis=0, signal_axes=range(1, len(shape)), model=model, nodata=nodata, **model.target
+    )  # fmt: skip
+    decoded = codec.decode(codec.encode(data.values)).astype("f8")
+    assert np.nanmax(np.abs(decoded - data.values)) <= 6.0
+
+
+def test_an_honest_report_where_the_linear_decoder_is_as_good():
+    noise = xr.DataArray(
+        np.random.default_rng(0).normal(size=(2, 64, 128)).astype("f4"), dims=("band", "y", "x"), name="n"
+    )
+    model = xwalloc.train(noise, snr=15.0, steps=20, levels=3)
+    assert "the linear decoder is as good: the network was left out" in model.description["train"]["report"]
+    assert model.fitted.network is None
+    assert "the linear decoder is as good" in repr(model)
+    smooth = xr.DataArray(np.add.outer(np.arange(64.0), np.arange(128.0))[None], dims=("band", "y", "x"))
+    nothing = xwalloc.train(smooth, max_error=200.0, steps=20, levels=3)
+    assert "use a smaller step" in nothing.description["train"]["report"]
+
+
+def test_a_budget_of_time_is_kept(trained):
+    data, _, _ = trained
+    seen = []
+    model = xwalloc.train(data, **STEP, levels=3, steps=100_000, minutes=0.05, progress=seen.append)
+    assert model.description["train"]["steps"] < 5000
+    assert seen[-1].steps == model.description["train"]["steps"]
+
+
+def test_what_is_not_possible_says_why(trained, monkeypatch):
+    data, model, _ = trained
+    for wanted, arguments in {
+        "exactly one of": {},
+        "beside a model": {"model": model, "snr": 30.0},
+        "kind": {"snr": 30.0, "kind": "free"},
+        "device": {"snr": 30.0, "device": "abacus"},
+        "minutes": {"snr": 30.0, "minutes": -1.0},
+    }.items():
+        with pytest.raises(ConfigError, match=wanted):
+            xwalloc.train(data, **{"steps": 20, "levels": 3, **arguments})
+    with pytest.raises(ConfigError, match="3 channels"):
+        xwalloc.train(blobs(bands=4), model=model)
+    with pytest.raises(ConfigError, match="alike"):
+        xwalloc.train([data, blobs(bands=4)], snr=30.0)
+    with pytest.raises(ConfigError, match="Got an empty sequence"):
+        xwalloc.train([], snr=30.0)
+    with pytest.raises(ConfigError, match="Give several scenes"):
+        xwalloc.train(data[:, :8, :8], snr=30.0)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
+    with pytest.raises(ConfigError, match=r"pip install 'xwalloc\[torch\]'"):
+        xwalloc.train(data, snr=30.0)
+
+
+def test_the_command(tmp_path):
+    source, target, plot = tmp_path / "s.zarr", tmp_path / "m.safetensors", tmp_path / "curve.png"
+    blobs(side=96).to_dataset().to_zarr(source, consolidated=False)
+    command = ["train", str(source), str(target), "--variable", "r", "--snr", "22", "--levels", "3", "--steps", "40"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # xarray's, of stores without consolidated metadata
+        done = CliRunner().invoke(main, [*command, "--plot", str(plot), "--channel-dim", "band"])
+        assert done.exit_code == 0, done.output
+        model = xwalloc.load_model(target)
+        assert model.id in done.output
+        assert model.description["train"]["report"] in done.output
+        assert plot.read_bytes()[:4] == b"\x89PNG"
+        wrong = CliRunner().invoke(main, [*command[:4], "q", *command[5:]])
+    assert wrong.exit_code == 1
+    assert "Expected --variable" in wrong.output
