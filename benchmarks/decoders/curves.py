@@ -1,0 +1,95 @@
+"""Curves of rate and distortion held against each other, and from which store size on a model pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Curve", "compared"]
+
+Point = Mapping[str, Any]
+"""Bytes and dB of one scene at one setting of a decoder, with their names."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a decoder makes of one scene.
+
+    Parameters
+    ----------
+    points
+        (bytes, dB), in any order.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def decibels(self, nbytes: float) -> float | None:
+        """Distortion at so many bytes, linear in their logarithm; None beyond the ends."""
+        sizes, values = np.array(sorted(self.points)).T
+        if not sizes[0] <= nbytes <= sizes[-1]:
+            return None
+        return float(np.interp(np.log(nbytes), np.log(sizes), values))
+
+    def nbytes(self, decibels: float) -> float | None:
+        """Bytes for so much distortion; None beyond the ends."""
+        values, sizes = np.array(sorted((value, size) for size, value in self.points)).T
+        if not values[0] <= decibels <= values[-1]:
+            return None
+        return float(np.exp(np.interp(decibels, values, np.log(sizes))))
+
+
+def compared(
+    points: Iterable[Point], models: Iterable[Mapping[str, Any]], samples: Mapping[str, int], itemsize: int,
+    reference: str,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Decoders beside a reference, setting by setting, over all scenes.
+
+    Parameters
+    ----------
+    points
+        Rows of decoder, setting, scene, bytes and dB.
+    models
+        Rows of decoder, setting and bytes of the models that stores share.
+    samples
+        Of each scene.
+    itemsize
+        Bytes of a sample.
+    reference
+        The decoder that the others are held against.
+
+    Returns
+    -------
+    Rows of decoder and setting, with bits per sample, mean dB over the scenes, mean ``gain`` in dB at equal bytes of
+    frames, ``saved`` bytes of frames at equal distortion as a part of those of the reference, ``model_bytes``, and the
+    size ``pays_from`` of a store, in bytes of raw samples, from which on model and frames together are smaller than the
+    frames of the reference; None where a curve of the reference ends before, or the model never pays.
+    """
+    points, models = list(points), list(models)
+    curves = {
+        scene: Curve(tuple((p["bytes"], p["dB"]) for p in points if (p["decoder"], p["scene"]) == (reference, scene)))
+        for scene in samples
+    }
+    rows = []
+    for decoder, setting in dict.fromkeys((p["decoder"], p["setting"]) for p in points if p["decoder"] != reference):
+        own = [p for p in points if (p["decoder"], p["setting"]) == (decoder, setting)]
+        nbytes, total = sum(p["bytes"] for p in own), sum(samples[p["scene"]] for p in own)
+        gains, wanted = [], []
+        for p in own:
+            at, needed = curves[p["scene"]].decibels(p["bytes"]), curves[p["scene"]].nbytes(p["dB"])
+            gains += [] if at is None else [p["dB"] - at]
+            wanted += [] if needed is None else [needed]
+        model = sum(m["bytes"] for m in models if (m["decoder"], m["setting"]) == (decoder, setting))
+        row: dict[str, Any] = {
+            "decoder": decoder, "setting": setting, "bits_per_sample": 8 * nbytes / total,
+            "dB": float(np.mean([p["dB"] for p in own])), "model_bytes": model,
+            "gain": float(np.mean(gains)) if len(gains) == len(own) else None, "saved": None, "pays_from": None,
+        }  # fmt: skip
+        if len(wanted) == len(own):
+            row["saved"] = 1 - nbytes / sum(wanted)
+            if nbytes < sum(wanted):
+                row["pays_from"] = model * total * itemsize / (sum(wanted) - nbytes)
+        rows.append(row)
+    return rows
