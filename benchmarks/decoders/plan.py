@@ -96,6 +96,8 @@ PSNR = (22.0, 25.0, 28.0, 31.0, 34.0, 37.0, 40.0)
 CUBE = (26.0, 30.0, 35.0, 40.0, 45.0, 50.0)
 BANDS = (26.0, 30.0, 34.0, 38.0, 42.0, 46.0, 50.0)
 
+LINEAR = (Published(12, width=0), Published(48, width=0), Published(48, bits=4, width=0))
+
 PLANS: dict[str, Plan] = {
     "photographs": Plan(
         measure="PSNR", steps=(4, 6, 10, 16, 24, 40, 64, 100, 160, 250, 400), targets=(11, 15, 19, 23, 27),
@@ -109,14 +111,14 @@ PLANS: dict[str, Plan] = {
     ),
     "los-angeles": Plan(
         measure="SNR", steps=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096), targets=(20, 25, 30, 35, 40),
-        published=(Published(12), Published(48, bits=5), *(Published(n, bits=b, width=0) for n, b in ((12, 8), (48, 8), (48, 4)))),
+        published=(Published(12), Published(48, bits=5), *LINEAR),
         levels=2, piece=64,
         peers={"JPEG 2000": CUBE, "KLT + JPEG 2000": CUBE, "JPEG XL": (12, 6, 3, 1, 0.4), "SPERR": CUBE,
                "quantise + JPEG XL": (8, 16, 32, 64, 128, 256, 512)},
     ),
     "sentinel2": Plan(
         measure="SNR", steps=(16, 24, 48, 96, 192, 384, 768, 1536), targets=(14, 19, 24, 29, 34),
-        published=(Published(12), Published(48, bits=5), *(Published(n, bits=b, width=0) for n, b in ((12, 8), (48, 8), (48, 4)))),
+        published=(Published(12), Published(48, bits=5), *LINEAR),
         levels=3, piece=128,
         peers={"JPEG 2000": BANDS, "KLT + JPEG 2000": BANDS, "JPEG XL": (10, 5, 2.5, 1, 0.4, 0.1), "SPERR": BANDS,
                "quantise + JPEG XL": (8, 16, 32, 64, 128, 256)},

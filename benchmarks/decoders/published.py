@@ -82,12 +82,14 @@ def tuned(
     device: str,
 ) -> tuple[float, dict[float, float]]:  # fmt: skip
     """The learning rate with the least validation error in short trainings, and these errors by learning rate."""
-    errors = {
-        rate: min(
-            train(architecture, training, validation, PROBE * seconds, rate=rate, side=side, device=device).errors
+
+    def error(rate: float, share: float) -> float:
+        return min(
+            train(architecture, training, validation, share * seconds, rate=rate, side=side, device=device).errors
         )
-        for rate in RATES
-    }
+
+    error(RATES[0], 0.01)  # the first steps on a device load its kernels
+    errors = {rate: error(rate, PROBE) for rate in RATES}
     return min(errors, key=lambda rate: errors[rate]), errors
 
 
