@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage
 import torch
 from safetensors.numpy import load
 
@@ -203,4 +202,4 @@ def machine() -> dict[str, Any]:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     return {"cpu": cpu[0], "cpus": os.cpu_count(), "threads": 1, "python": platform.python_version(),
-            "torch": torch.__version__, "scikit-image": skimage.__version__}  # fmt: skip
+            "torch": torch.__version__}  # fmt: skip
