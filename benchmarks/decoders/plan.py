@@ -100,7 +100,7 @@ LINEAR = (Published(12, width=0), Published(48, width=0), Published(48, bits=4, 
 
 PLANS: dict[str, Plan] = {
     "photographs": Plan(
-        measure="PSNR", steps=(4, 6, 10, 16, 24, 40, 64, 100, 160, 250, 400), targets=(11, 15, 19, 23, 27),
+        measure="PSNR", steps=(4, 6, 10, 16, 24, 40, 64, 100, 160, 250, 400, 640), targets=(11, 15, 19, 23, 27),
         published=(
             Published(3), Published(12), Published(48), Published(48, bits=4), Published(12, width=128),
             *(Published(n, bits=b, width=0) for n, b in ((3, 8), (12, 8), (48, 8), (12, 4), (48, 4), (96, 3))),
@@ -110,14 +110,14 @@ PLANS: dict[str, Plan] = {
                "SPERR": (15, 18, *PSNR)},
     ),
     "los-angeles": Plan(
-        measure="SNR", steps=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096), targets=(20, 25, 30, 35, 40),
+        measure="SNR", steps=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192), targets=(20, 25, 30, 35, 40),
         published=(Published(12), Published(48, bits=5), *LINEAR),
         levels=2, piece=64,
         peers={"JPEG 2000": CUBE, "KLT + JPEG 2000": CUBE, "JPEG XL": (12, 6, 3, 1, 0.4), "SPERR": CUBE,
                "quantise + JPEG XL": (8, 16, 32, 64, 128, 256, 512)},
     ),
     "sentinel2": Plan(
-        measure="SNR", steps=(16, 24, 48, 96, 192, 384, 768, 1536), targets=(14, 19, 24, 29, 34),
+        measure="SNR", steps=(16, 24, 48, 96, 192, 384, 768, 1536, 3072), targets=(14, 19, 24, 29, 34),
         published=(Published(12), Published(48, bits=5), *LINEAR),
         levels=3, piece=128,
         peers={"JPEG 2000": BANDS, "KLT + JPEG 2000": BANDS, "JPEG XL": (10, 5, 2.5, 1, 0.4, 0.1), "SPERR": BANDS,

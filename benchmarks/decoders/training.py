@@ -98,6 +98,7 @@ def _train_network(
     training, validation = (_blocks(part, models) for part in parts)
     architecture = NetworkArchitecture(tree="dyadic", widths=ours.widths)
     preparation = _preparation(training, validation)
+    torch.backends.cudnn.benchmark = False  # grids are of many shapes
     # the first steps on a device load its kernels, and the pace of a training is judged by its first steps
     train_network(training[-1:], validation[-1:], architecture, options=Options(steps=30, variants=1), device=device)
     begin = time.monotonic()
