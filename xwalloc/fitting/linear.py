@@ -187,7 +187,8 @@ class _Fit:
         """Take the first vectors of the basis, as exact as a quantum (in samples) needs them."""
         channels = len(self.sample.means)
         variances = self.sample.variances[:rank] / quantum**2
-        precisions = choice.precisions_of(variances, 1, channels)
+        # All as exact as the first must be: no frame pays for it, and chunks may turn the basis.
+        precisions = np.full(rank, choice.precisions_of(variances, 1, channels)[0])
         if channels == 1:
             vectors = np.ones((1, 1))
         else:
