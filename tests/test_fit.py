@@ -261,6 +261,46 @@ def test_a_chunk_that_the_basis_does_not_suit_takes_one_within_its_span(dtype, n
     assert kind_of(with_step) == transform_sections.NAMED
 
 
+def test_a_chunk_with_a_thing_that_the_sample_lacks_adds_a_vector():
+    """One material, in few pixels, whose spectrum lies outside the span of the model."""
+    rng = np.random.default_rng(6)
+    mixing = np.linalg.qr(rng.normal(size=(120, 5)))[0]
+    fields = np.cumsum(rng.normal(size=(5, 64, 96)), axis=2) * 40
+    scene = (3000 + np.tensordot(mixing[:, :4], fields[:4], 1) + rng.normal(0, 0.5, size=(120, 64, 96))).astype("f4")
+    model = xwalloc.fit(xr.DataArray(scene[:, :, :64], dims=("band", "y", "x")), max_error=4.0)
+    chunk = np.ascontiguousarray(scene[:, :32, 64:])
+    plain = codec(max_error=4.0, model=model).encode(chunk)
+    chunk[:, 10:14, 8:20] += (2000 * mixing[:, 4, None, None]).astype("f4")
+    frame = codec(max_error=4.0, model=model).encode(chunk)
+    sections = [Frame.parse(f, DecodeLimits(max_bytes=2**30)).sections[Section.MODEL] for f in (plain, frame)]
+    assert [section[0] for section in sections] == [transform_sections.NAMED, transform_sections.ROTATED]
+    assert sections[1][24] == 1
+    assert len(frame) < 0.9 * len(codec(max_error=4.0).encode(chunk))
+    assert np.abs(codec(max_error=4.0, model=model).decode(frame).astype("f8") - chunk).max() <= 4.0
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 3), (16, 1)])
+def test_chunks_of_fewer_pixels_than_the_model_has_vectors(shape):
+    rng = np.random.default_rng(7)
+    noise = xr.DataArray(rng.normal(1000, 50, size=(40, 32, 32)), dims=("band", "y", "x"))
+    model = xwalloc.fit(noise, max_error=1.0)
+    assert model.fitted.rank > shape[0] * shape[1]
+    chunk = np.ascontiguousarray(noise.values[:, : shape[0], : shape[1]])
+    frame = codec(max_error=1.0, model=model).encode(chunk)
+    assert np.abs(codec(max_error=1.0, model=model).decode(frame) - chunk).max() <= 1.0
+    target = transform_mode.Target(integral=False, step=1.9, quantum=0.0)
+    canonical = chunk[None, :, None]
+    coded = transform_mode.encode(
+        canonical, (float(chunk.min()), float(chunk.max())), None, target, model.fitted.grid(canonical.shape[2:]),
+        "default", np.empty(0), lambda *_: 0.0, model,
+    )  # fmt: skip
+    whole = tuple(slice(0, n) for n in canonical.shape)
+    found = transform_mode.decode(
+        coded.sections, canonical.shape, 2, None, np.dtype("f8"), np.empty(0), whole, library.find
+    )
+    assert np.abs(found - canonical).max() <= 1.0
+
+
 @pytest.mark.parametrize("target", [{"snr": 30.0}, {"bits": 0.3}, {"ratio": 60.0}])
 def test_targets_are_met_over_the_array(tmp_path, data, target):
     model = xwalloc.fit(data, **target)

@@ -103,6 +103,7 @@ def store(tmp_path, **arguments):
     return da, model, xwalloc.open_latents(tmp_path / "s.zarr", "r")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 on fork
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
 def test_workers_read_a_store(tmp_path, context):
     da, _, latents = store(tmp_path, chunks={"y": 32, "x": 32})
@@ -171,6 +172,7 @@ def test_wrong_arguments_are_refused():
         {"labels": samples.rename(y="v")},
         {"labels": samples.expand_dims("time")},
         {"labels": samples.isel(y=[0] * 60)},
+        {"labels": samples[:32]},  # a whole chunk is missing
         {"latents": latents.drop_attrs(), "labels": samples},
     ):
         with pytest.raises(ConfigError, match="Expected"):

@@ -287,6 +287,19 @@ def test_only_the_first_of_many_chunks_reads_it(scene, model, tmp_path, monkeypa
     assert [data is not None for data in found].count(True) == 1
 
 
+def test_many_chunks_at_once_with_one_thread_for_files(scene, model, tmp_path):
+    scene.walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks={"y": 8, "x": 8}, consolidated=False)
+    code = """
+import sys, zarr, xarray as xr
+zarr.config.set({"threading.max_workers": 1, "async.concurrency": 64})
+ds = xr.open_zarr(sys.argv[1], consolidated=False, chunks=None)
+print(float(ds.radiance.values.mean()))
+"""
+    arguments = [sys.executable, "-c", code, str(tmp_path / "s.zarr")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert abs(float(done.stdout) - float(scene.radiance.mean())) <= BOUND
+
+
 def test_references_without_weights_that_are_carried_are_left_alone(model):
     sidecar.fetch(zarr.storage.StorePath(zarr.storage.MemoryStore(), "a/c/0"), ModelReference.inline(model))
     sidecar.fetch(object(), ModelReference(model.id))

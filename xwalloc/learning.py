@@ -79,7 +79,7 @@ class LatentDataset(Dataset[Any]):
         self.counts = tuple(n // w for n, w in zip(whole, self.window, strict=True))
         self.labels = None
         if labels is not None:
-            self.factors, self.labels = aligned(latents, labels, batch, patches)
+            self.factors, self.labels = aligned(latents, labels, batch, patches, self.chunks[len(batch) :])
             self.dtype = np.dtype(np.int64 if labels.dtype.kind in "biu" else np.float32)
         self._blocks: OrderedDict[Place, tuple[NDArray[Any], ...]] = OrderedDict()
 
@@ -272,9 +272,16 @@ def spans(begin: NDArray[Any], end: NDArray[Any], factors: Sequence[int]) -> lis
 
 
 def aligned(
-    latents: xr.DataArray, labels: xr.DataArray, batch: Sequence[Hashable], patches: Sequence[Hashable]
+    latents: xr.DataArray,
+    labels: xr.DataArray,
+    batch: Sequence[Hashable],
+    patches: Sequence[Hashable],
+    chunks: Sequence[int],
 ) -> tuple[tuple[int, ...], xr.DataArray]:
-    """Labels of a patch along every dimension, and the labels with the dimensions of the latents in their order."""
+    """Labels of a patch along every dimension, and the labels with the dimensions of the latents in their order.
+
+    `chunks` has the patches of a chunk along every dimension of patches.
+    """
     samples = [str(d).removesuffix("_patch") for d in patches]
     if set(patches) <= set(labels.dims):
         names, factors = list(patches), [1] * len(patches)
@@ -292,7 +299,10 @@ def aligned(
         raise ConfigError(f"Expected labels with dimensions among {(*batch, *names)}. Got {labels.dims}.")
     sizes = [labels.sizes[d] for d in names]
     most = [latents.sizes[d] * f for d, f in zip(patches, factors, strict=True)]
-    if any(n > m or (f == 1 and n < m) for n, m, f in zip(sizes, most, factors, strict=True)):
-        raise ConfigError(f"Expected labels of extent {most}, like the latents. Got {sizes}.")
+    least = [m - chunk * f + 1 for m, chunk, f in zip(most, chunks, factors, strict=True)]  # the last chunk is padded
+    if names == list(patches):
+        least = most
+    if any(not low <= n <= high for low, n, high in zip(least, sizes, most, strict=True)):
+        raise ConfigError(f"Expected labels of extent {least} to {most}, like the latents. Got {sizes}.")
     full = labels.expand_dims({d: latents.sizes[d] for d in batch if d not in labels.dims}).transpose(*batch, *names)
     return (*(1 for _ in batch), *factors), full

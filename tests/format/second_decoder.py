@@ -1423,14 +1423,23 @@ def read_rotated_model(
     description, arrays = read_arrays(named)
     expect(hashlib.sha256(named).digest()[:8] == data[16:24], "another model than the frame names")
     expect((description["channels"], description["dimensions"]) == (shape[1], dimensions), "a model of other data")
-    count = len(arrays["vectors"])
-    own = read_model(data[:16] + data[24:], (shape[0], count, *shape[2:]))
+    basis = [[int(v) for v in vector] for vector in arrays["vectors"]]
+    exponents = [int(p) for p in arrays["precisions"]]
+    expect(len(data) > 24, "cut model")
+    further, at = data[24], 25
+    if further:
+        expect(len(data) >= 29 and len(basis) + further <= shape[1], "impossible further vectors")
+        at = 29 + int.from_bytes(data[25:29], "little")
+        planes = [Plane((1, 1, n), code) for n, code in [(further, 17)] * 2 + [(shape[1], 27)] * further]
+        decode_planes(Stream.of(data[29:at], usual_tables(KIND_SIDE)), planes, KIND_SIDE, 1)
+        exponents += itertools.accumulate(planes[0].values)
+        expect(all(0 <= p <= 30 for p in exponents), "impossible precisions")
+        for smooth, plane in zip(planes[1].values, planes[2:], strict=True):
+            basis.append(list(itertools.accumulate(plane.values)) if smooth else plane.values)
+    own = read_model(data[:16] + data[at:], (shape[0], len(basis), *shape[2:]))
     assert own.precisions is not None
-    common = max(int(p) for p in arrays["precisions"])
-    spanned = [
-        [float(int(v) << (common - int(p))) for v in vector]
-        for p, vector in zip(arrays["precisions"], arrays["vectors"], strict=True)
-    ]
+    common = max(exponents)
+    spanned = [[float(v << (common - p)) for v in vector] for p, vector in zip(exponents, basis, strict=True)]
     weights = own.matrix.T / 2.0 ** (own.shift - np.array(own.precisions))[:, None]
     offsets = np.rint(own.mean @ np.array(spanned) / 2.0**common)
     vectors = np.rint(weights @ np.array(spanned) / 2.0 ** (common - 2))

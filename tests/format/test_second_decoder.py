@@ -465,15 +465,20 @@ def test_frames_that_a_network_refines(shape, tree, kind, monkeypatch):
 def test_frames_with_a_basis_within_that_of_their_model(shape, dtype, profile, monkeypatch):
     rng = np.random.default_rng(1)
     field = np.cumsum(rng.normal(size=shape), axis=-1) * 60
-    mixed = np.tensordot(rng.normal(size=(shape[0], shape[0])), field, 1)
+    mixed = np.tensordot(rng.normal(size=(shape[0] + 2, shape[0])), field, 1)
     data = xr.DataArray(np.rint(mixed).astype(dtype), dims=("band", "z", "y", "x")[: len(shape)])
     model = xwalloc.fit(data, channel_dim="band", signal_dims=data.dims[1:], max_error=6.0)
+    unknown = data.values.copy()
+    unknown[1, ..., :7] += 700
+    unknown[0, ..., 9:20] -= 500
     codec = Walloc(channel_axis=0, signal_axes=range(1, len(shape)), profile=profile, model=model, max_error=6.0)
     # whatever is smaller: this way and no other
     encode = transform_mode.encode
     monkeypatch.setattr(transform_mode, "encode", lambda *a: encode(*a) if a[-1] else None)
     monkeypatch.setattr(chunk, "in_lattice_mode", lambda *a: None)
-    for part in (data.values, field[..., :-6].astype(dtype)):
+    for part, further in ((data.values, 0), (data.values[..., :-6], 0), (unknown, 1)):
         frame = codec.encode(part)
-        assert second.parse(frame)[1][second.MODEL][0] == 3
+        section = second.parse(frame)[1][second.MODEL]
+        assert section[0] == 3
+        assert section[24] >= further
         np.testing.assert_array_equal(second.decode(frame, model.data), codec.decode(frame))

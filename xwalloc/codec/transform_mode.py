@@ -28,6 +28,7 @@ from xwalloc.codec.transform_sections import (
     head,
     inverse,
     pack_codes,
+    pack_further,
     pad,
     read,
 )
@@ -161,24 +162,25 @@ def encode(
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
+    wide = None
     if shared is None:
         found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
     elif rotated:
-        found = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
+        found, wide = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     else:
         found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
     if found is None:
         return None
     model, symbols = found
     codebook = None if shared is None else shared.fitted.codebook
-    if shared is None or rotated:
+    if shared is None or wide is not None:
         model_bytes = model.to_bytes()
         # From here on with the model that the decoder will read.
         signal = original[2], original[3], original[4]
-        entries = channels if shared is None else shared.fitted.rank
+        entries = channels if wide is None else wide.rank
         model = LinearModel.from_bytes(model_bytes, signal, grid.dimensions, entries, batch)
-        if shared is not None:
-            model = shared.fitted.rotated(model, scale.per_sample)
+        if wide is not None:
+            model = wide.rotated(model, scale.per_sample)
     elif shared.fitted.scaled:
         finish = replace(finish, scales=shared.fitted.scales)
     network = None if shared is None or rotated else shared.fitted.network
@@ -234,8 +236,9 @@ def encode(
         description, codes = head(LINEAR, finish, profile) + model_bytes, b""
         if kept.codes is not None:
             codes = kept.codes.astype("u1").tobytes()
-    elif rotated:
-        description, codes = head(ROTATED, finish, profile) + shared.key + model_bytes, b""
+    elif wide is not None:
+        further = pack_further(wide, shared.fitted.rank)
+        description, codes = head(ROTATED, finish, profile) + shared.key + further + model_bytes, b""
         if kept.codes is not None:
             codes = pack_codes(kept.codes, shared.fitted.residual_codes)
     else:

@@ -21,15 +21,16 @@ from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models.model import KEY_BYTES, Model
-from xwalloc.models.spec import SIDE_CODE, LinearModel
+from xwalloc.models.spec import SIDE_CODE, LinearModel, pack_vectors, unpack_vectors
 from xwalloc.types import Region
 
 if TYPE_CHECKING:
+    from xwalloc.models.fitted import Fitted
     from xwalloc.models.neural import Network
 
 __all__ = [
     "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head",
-    "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
+    "inverse", "latent_parts", "named_model", "pack_codes", "pack_further", "pad", "read", "residual_parts",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -42,8 +43,8 @@ LINEAR, NAMED, REFINED, ROTATED = range(4)
 """Kinds of models: a linear one that the frame holds; one that the frame names; that and its network; one within the
 span of that which the frame names."""
 
-CODES = struct.Struct("<I")
-"""Length of the stream of magnitude codes of a residual layer."""
+LENGTH = struct.Struct("<I")
+"""Length of a stream within a section: that of magnitude codes of a residual layer, that of further vectors."""
 
 LATENTS_PER_SEGMENT = 1 << 18
 """Cutting latents costs next to nothing, and there are few of them: smaller segments keep all cores busy."""
@@ -175,9 +176,10 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
         per_sample = 2.0**fraction if integral else inverse(unit)
         residual = layer is not None
         if kind == ROTATED:
-            own = LinearModel.from_bytes(data[start:], signal, dimensions, fitted.rank, batch)
+            wide, start = _unpack_further(data, start, fitted)
+            own = LinearModel.from_bytes(data[start:], signal, dimensions, wide.rank, batch)
             try:
-                model = fitted.rotated(own, per_sample)
+                model = wide.rotated(own, per_sample)
             except BudgetError as error:
                 raise FormatError(f"The model of the frame is impossible: {error}") from None
             if layer is not None:
@@ -199,10 +201,37 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     )  # fmt: skip
 
 
+def pack_further(wide: Fitted, rank: int) -> bytes:
+    """Vectors of a model beyond the first `rank`."""
+    count = wide.rank - rank
+    if count == 0:
+        return bytes([0])
+    stream = pack_vectors(wide.vectors[rank:], wide.precisions[rank:])
+    return bytes([count]) + LENGTH.pack(len(stream)) + stream
+
+
+def _unpack_further(data: bytes, start: int, fitted: Fitted) -> tuple[Fitted, int]:
+    """Inverse of `pack_further`: the model with its further vectors, and where they end.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no such vectors.
+    """
+    count = data[start] if start < len(data) else 0
+    if count == 0:
+        return fitted, start + 1
+    first = start + 1 + LENGTH.size
+    if len(data) < first or fitted.rank + count > fitted.channels:
+        raise FormatError("The model of the frame is cut, or has more vectors than there are channels.")
+    end = first + LENGTH.unpack_from(data, start + 1)[0]
+    return fitted.widened(*unpack_vectors(data[first:end], count, fitted.channels)), end
+
+
 def pack_codes(codes: NDArray[np.int64], expected: NDArray[np.int64]) -> bytes:
     """Magnitude codes (channel,) of a residual layer, as differences from those that a model expects."""
     stream = coder.encode((codes - expected).astype(np.int32), _codes_plane(len(codes)), Kind.SIDE, 1)
-    return CODES.pack(len(stream)) + stream
+    return LENGTH.pack(len(stream)) + stream
 
 
 def _unpack_codes(layer: bytes, expected: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
@@ -213,11 +242,11 @@ def _unpack_codes(layer: bytes, expected: NDArray[np.int64]) -> tuple[NDArray[np
     FormatError
         If the bytes are no such codes.
     """
-    if len(layer) < CODES.size:
+    if len(layer) < LENGTH.size:
         raise FormatError("The residual layer of the frame is cut.")
-    end = CODES.size + CODES.unpack_from(layer)[0]
+    end = LENGTH.size + LENGTH.unpack_from(layer)[0]
     differences = np.zeros(len(expected), np.int32)
-    coder.decode(layer[CODES.size : end], differences, _codes_plane(len(expected)), Kind.SIDE, 1)
+    coder.decode(layer[LENGTH.size : end], differences, _codes_plane(len(expected)), Kind.SIDE, 1)
     codes = expected + differences
     if not 0 <= codes.min() <= codes.max() < len(MAGNITUDES):
         raise FormatError("The residual layer of the frame is damaged.")

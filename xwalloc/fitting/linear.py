@@ -38,6 +38,9 @@ __all__ = ["Goal", "fit_blocks"]
 
 Quality = Literal["max_error", "snr", "bits", "ratio", "latents"]
 
+SPARE_BITS = 3
+"""Fractional bits of basis vectors beyond what a chunk's own have: no frame pays for them, and chunks may turn them."""
+
 RATE_BLOCKS = 8
 """Blocks that are encoded to choose quantum and rank, or again and again while a step is searched for."""
 
@@ -188,6 +191,7 @@ class _Fit:
         channels = len(self.sample.means)
         variances = self.sample.variances[:rank] / quantum**2
         precisions = choice.precisions_of(variances, 1, channels)
+        precisions = np.minimum(precisions + SPARE_BITS, precisions[0])
         if channels == 1:
             vectors = np.ones((1, 1))
         else:

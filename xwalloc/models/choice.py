@@ -61,6 +61,9 @@ SLACK = 1.004
 BASIS_STEP = 0.015
 """Step of a basis vector times the deviation it carries, in quanta (experiments: 0.01 to 0.02)."""
 
+TURNED_STEP = 0.03
+"""That of a vector within the span of a model (experiments: 0.02 to 0.045)."""
+
 
 def boxes_of(grid: Grid) -> NDArray[np.int64]:
     """Start and stop of each subband along z, y, x: (subband, 6)."""
@@ -74,12 +77,14 @@ def code_lengths(means: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def precisions_of(variances: NDArray[np.float64], quantum: int, channels: int) -> NDArray[np.int64]:
-    """Fractional bits of each basis vector: its step times the deviation it carries is `BASIS_STEP` quanta."""
+def precisions_of(
+    variances: NDArray[np.float64], quantum: int, channels: int, step: float = BASIS_STEP
+) -> NDArray[np.int64]:
+    """Fractional bits of each basis vector: its step times the deviation it carries is `step` quanta."""
     if channels == 1:
         return np.zeros(len(variances), np.int64)
     deviation = np.sqrt(np.maximum(variances, 1e-9))
-    return np.clip(np.ceil(np.log2(deviation / (BASIS_STEP * quantum))), 3, 22).astype(np.int64)
+    return np.clip(np.ceil(np.log2(deviation / (step * quantum))), 3, 22).astype(np.int64)
 
 
 def side_bits(precisions: NDArray[np.int64], channels: int) -> NDArray[np.float64]:
@@ -154,8 +159,8 @@ class _Window:
         Tree, wavelet, boundary and levels of the chunk.
     means : (channel,)
         Channel means, in units.
-    basis : (rank, channel)
-        Spectral basis.
+    basis, analysis : (rank, channel)
+        Spectral basis, and what samples less their means are multiplied by.
     reach
         Largest magnitude of the samples less their means, in units.
     per_sample : (channel,)
@@ -169,11 +174,12 @@ class _Window:
         grid: Grid,
         means: NDArray[np.float64],
         basis: NDArray[np.float64],
+        analysis: NDArray[np.float64],
         reach: float,
         per_sample: NDArray[np.float64],
     ) -> None:
         self.grid = grid.cropped(crop.shape[2:])
-        latents, largest = project(crop, per_sample, means, basis, reach, in_turn)
+        latents, largest = project(crop, per_sample, means, analysis, reach, in_turn)
         self.shift = filter_shift(largest)
         self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
         self.boxes = boxes_of(self.grid)
@@ -227,8 +233,10 @@ def choose(
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
     entries: int | None = None,
+    basis_step: float = BASIS_STEP,
     fixed: int = 0,
     per_sample: NDArray[np.float64] | None = None,
+    analysis: NDArray[np.float64] | None = None,
 ) -> tuple[int, int]:
     """Quantum and rank for a chunk.
 
@@ -252,10 +260,14 @@ def choose(
         Runs a function over items on idle threads, results in order.
     entries
         Numbers that a basis vector costs; None: one for each channel. 0 where other chunks share them.
+    basis_step
+        That of `precisions_of`.
     fixed
         The only quantum that is tried, if it is not 0.
     per_sample : (channel,)
         Units per unit of the samples in each channel, where they differ.
+    analysis : (channel, channel)
+        What samples less their means are multiplied by, where the basis is not orthonormal.
 
     Returns
     -------
@@ -271,6 +283,7 @@ def choose(
     entries = channels if entries is None else entries
     pixels = batch * math.prod(signal)
     own = np.full(channels, scale.per_sample) if per_sample is None else per_sample
+    dual = basis if analysis is None else analysis
     only = fixed or scale.quantum
     quanta = [only] if only else [max(1, round(r * scale.step / 2)) for r in RATIOS]
     usual = quanta[min(FIRST, len(quanta) - 1)]
@@ -280,7 +293,8 @@ def choose(
 
     def look(place: Box) -> _Window:
         holes = None if mask is None else mask[0:1, :, *place]
-        return _Window(np.ascontiguousarray(samples[0:1, :, *place]), holes, grid, means, basis[:limit], reach, own)
+        crop = np.ascontiguousarray(samples[0:1, :, *place])
+        return _Window(crop, holes, grid, means, basis[:limit], dual[:limit], reach, own)
 
     box = aligned([slice(0, n) for n in signal] if mask is None else _coded_box(mask), signal, 1 << grid.levels)
     windows = parallel(look, windows_in(box, grid.dimensions))
@@ -293,7 +307,7 @@ def choose(
         quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
         bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
         if entries:
-            bits += side_bits(precisions_of(variances[:limit], quantum, entries), entries)
+            bits += side_bits(precisions_of(variances[:limit], quantum, entries, basis_step), entries)
         saved = seen * np.sum([saved for _, saved in quantised], axis=0) / quantum**2
         if not scale.step:
             return 0.0, q.worthwhile(saved, bits)

@@ -230,6 +230,14 @@ class Fitted:
             precisions=self.precisions, vectors=self.vectors, codes=self.codes_on(grid), filter_shift=0,
         )  # fmt: skip
 
+    def widened(self, vectors: NDArray[np.int64], precisions: NDArray[np.int64]) -> Fitted:
+        """The model with further basis vectors (count, channel) of those fractional bits, and of no magnitude."""
+        more = ((0, len(vectors)), (0, 0))
+        return replace(
+            self, vectors=np.concatenate([self.vectors, vectors]), precisions=np.append(self.precisions, precisions),
+            kept=np.pad(self.kept, more, constant_values=True), codes=np.pad(self.codes, more), network=None,
+        )  # fmt: skip
+
     def rotated(self, own: LinearModel, per_sample: float) -> LinearModel:
         """The model of a chunk that has a basis of its own within the span of this one.
 

@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, to_units
-from xwalloc.models.choice import boxes_of, choose, code_lengths, precisions_of, side_bits
+from xwalloc.models.choice import (
+    BASIS_STEP,
+    FIRST,
+    RATIOS,
+    TURNED_STEP,
+    boxes_of,
+    choose,
+    code_lengths,
+    precisions_of,
+    side_bits,
+)
 from xwalloc.models.fitted import Fitted
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
@@ -37,6 +47,12 @@ COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
 RUN = 16
 PARTS = 4
+
+FURTHER, MOST_FURTHER = 0.3, 8
+"""A direction outside the span of a model is added if its deviation exceeds so many quanta; so many are, at most."""
+
+DEGENERATE = 1e-3
+"""Squared length of a sum of rounded basis vectors, with weights of norm 1, below which it counts as none."""
 
 LARGE = 1 << 15
 """Of chunks with more pixels, half as many are taken for the covariance."""
@@ -138,10 +154,11 @@ def _rounded(
     means: NDArray[np.float64],
     variances: NDArray[np.float64],
     basis: NDArray[np.float64],
+    step: float = BASIS_STEP,
 ) -> LinearModel | None:
     """The model as a frame holds it, without what follows from quantisation; None where its numbers are too large."""
     rank, entries = basis.shape
-    precisions = precisions_of(variances, quantum, entries)
+    precisions = precisions_of(variances, quantum, entries, step)
     vectors = np.rint(np.ldexp(basis, precisions[:, None])).astype(np.int64)
     mean_shift = max(0, bits_of((scale.step or quantum) / 8) - 1)
     coarse = np.rint(np.ldexp(means, -mean_shift)).astype(np.int64)
@@ -161,43 +178,79 @@ def rotate(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> tuple[LinearModel, NDArray[np.int32]] | None:
+) -> tuple[tuple[LinearModel, NDArray[np.int32]] | None, Fitted]:
     """Fit a basis of the chunk's own within the span of the model of an array: cheap to describe, and nearly as good.
 
-    Parameters are those of `fit`. The model that is returned has the vectors of `fitted` for channels; `Fitted.rotated`
-    turns it into that of the chunk.
+    What that span lacks most is added to it. Parameters are those of `fit`.
+
+    Returns
+    -------
+    found, wide
+        `wide` is `fitted` with the directions that were added, if any. What was found is as for `fit`, but the model
+        has the vectors of `wide` for channels; `wide.rotated` turns it into that of the chunk.
     """
     if fitted.scaled:
-        return None
+        return None, fitted
     low, high = (edge * scale.per_sample for edge in edges)
     if not max(abs(low), abs(high)) < 2.0**40:
-        return None
+        return None, fitted
     try:
         means, covariance = _means_and_covariance(samples, scale, parallel)
-        within = fitted.analysis
-        offsets = within @ (means - fitted.start(grid, 1, scale.per_sample).mean_units)
+        fitted = _widened(fitted, covariance, scale)
+        offsets = fitted.analysis @ (means - fitted.start(grid, 1, scale.per_sample).mean_units)
+        weights = _orthonormal(fitted.basis)
+        within = weights @ fitted.basis
         variances, rotation = spectral.klt(within @ covariance @ within.T)
-        start = _rounded(grid, 1, scale, offsets, variances[:1], rotation[:1])
+        weights = rotation @ weights
+        start = _rounded(grid, 1, scale, offsets, variances[:1], weights[:1], TURNED_STEP)
         if start is None:
-            return None
+            return None, fitted
         means = fitted.rotated(start, scale.per_sample).mean_units
         reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
         quantum, rank = choose(
-            samples, scale, grid, means, reach, variances, rotation @ fitted.basis, mask, parallel, entries=fitted.rank
-        )
-        own = _rounded(grid, quantum, scale, offsets, variances[:rank], rotation[:rank])
+            samples, scale, grid, means, reach, variances, weights @ fitted.basis, mask, parallel,
+            entries=fitted.rank, basis_step=TURNED_STEP,
+        )  # fmt: skip
+        own = _rounded(grid, quantum, scale, offsets, variances[:rank], weights[:rank], TURNED_STEP)
         if own is None:
-            return None
+            return None, fitted
         model = fitted.rotated(own, scale.per_sample)
     except BudgetError:
-        return None
+        return None, fitted
     found = _project_and_quantise(
         model, samples, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), parallel
     )
     if found is None:
-        return None
+        return None, fitted
     model, symbols = found
-    return own.quantised_as(model.rank, model.codes, model.points, model.filter_shift), symbols
+    return (own.quantised_as(model.rank, model.codes, model.points, model.filter_shift), symbols), fitted
+
+
+def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (rank, rank) of rounded basis vectors in orthonormal ones of the same span, as near to them as can be."""
+    lengths, turns = spectral.klt(basis @ basis.T)
+    usable = lengths > DEGENERATE
+    inverse_roots = np.zeros(len(lengths))
+    inverse_roots[usable] = lengths[usable] ** -0.5
+    weights: NDArray[np.float64] = turns.T @ (inverse_roots[:, None] * turns)
+    return weights
+
+
+def _widened(fitted: Fitted, covariance: NDArray[np.float64], scale: Scale) -> Fitted:
+    """The model with the directions outside its span along which a chunk of that covariance varies most."""
+    outside = np.eye(fitted.channels) - fitted.basis.T @ fitted.analysis
+    rest = outside @ covariance @ outside.T
+    usual = max(1, round(RATIOS[FIRST] * scale.step / 2))
+    least = (FURTHER * usual) ** 2
+    room = min(MOST_FURTHER, fitted.channels - fitted.rank)
+    if room == 0 or np.trace(rest) <= least:
+        return fitted
+    variances, directions = spectral.klt(rest)
+    count = min(room, int(np.count_nonzero(variances > least)))
+    if count == 0:
+        return fitted
+    precisions = precisions_of(variances[:count], usual, fitted.channels, TURNED_STEP)
+    return fitted.widened(np.rint(np.ldexp(directions[:count], precisions[:, None])).astype(np.int64), precisions)
 
 
 def apply(
@@ -225,8 +278,8 @@ def apply(
         rank = min(fitted.rank, samples.shape[0] * math.prod(grid.signal))
         if scale.step:
             _, rank = choose(
-                samples, scale, grid, means, reach, np.ones(rank), fitted.basis, mask, parallel, entries=0,
-                fixed=quantum, per_sample=per_sample,
+                samples, scale, grid, means, reach, np.ones(rank), fitted.basis[:rank], mask, parallel, entries=0,
+                fixed=quantum, per_sample=per_sample, analysis=fitted.analysis[:rank],
             )  # fmt: skip
     except BudgetError:
         return None

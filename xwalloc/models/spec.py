@@ -20,7 +20,7 @@ from xwalloc.transform.filters import check_boundary
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["Grid", "LinearModel", "padded"]
+__all__ = ["Grid", "LinearModel", "pack_vectors", "padded", "unpack_vectors"]
 
 Tree = Literal["dyadic", "packet"]
 Boundary = Literal["reflect", "periodization"]
@@ -362,6 +362,43 @@ def _side_planes(rank: int, channels: int, subbands: int, mean_code: int) -> NDA
     planes["code"] = SIDE_CODE
     planes["code"][2] = mean_code
     planes["code"][3 : 3 + rank] = VECTOR_CODE
+    return planes
+
+
+def pack_vectors(vectors: NDArray[np.int64], precisions: NDArray[np.int64]) -> bytes:
+    """Stream of vectors (count, channel) and their fractional bits (count,)."""
+    differences, from_west = _differences(vectors, precisions)
+    side = [np.diff(precisions, prepend=0), from_west, differences]
+    buffer = np.concatenate([part.reshape(-1) for part in side]).astype(np.int32)
+    return coder.encode(buffer, _vector_planes(*vectors.shape), Kind.SIDE, 1)
+
+
+def unpack_vectors(data: bytes, count: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Inverse of `pack_vectors`.
+
+    Raises
+    ------
+    FormatError
+        If the bytes are no such stream.
+    """
+    buffer = np.zeros(2 * count + count * channels, np.int32)
+    coder.decode(data, buffer, _vector_planes(count, channels), Kind.SIDE, 1)
+    steps, from_west, vectors = np.split(buffer.astype(np.int64), [count, 2 * count])
+    precisions = np.cumsum(steps)
+    if precisions.min() < 0 or precisions.max() > MAX_PRECISION:
+        raise FormatError("The vectors of the frame have impossible precisions.")
+    vectors = vectors.reshape(count, channels)
+    return np.where(from_west[:, None] != 0, np.cumsum(vectors, axis=1), vectors), precisions
+
+
+def _vector_planes(count: int, channels: int) -> NDArray[np.void]:
+    """Planes of vectors: precisions, flags, and each vector."""
+    planes = coder.planes_of(2 + count)
+    sizes = np.array([count, count] + [channels] * count)
+    planes["nx"] = sizes
+    planes["base"] = np.cumsum(sizes) - sizes
+    planes["code"] = SIDE_CODE
+    planes["code"][2:] = VECTOR_CODE
     return planes
 
 
