@@ -97,40 +97,39 @@ def train_model(
     """
     start = time.monotonic()
     fitted, options = model.fitted, options or Options()
-    codec = codec_of(model, nodata)
+    looked = codec_of(model, nodata).look
     training, validation = (
-        [blocks_of(model, chunk) for chunk in map(codec.look, blocks) if chunk.look.valid]
-        for blocks in (split.training, split.validation)
+        [chunk for chunk in map(looked, blocks) if chunk.look.valid] for blocks in (split.training, split.validation)
     )
     if not training or not validation:
         raise ConfigError(
             f"Expected valid samples to train on and to validate with, in two regions or scenes. Got {len(training)} "
             f"and {len(validation)} blocks with any: the rest is NaN or nodata. Give data that have more."
         )
+    more = {
+        "seed": options.seed, "kind": kind, "split": split.by, "blocks": [len(training), len(validation)],
+    }  # fmt: skip
     architecture = Architecture(
         kind=kind, tree=fitted.tree, dimensions=fitted.dimensions, rank=fitted.rank if kind == "fixed" else 0,
         levels=fitted.levels if fitted.tree == "packet" else 0, widths=WIDTHS,
     )  # fmt: skip
-    size = sum(blocks.samples[:, 0].size for blocks in training) * fitted.rank
+    size = sum(chunk.samples[:, 0].size for chunk in training) * fitted.rank
     training = training[:: -(-size // MOST_EXAMPLES)]
     own = fitted.network
     try:
         result = train_network(
-            training, validation, architecture,
-            options=replace(options, variants=max(1, min(options.variants, MOST_EXAMPLES // size))),
+            [blocks_of(model, chunk) for chunk in training], [blocks_of(model, chunk) for chunk in validation],
+            architecture, options=replace(options, variants=max(1, min(options.variants, MOST_EXAMPLES // size))),
             start=own if own is not None and own.architecture == architecture else None,
             device=device, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
     except NothingToLearnError as error:
-        return described(without_network(model), {"report": f"{AS_GOOD}: {error}"}), None
+        return described(without_network(model), {"report": f"{AS_GOOD}: {error}", **more}), None
     refined, about = judged(model, result, split, nodata)
-    seconds = time.monotonic() - start
-    report = (
-        f"{about['report']}, on another {split.by} than that of training; {about['steps']} steps in {seconds:.0f} s"
-    )
-    logger.info("Training: %s", report)
-    more = {"report": report, "seconds": round(seconds), "seed": options.seed, "kind": kind, "split": split.by}
-    return described(refined, {**about, **more}), result
+    counts = "trained on {} blocks and validated on {} of another {}".format(*more["blocks"], split.by)
+    report = f"{about['report']}; {counts}, {about['steps']} steps"
+    logger.info("Training took %.0f s: %s", time.monotonic() - start, report)
+    return described(refined, {**about, **more, "report": report}), result
 
 
 def judged(model: Model, result: TrainingResult, split: Split, nodata: float | None) -> tuple[Model, dict[str, Any]]:
@@ -139,19 +138,26 @@ def judged(model: Model, result: TrainingResult, split: Split, nodata: float | N
     figures = compared(codec_of(plain, nodata), codec_of(refined, nodata), split.validation)
     bounded = "max_error" in model.target
     gain = result.gain if bounded else figures["gain"]
-    smaller = figures["refined_bytes"] < figures["linear_bytes"]
-    helps = gain >= LEAST_GAIN and (smaller or not bounded)
-    if helps:
-        report = f"{gain:.2f} dB better than the linear decoder"
-        if bounded:
-            report += f", {1 - figures['refined_bytes'] / figures['linear_bytes']:.1%} fewer bytes"
+    saved = 1 - figures["refined_bytes"] / figures["linear_bytes"]
+    weights = stored_bytes(refined) - stored_bytes(plain)
+    helps = gain >= LEAST_GAIN and (saved > 0 or not bounded)
+    if helps and bounded:
+        report = (
+            f"{gain:.2f} dB better than the linear decoder, {saved:.1%} fewer bytes (int8 costs {result.int8_loss:.3f} "
+            f"dB), which pays for {weights / 1000:.0f} kB of weights in arrays above {weights / saved / 1e6:.2g} MB"
+        )
+    elif helps:
+        report = (
+            f"{gain:.2f} dB better than the linear decoder (int8 costs {result.int8_loss:.3f} dB): RMSE "
+            f"{figures['refined_rmse']:.4g} for {figures['linear_rmse']:.4g} at the same bytes, for "
+            f"{weights / 1000:.0f} kB of weights"
+        )
     else:
-        report = f"{AS_GOOD} ({gain:+.3f} dB"
-        report += ", but no fewer bytes)" if gain >= LEAST_GAIN else ")"
+        report = f"{AS_GOOD} ({gain:+.3f} dB{', but no fewer bytes' if gain >= LEAST_GAIN else ''})"
     about = {
         "report": report, "gain": gain, "int8_loss": result.int8_loss, "steps": result.history[-1].step,
-        "bits_per_latent": result.history[-1].rate, "validation": figures,
-        "weight_bytes": stored_bytes(refined) - stored_bytes(plain),
+        "bits_per_latent": result.history[-1].rate, "weight_bytes": weights, "validation": figures,
+        "latents_mse": {"linear": result.linear, "float": result.unrounded, "int8": result.distortion},
     }  # fmt: skip
     return refined if helps else plain, about
 
