@@ -16,7 +16,9 @@ from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
 from xwalloc.cli import main
 from xwalloc.codec.transform_sections import REFINED
 from xwalloc.errors import ConfigError
+from xwalloc.fitting.basis import with_basis
 from xwalloc.numcodecs import Walloc
+from xwalloc.xarray.fit import Source
 
 torch = pytest.importorskip("torch")
 
@@ -31,7 +33,7 @@ def one_thread():
 def field(seed=0, side=160, bands=3, dtype="f4"):
     """Bands of a coarser instrument on a fine grid: fine coefficients follow from coarse ones, if one knows how."""
     cells = np.random.default_rng(seed).normal(size=(2, side // 4, side // 4)).repeat(4, axis=1).repeat(4, axis=2)
-    mixed = np.tensordot(np.random.default_rng(9).normal(size=(bands, 2)), cells, 1) * 100
+    mixed = np.tensordot(np.cos(np.outer(np.arange(bands), (1, 2))), cells, 1) * 100
     return xr.DataArray(np.rint(mixed).astype(dtype), dims=("band", "y", "x"), name="r")
 
 
@@ -125,6 +127,49 @@ def test_seeded_and_resumable(tmp_path):
     assert not checkpoint.exists()
 
 
+def test_a_shared_network_serves_other_bands(trained):
+    """As it is, and as something to start from."""
+    _, model, _ = trained
+    other = field(seed=3, bands=5)
+    taken = xwalloc.train(other, snr=16.0, levels=4, start=model, steps=0)
+    assert taken.description["train"]["gain"] > 0.2
+    assert taken.description["train"]["steps"] == 0
+    for name, array in model.arrays.items():
+        if name.startswith("network."):
+            np.testing.assert_array_equal(taken.arrays[name], array)
+    more = xwalloc.train(other, snr=16.0, levels=4, start=model, steps=100)
+    assert more.description["train"]["gain"] >= taken.description["train"]["gain"]
+    with pytest.raises(ConfigError, match="to start from"):
+        xwalloc.train(other, snr=16.0, levels=4, start=model, steps=0, kind="fixed")
+    with pytest.raises(ConfigError, match="without"):
+        xwalloc.train(other, snr=16.0, start=xwalloc.fit(other, snr=16.0), steps=0)
+
+
+def test_an_encoder_that_is_trained_is_kept_only_if_better(trained, monkeypatch):
+    """The closed form is hard to beat: here it is beaten because it was spoilt before."""
+    data, model, _ = trained
+    about = xwalloc.train(data, **STEP, levels=3, steps=20, encoder=True).description["train"]["encoder"]
+    assert about["change"] > -0.01
+    assert "encoder" in about["report"]
+    from xwalloc.training.encoder import Encoder
+
+    turned = model.fitted.basis.copy()
+    turned[:2] = np.array([[0.8, 0.6], [-0.6, 0.8]]) @ turned[:2]
+    source = Source.of(data, channel_dim=None, signal_dims=None, nodata=None)
+    blocks = source.blocks({2: 64}, 8)
+    spoilt = with_basis(model, turned, blocks, None)
+    assert spoilt.fitted.network is None
+    assert spoilt.target == model.target
+    same = with_basis(model, model.fitted.basis, blocks, None)
+    np.testing.assert_array_equal(same.arrays["vectors"], model.arrays["vectors"])
+    assert same.description["fit"]["bits_per_sample"] < spoilt.description["fit"]["bits_per_sample"]
+    monkeypatch.setattr(Encoder, "trained", lambda *a, **k: model.fitted.basis)
+    better = xwalloc.train(data, model=spoilt, steps=20, encoder=True)
+    assert better.description["train"]["encoder"]["change"] < 0
+    assert "encoder trained" in repr(better)
+    np.testing.assert_array_equal(better.arrays["vectors"], model.arrays["vectors"])
+
+
 def test_by_scene_and_with_a_model_of_before(trained):
     _, model, _ = trained
     scenes = [field(seed, side=64) for seed in (11, 12, 13)]
@@ -135,9 +180,9 @@ def test_by_scene_and_with_a_model_of_before(trained):
 
 
 @pytest.mark.parametrize(
-    ("shape", "tree", "kind"),
-    [((2, 2048), "dyadic", "shared"), ((2, 24, 28, 40), "dyadic", "shared"), ((3, 64, 96), "packet", "fixed")],
+    ("shape", "tree"), [((2, 2048), "dyadic"), ((2, 64, 96), "packet"), ((2, 24, 28, 40), "dyadic")]
 )
+@pytest.mark.parametrize("kind", ["shared", "fixed"])
 @pytest.mark.parametrize("dtype", ["f4", "i2"])
 def test_every_number_of_axes(shape, tree, kind, dtype):
     rng = np.random.default_rng(3)
@@ -154,7 +199,8 @@ def test_every_number_of_axes(shape, tree, kind, dtype):
         data, max_error=6.0, channel_dim="band", signal_dims=data.dims[1:], tree=tree, kind=kind, steps=12,
         levels=levels,
     )  # fmt: skip
-    assert "report" in model.description["train"]
+    about = model.description["train"]
+    assert (about["kind"], about["steps"]) == (kind, 12)
     nodata = -9999 if dtype == "i2" else None
     codec = Walloc(
         channel_axis=0, signal_axes=range(1, len(shape)), model=model, nodata=nodata, **model.target

@@ -23,6 +23,7 @@ from xwalloc.models.fitted import NETWORK, places
 from xwalloc.models.model import Model, ModelReference
 from xwalloc.models.neural import Architecture, Network
 from xwalloc.training.blocks import Blocks
+from xwalloc.training.encoder import TRADEOFF, Encoder
 from xwalloc.training.loop import NothingToLearnError, Options, train_network
 from xwalloc.training.result import Progress, TrainingResult
 
@@ -37,8 +38,14 @@ AS_GOOD = "the linear decoder is as good: the network was left out"
 LEAST_GAIN = 0.02
 """dB on the validation blocks below which a network is not worth its bytes and its time."""
 
-MOST_EXAMPLES, MOST_VARIANTS = 1 << 24, 8
-"""Pixels times components to learn from, and variants of every block: 30 bytes of memory for each of the former."""
+MOST_EXAMPLES = 1 << 24
+"""Pixels times components to learn from, variants included: 30 bytes of memory for each."""
+
+ENCODER_SHARE = 0.7
+"""Steps of the encoder, if it is trained, as a part of those of the network."""
+
+Rebase = Callable[[Model, NDArray[np.float64]], Model]
+"""Makes the model of another spectral basis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,8 @@ def train_model(
     *,
     nodata: float | None,
     kind: Literal["shared", "fixed"] = "shared",
+    rebase: Rebase | None = None,
+    start: Network | None = None,
     options: Options | None = None,
     device: str = "cpu",
     checkpoint: Path | None = None,
@@ -74,14 +83,16 @@ def train_model(
     Parameters
     ----------
     model
-        A linear model; if it has a network of the same shape, training starts from that.
+        A linear model. A network that it has is replaced.
     split
         Samples.
     nodata
         Value that stands for missing data.
     kind
         Of the network: see `models.neural.Architecture`.
-    options, device, checkpoint, progress
+    rebase
+        If given, the encoder is trained first, and kept if it is better on the validation blocks.
+    start, options, device, checkpoint, progress
         As for `train_network`; fewer variants than `options` says where there are many samples.
 
     Returns
@@ -93,10 +104,10 @@ def train_model(
     Raises
     ------
     ConfigError
-        If there is nothing to train on or to validate with.
+        If there is nothing to train on or to validate with, or the network to start from is of another shape.
     """
-    start = time.monotonic()
-    fitted, options = model.fitted, options or Options()
+    began = time.monotonic()
+    options = options or Options()
     looked = codec_of(model, nodata).look
     training, validation = (
         [chunk for chunk in map(looked, blocks) if chunk.look.valid] for blocks in (split.training, split.validation)
@@ -106,30 +117,60 @@ def train_model(
             f"Expected valid samples to train on and to validate with, in two regions or scenes. Got {len(training)} "
             f"and {len(validation)} blocks with any: the rest is NaN or nodata. Give data that have more."
         )
-    more = {
-        "seed": options.seed, "kind": kind, "split": split.by, "blocks": [len(training), len(validation)],
-    }  # fmt: skip
+    about: dict[str, Any] = {}
+    if rebase is not None:
+        model, about["encoder"] = with_encoder(model, training, split, nodata, rebase, options, device)
+    fitted, counts = model.fitted, [len(training), len(validation)]
+    about |= {"seed": options.seed, "kind": kind, "split": split.by, "blocks": counts}
     architecture = Architecture(
         kind=kind, tree=fitted.tree, dimensions=fitted.dimensions, rank=fitted.rank if kind == "fixed" else 0,
         levels=fitted.levels if fitted.tree == "packet" else 0, widths=WIDTHS,
     )  # fmt: skip
     size = sum(chunk.samples[:, 0].size for chunk in training) * fitted.rank
     training = training[:: -(-size // MOST_EXAMPLES)]
-    own = fitted.network
     try:
         result = train_network(
             [blocks_of(model, chunk) for chunk in training], [blocks_of(model, chunk) for chunk in validation],
             architecture, options=replace(options, variants=max(1, min(options.variants, MOST_EXAMPLES // size))),
-            start=own if own is not None and own.architecture == architecture else None,
-            device=device, checkpoint=checkpoint, progress=progress,
+            start=start, device=device, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
     except NothingToLearnError as error:
-        return described(without_network(model), {"report": f"{AS_GOOD}: {error}", **more}), None
-    refined, about = judged(model, result, split, nodata)
-    counts = "trained on {} blocks and validated on {} of another {}".format(*more["blocks"], split.by)
-    report = f"{about['report']}; {counts}, {about['steps']} steps"
-    logger.info("Training took %.0f s: %s", time.monotonic() - start, report)
-    return described(refined, {**about, **more, "report": report}), result
+        return described(without_network(model), {**about, "report": f"{AS_GOOD}: {error}"}), None
+    refined, figures = judged(model, result, split, nodata)
+    report = "; ".join(
+        [figures["report"], *([about["encoder"]["report"]] if about.get("encoder") else []),
+         f"trained on {counts[0]} blocks and validated on {counts[1]} of another {split.by}, {figures['steps']} steps"]
+    )  # fmt: skip
+    logger.info("Training took %.0f s: %s", time.monotonic() - began, report)
+    return described(refined, {**about, **figures, "report": report}), result
+
+
+def with_encoder(
+    model: Model, training: Sequence[Chunk], split: Split, nodata: float | None, rebase: Rebase, options: Options,
+    device: str,
+) -> tuple[Model, dict[str, Any]]:  # fmt: skip
+    """The model with a trained encoder, or as it was if that is as good on the validation blocks, and what was found.
+
+    With a bound, fewer bytes are better; without one, less of MSE + lambda * rate.
+    """
+    basis = Encoder.trained(
+        [blocks_of(model, chunk) for chunk in training], steps=max(1, int(ENCODER_SHARE * options.steps)),
+        seed=options.seed, device=torch.device(device),
+    )  # fmt: skip
+    trained = rebase(model, basis)
+    costs = []
+    for each in (without_network(model), trained):
+        nbytes, squares, _ = coded(codec_of(each, nodata), split.validation)
+        step = model.target.get("step")
+        costs.append(8.0 * nbytes if step is None else squares / step**2 + TRADEOFF * 8 * nbytes)
+    change = costs[1] / costs[0] - 1
+    what = "bytes" if "max_error" in model.target else "MSE + lambda * rate"
+    if change < 0:
+        return trained, {"change": change, "report": f"encoder trained ({what} {change:+.2%})"}
+    return model, {
+        "change": change,
+        "report": f"encoder in closed form, since training it is no better ({what} {change:+.2%})",
+    }
 
 
 def judged(model: Model, result: TrainingResult, split: Split, nodata: float | None) -> tuple[Model, dict[str, Any]]:
@@ -235,17 +276,23 @@ def described(model: Model, training: dict[str, Any]) -> Model:
     return Model(description={**model.description, "train": training}, arrays=model.arrays)
 
 
+def coded(codec: ChunkCodec, blocks: Sequence[NDArray[Any]]) -> tuple[int, float, int]:
+    """Bytes of the frames of blocks, the sum of their squared errors, and the number of valid samples."""
+    nbytes, squares, samples = 0, 0.0, 0
+    for block in blocks:
+        special = codec.look(block).look.special
+        frame = codec.encode(block)
+        error = (codec.decode(frame).astype(np.float64) - block)[~special if special is not None else ...]
+        nbytes, squares = nbytes + len(frame), squares + float(np.square(error).sum())
+        samples += error.size
+    return nbytes, squares, samples
+
+
 def compared(linear: ChunkCodec, refined: ChunkCodec, blocks: Sequence[NDArray[Any]]) -> dict[str, Any]:
     """What frames of blocks take, and how much nearer to the samples they are with the network, in dB."""
-    found: dict[str, Any] = {"samples": 0}
+    found: dict[str, Any] = {}
     for name, codec in (("linear", linear), ("refined", refined)):
-        nbytes, squares, samples = 0, 0.0, 0
-        for block in blocks:
-            special = codec.look(block).look.special
-            frame = codec.encode(block)
-            error = (codec.decode(frame).astype(np.float64) - block)[~special if special is not None else ...]
-            nbytes, squares = nbytes + len(frame), squares + float(np.square(error).sum())
-            samples += error.size
+        nbytes, squares, samples = coded(codec, blocks)
         found |= {f"{name}_bytes": nbytes, f"{name}_rmse": math.sqrt(squares / samples), "samples": samples}
     errors = found["linear_rmse"], found["refined_rmse"]
     found["gain"] = 20 * math.log10(errors[0] / errors[1]) if min(errors) > 0 else 0.0
