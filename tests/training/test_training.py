@@ -247,6 +247,36 @@ def test_encoder_heeds_what_is_not_coded() -> None:
     assert np.abs(bases[1] - some_blocks(0).basis).max() < 0.1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(("architecture", "how"), EXACT, ids=[str(i) for i in range(len(EXACT))])
+def test_trained_on_cuda_the_same_everywhere(architecture: Architecture, how: dict, mixed: bool) -> None:
+    """Training there is reproducible, and its network corrects bit for bit alike on CPU and CUDA."""
+    blocks, options = some_blocks(0, **how), replace(SHORT, steps=40, validate_every=20, mixed=mixed)
+    result, again = (train_network([blocks], [blocks], architecture, options=options, device="cuda") for _ in range(2))
+    assert result.history == again.history
+    assert result.distortion <= result.linear
+    saved = []
+    for block in range(len(blocks.samples)):
+        quantised = quantise(blocks, block)
+        symbols = quantised.symbols[None]
+        on_cpu = result.network.correct(symbols, blocks.plan, quantised.codes)
+        on_cuda = result.network.correct(torch.from_numpy(symbols).cuda(), blocks.plan, quantised.codes)
+        assert np.array_equal(on_cpu, on_cuda.cpu().numpy())
+        saved.append(np.square(quantised.errors - on_cpu[0] / 256).mean(dtype=np.float64))
+    assert np.mean(saved) == pytest.approx(result.distortion, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_encoder_on_cuda() -> None:
+    bases = [
+        Encoder.trained([some_blocks(0)], steps=5, seed=0, device=torch.device(d), rate=1e-3) for d in ("cpu", "cuda")
+    ]
+    assert np.allclose(*bases, atol=1e-4)
+
+
 def test_variants_keep_statistics() -> None:
     blocks = some_blocks(0, extent=(1, 48, 24))
     found = varied(blocks, 6, 0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 SIDES = {1: 8192, 2: 128, 3: 32}
-"""Side of a block along every signal axis, by their number: larger than for `fit`, with fewer places at borders."""
+"""Side of a block along every signal axis, by their number, about: larger than for `fit`, with fewer borders."""
 
 TRAINING_BLOCKS, VALIDATION_BLOCKS = 32, 8
 
@@ -222,6 +222,10 @@ def split(sources: Sequence[Source], levels: int) -> tuple[list[Source], list[So
     return [source.part(dim, 0, start)], [source.part(dim, start, None)]
 
 
-def blocks(sources: Sequence[Source], most: int) -> list[Any]:
-    """Blocks of some arrays."""
-    return [block for source in sources for block in source.blocks(SIDES, max(1, most // len(sources)))]
+def blocks(sources: Sequence[Source], most: int) -> list[NDArray[Any]]:
+    """Blocks of some arrays, which leave out next to nothing of small ones."""
+    found = []
+    for source in sources:
+        side = SIDES[len(source.extent)]
+        found += source.blocks([n // max(1, round(n / side)) for n in source.extent], max(1, most // len(sources)))
+    return found
