@@ -31,6 +31,9 @@ from xwalloc.transform import spectral
 
 BANDS, SIDE, LEVELS = 24, 256, 4
 STEPS, PLACES, MANY_PLACES = 200, 8192, 131072
+WIDTHS = (32,)
+"""As `xwalloc.train` has it."""
+
 NOISE = 0.1
 """Deviation of the noise in the made-up scene, by that of its weakest field."""
 
@@ -81,7 +84,7 @@ def wait(device: str) -> None:
 
 def trained(first: Blocks, second: Blocks, device: str, mixed: bool, places: int, devices: list[str]) -> dict[str, Any]:
     """Figures of one training."""
-    architecture = Architecture()
+    architecture = Architecture(widths=WIDTHS)
     options = Options(steps=STEPS, places=places, validate_every=STEPS // 4, patience=STEPS, variants=8, mixed=mixed)
     times: list[tuple[int, float]] = []
 

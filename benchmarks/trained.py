@@ -24,11 +24,14 @@ from benchmarks.scenes import data_root, load_scenes, results_folder
 from xwalloc.models.model import Model
 
 SETS = {
-    "multispectral": (("ledaps-1999", "ledaps-2002"), ("landsat7", "sentinel2"), 20.0),
-    "hyperspectral": (("abu-airport-1", "abu-urban-1", "abu-urban-2"), ("abu-beach-1", "indian-pines"), 30.0),
-    "series": ((), ("ecg-a103l",), 20.0),
+    "multispectral": (("ledaps-1999", "ledaps-2002"), {"landsat7": 20.0, "sentinel2": 26.0}),
+    "hyperspectral": (("abu-airport-1", "abu-urban-1", "abu-urban-2"), {"abu-beach-1": 28.0, "indian-pines": 28.0}),
+    "series": ((), {"ecg-a103l": 20.0}),
 }
-"""By name: scenes to train on, scenes to test with, SNR in dB."""
+"""By name: scenes to train on; SNR in dB by scene to test with."""
+
+LEARNT_AT = 32.0
+"""SNR in dB at which networks for other scenes are trained."""
 
 
 def scene(root: Path, name: str) -> tuple[xr.DataArray, float | None, float]:
@@ -43,33 +46,33 @@ def scene(root: Path, name: str) -> tuple[xr.DataArray, float | None, float]:
 
 def row(name: str, data: xr.DataArray, source: str, **arguments: Any) -> dict[str, Any]:
     """Figures of one training."""
-    start = time.perf_counter()
+    start = time.process_time()
     model = xwalloc.train(data, channel_dim="band", **arguments)
     about = dict(model.description["train"])
     print(name, source, about["report"], flush=True)
     goal = {key: arguments[key] for key in ("snr", "max_error") if key in arguments}
     return {
         "scene": name, "source": source, "goal": goal, "kept": model.fitted.network is not None,
-        "seconds": time.perf_counter() - start, **about,
+        "cpu_seconds": time.process_time() - start, **about,
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     root = data_root()
     if root is None:
         raise SystemExit("This benchmark needs the data folder: set XWALLOC_BENCH_DATA.")
     rows, steps = [], arguments.steps
-    for training, tests, snr in SETS.values():
+    for training, tests in SETS.values():
         start: Model | None = None
         if training:
             scenes = [scene(root, name)[0].astype("f4") for name in training]
-            start = xwalloc.train(alike(scenes), channel_dim="band", snr=snr, steps=steps)
+            start = xwalloc.train(alike(scenes), channel_dim="band", snr=LEARNT_AT, steps=2 * steps)
             print(*training, start.description["train"]["report"], flush=True)
-        for name in tests:
+        for name, snr in tests.items():
             data, nodata, bound = scene(root, name)
             goals: tuple[dict[str, Any], ...] = ({"snr": snr}, {"max_error": bound})
             for goal in goals:

@@ -30,7 +30,7 @@ from xwalloc.training.result import Progress, Record, TrainingResult
 
 __all__ = ["NothingToLearnError", "Options", "train_network"]
 
-WARM_UP = 200
+WARM_UP = 100
 """Steps in which the learning rate rises: at full rate from the first step on, wide networks died (only zeros)."""
 
 
@@ -56,7 +56,8 @@ class Options:
     places
         About so many places of a grid, times components, make a batch.
     rate
-        Largest learning rate; it rises for a while and falls to zero along a cosine.
+        Largest learning rate; it rises for a while and falls to zero along a cosine. The default suits one hidden
+        layer; more of them want a third of it.
     seed
         Of all random numbers.
     validate_every
@@ -72,7 +73,7 @@ class Options:
     steps: int = 2000
     minutes: float | None = None
     places: int = 8192
-    rate: float = 1e-3
+    rate: float = 3e-3
     seed: int = 0
     validate_every: int = 100
     patience: int = 8

@@ -31,7 +31,9 @@ __all__ = ["Split", "device_of", "train_model"]
 
 logger = logging.getLogger("xwalloc")
 
-WIDTHS = (32, 32)
+WIDTHS = (32,)
+"""Hidden layers. On Sentinel-2 and Landsat 7, 600 steps on a part of the scene gained 0.17 and 0.05 dB on the rest with
+one of 32 outputs, 0.12 and 0.03 with two."""
 
 AS_GOOD = "the linear decoder is as good: the network was left out"
 
@@ -137,10 +139,12 @@ def train_model(
     except NothingToLearnError as error:
         return described(without_network(model), {**about, "report": f"{AS_GOOD}: {error}"}), None
     refined, figures = judged(model, result, split, nodata)
-    report = "; ".join(
-        [figures["report"], *([about["encoder"]["report"]] if about.get("encoder") else []),
-         f"trained on {counts[0]} blocks and validated on {counts[1]} of another {split.by}, {figures['steps']} steps"]
-    )  # fmt: skip
+    first, rest = (f"{n} block{'s' * (n != 1)}" for n in counts)
+    origin = f"trained on {first} in {figures['steps']} steps" if options.steps else "a network of other data"
+    words = [figures["report"], f"{origin}; validated on {rest} of another {split.by}"]
+    if "encoder" in about:
+        words.insert(1, about["encoder"]["report"])
+    report = "; ".join(words)
     logger.info("Training took %.0f s: %s", time.monotonic() - began, report)
     return described(refined, {**about, **figures, "report": report}), result
 
