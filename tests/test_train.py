@@ -275,12 +275,17 @@ def test_the_command(tmp_path):
     command = ["train", str(source), str(target), "--variable", "r", "--snr", "14", "--levels", "3", "--steps", "40"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # xarray's, of stores without consolidated metadata
-        done = CliRunner().invoke(main, [*command, "--plot", str(plot), "--channel-dim", "band"])
+        done = CliRunner().invoke(main, [*command, "--plot", str(plot), "--channel-dim", "band", "--encoder"])
         assert done.exit_code == 0, done.output
         model = xwalloc.load_model(target)
         assert model.id in done.output
         assert model.description["train"]["report"] in done.output
         assert plot.read_bytes()[:4] == b"\x89PNG"
+        assert "encoder" in done.output
+        again = [*command[:2], str(tmp_path / "n"), *command[3:5], "--steps", "5", "--fitted", str(target)]
+        more = CliRunner().invoke(main, again)
+        assert more.exit_code == 0, more.output
+        assert xwalloc.load_model(tmp_path / "n").target == model.target
         wrong = CliRunner().invoke(main, [*command[:4], "q", *command[5:]])
     assert wrong.exit_code == 1
     assert "Expected --variable" in wrong.output
