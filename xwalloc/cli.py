@@ -119,6 +119,7 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("--variable", required=True, help="Name of the variable in every SOURCE.")
 @click.option("--fitted", type=click.Path(dir_okay=False), help="File of a model to train for, in place of a target.")
+@click.option("--start", type=click.Path(dir_okay=False), help="File of a model whose network to start from.")
 @model_options
 @click.option(
     "--kind",
@@ -127,6 +128,7 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
     show_default=True,
     help="One network for every spectral component, or one for all of them together.",
 )
+@click.option("--encoder", is_flag=True, help="Train the spectral basis first.")
 @click.option("--steps", type=int, default=3000, show_default=True, help="Steps at most.")
 @click.option("--minutes", type=float, help="Time that training may take.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
@@ -135,7 +137,8 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
 @click.option("--plot", type=click.Path(dir_okay=False), help="Picture of the gain over the steps.")
 @debug_option
 def train(
-    source: tuple[str, ...], model: str, variable: str, fitted: str | None, signal_dim: tuple[str, ...], **options: Any
+    source: tuple[str, ...], model: str, variable: str, fitted: str | None, start: str | None,
+    signal_dim: tuple[str, ...], **options: Any
 ) -> None:  # fmt: skip
     """Train a network for a model of SOURCE and write both to the file MODEL.
 
@@ -156,12 +159,13 @@ def train(
         task = bar.add_task("training", total=None)
 
         def show(now: Any) -> None:
-            words = f"{now.rate:.3f} bits per latent, {now.gain:+.3f} dB"
+            words = f"{now.rate:.3f} bits per latent, MSE {now.distortion:.5f} steps², {now.gain:+.3f} dB"
             bar.update(task, total=now.steps, completed=now.step, description=words)
 
         found = xwalloc.train(
             [dataset[variable] for dataset in datasets], signal_dims=signal_dim or None, progress=show,
-            model=None if fitted is None else xwalloc.load_model(fitted), **options,
+            model=None if fitted is None else xwalloc.load_model(fitted),
+            start=None if start is None else xwalloc.load_model(start), **options,
         )  # fmt: skip
     save(found, model)
 

@@ -29,7 +29,7 @@ class Ours:
 
     decoder: str
     purpose: Purpose
-    widths: tuple[int, ...] = (32, 32)
+    widths: tuple[int, ...] = (32,)
 
 
 NETWORKS = (Ours("network", "unseen"), Ours("wide network", "unseen", (96, 96)), Ours("network, archive", "archive"))

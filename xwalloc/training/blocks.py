@@ -122,9 +122,9 @@ class Quantised:
     bits: float
 
 
-def quantise(blocks: Blocks, block: int, basis: NDArray[np.float64] | None = None) -> Quantised:
-    """Symbols of a block and the errors of the linear decoder; with another basis than the blocks' own, if given."""
-    basis = blocks.basis if basis is None else basis
+def quantise(blocks: Blocks, block: int) -> Quantised:
+    """Symbols of a block and the errors of the linear decoder."""
+    basis = blocks.basis
     boxes = np.array(
         [[e for part in s.slices for e in (part.start, part.stop)] for s in blocks.plan.subbands], np.int64
     )

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xwalloc.models.neural import Network
 
 __all__ = ["Progress", "Record", "TrainingResult", "plot_history"]
@@ -71,8 +68,6 @@ class TrainingResult:
     ----------
     network
         The best network: it corrects nothing if none beat the linear decoder.
-    basis : (rank, channel) or None
-        The spectral basis if that was trained, too.
     history
         Validations in their order; the first one is that of the linear decoder.
     linear, distortion, unrounded
@@ -82,7 +77,6 @@ class TrainingResult:
     """
 
     network: Network
-    basis: NDArray[np.float64] | None
     history: tuple[Record, ...]
     linear: float
     distortion: float

@@ -156,7 +156,12 @@ class Source:
         """A region of the array."""
         return replace(self, variable=self.variable.isel({dim: slice(start, stop)}))
 
-    def blocks(self, sides: Mapping[int, int], most: int) -> list[NDArray[Any]]:
+    @property
+    def extent(self) -> list[int]:
+        """Samples along every signal axis."""
+        return [self.variable.shape[axis] for axis in self.roles.signal]
+
+    def blocks(self, sides: Sequence[int], most: int) -> list[NDArray[Any]]:
         """At most so many blocks (batch, channel, z, y, x) as they are stored, spread over the array."""
         return [canonical(block, self.roles) for block in sample(self.variable, self.roles, sides, most)]
 
@@ -177,10 +182,12 @@ def fit_sources(sources: Sequence[Source], targets: Mapping[str, Any], levels: i
     roles = source.roles
     config = CodecConfig(channel_axis=roles.channel, signal_axes=roles.signal, step=1.0, levels=levels, tree=tree)
     goal = goal_of(source.variable, source.stored, roles, **targets)
-    blocks = [block for each in sources for block in each.blocks(SIDES, max(1, MOST_BLOCKS // len(sources)))]
+    dimensions = len(roles.signal)
+    sides, most = [SIDES[dimensions]] * dimensions, max(1, MOST_BLOCKS // len(sources))
+    blocks = [block for each in sources for block in each.blocks(sides, most)]
     return library.add(
         fit_blocks(
-            blocks, goal, dimensions=len(roles.signal), nodata=source.nodata, levels=config.levels, tree=config.tree,
+            blocks, goal, dimensions=dimensions, nodata=source.nodata, levels=config.levels, tree=config.tree,
             about=source.about,
         )
     )  # fmt: skip
@@ -242,10 +249,10 @@ def by_channel(variable: xr.DataArray, roles: Roles, bounds: Mapping[Any, float]
     return found
 
 
-def sample(variable: xr.DataArray, roles: Roles, sides: Mapping[int, int], most: int) -> list[NDArray[Any]]:
+def sample(variable: xr.DataArray, roles: Roles, sides: Sequence[int], most: int) -> list[NDArray[Any]]:
     """At most so many blocks as they are stored, spread over the signal and batch axes, with all channels."""
-    side = sides[len(roles.signal)]
-    size = {axis: min(side, n) if axis in roles.signal else 1 for axis, n in enumerate(variable.shape)}
+    size = dict.fromkeys(range(variable.ndim), 1)
+    size |= {axis: min(side, variable.shape[axis]) for axis, side in zip(roles.signal, sides, strict=True)}
     if roles.channel is not None:
         size[roles.channel] = variable.shape[roles.channel]
     counts = [variable.shape[axis] // size[axis] for axis in range(variable.ndim)]

@@ -8,21 +8,25 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError
+from xwalloc.fitting.basis import with_basis
 from xwalloc.models import library
 from xwalloc.models.model import Model
 from xwalloc.models.spec import Tree
 from xwalloc.xarray.fit import Source, fit_sources
 
 if TYPE_CHECKING:
+    from xwalloc.models.neural import Network
     from xwalloc.training import Progress
 
 __all__ = ["train"]
 
 SIDES = {1: 8192, 2: 128, 3: 32}
-"""Side of a block along every signal axis, by their number: larger than for `fit`, with fewer places at borders."""
+"""Side of a block along every signal axis, by their number, about: larger than for `fit`, with fewer borders."""
 
 TRAINING_BLOCKS, VALIDATION_BLOCKS = 32, 8
 
@@ -39,12 +43,14 @@ def train(
     ratio: float | None = None,
     latents: int | None = None,
     model: Model | None = None,
+    start: Model | None = None,
     channel_dim: Hashable | None = None,
     signal_dims: Hashable | Sequence[Hashable] | None = None,
     nodata: float | None = None,
     levels: int = 4,
     tree: Tree = "dyadic",
     kind: Literal["shared", "fixed"] = "shared",
+    encoder: bool = False,
     steps: int = 3000,
     minutes: float | None = None,
     seed: int = 0,
@@ -66,14 +72,21 @@ def train(
     max_error, snr, bits, ratio, latents
         Quality target as for `fit`, exactly one of them; none with `model`, which has its own.
     model
-        A model that was fitted before. If it has a network of that kind, training starts from it.
+        A model that was fitted before.
+    start
+        A model of other data, even of other bands if `kind` is "shared", whose network training starts from; by default
+        `model`, if that has one. With ``steps=0`` its network is taken as it is, if it helps with these data.
     channel_dim, signal_dims, nodata, levels, tree
         As for `fit`.
     kind
         "shared": one network for every spectral component. "fixed": one for all components of the model together, with
         more weights the more there are.
+    encoder
+        Whether the spectral basis is trained first, from the closed form on: additive uniform noise in place of
+        rounding, MSE + lambda * rate, seven tenths of the steps; then it is frozen. It is kept if it is better on the
+        rest, which is seldom: see docs/models.md.
     steps
-        Steps of training at most; training stops earlier when the network gets no better on the rest.
+        Steps at most; training stops earlier when the network gets no better on the rest.
     minutes
         Time that training may take: there are as many steps as fit in. None for no limit.
     seed
@@ -128,18 +141,32 @@ def train(
     from xwalloc.training.model import Split, device_of, train_model
 
     first, rest = split(sources, model.fitted.levels)
+    data = Split(
+        training=blocks(first, TRAINING_BLOCKS), validation=blocks(rest, VALIDATION_BLOCKS),
+        by="scene" if len(sources) > 1 else "region",
+    )  # fmt: skip
+
+    def rebase(linear: Model, basis: NDArray[np.float64]) -> Model:
+        return with_basis(linear, basis, data.training, sources[0].nodata)
+
     found, result = train_model(
-        model,
-        Split(
-            training=blocks(first, TRAINING_BLOCKS), validation=blocks(rest, VALIDATION_BLOCKS),
-            by="scene" if len(sources) > 1 else "region",
-        ),
-        nodata=sources[0].nodata, kind=kind, options=Options(steps=steps, minutes=minutes, seed=seed),
+        model, data,
+        nodata=sources[0].nodata, kind=kind, rebase=rebase if encoder else None, start=network_of(start, model),
+        options=Options(steps=steps, minutes=minutes, seed=seed),
         device=device_of(device), checkpoint=None if checkpoint is None else Path(checkpoint), progress=progress,
     )  # fmt: skip
     if plot is not None and result is not None:
         plot_history(result, Path(plot))
     return library.add(found)
+
+
+def network_of(start: Model | None, model: Model) -> Network | None:
+    """The network that training starts from; None for one that corrects nothing."""
+    if start is not None and start.fitted.network is None:
+        raise ConfigError(
+            f"Expected a model with a network to start from. Got one without: {start.id}. Leave out start."
+        )
+    return (start or model).fitted.network
 
 
 def alike(sources: Sequence[Source]) -> None:
@@ -195,6 +222,10 @@ def split(sources: Sequence[Source], levels: int) -> tuple[list[Source], list[So
     return [source.part(dim, 0, start)], [source.part(dim, start, None)]
 
 
-def blocks(sources: Sequence[Source], most: int) -> list[Any]:
-    """Blocks of some arrays."""
-    return [block for source in sources for block in source.blocks(SIDES, max(1, most // len(sources)))]
+def blocks(sources: Sequence[Source], most: int) -> list[NDArray[Any]]:
+    """Blocks of some arrays, which leave out next to nothing of small ones."""
+    found = []
+    for source in sources:
+        side = SIDES[len(source.extent)]
+        found += source.blocks([n // max(1, round(n / side)) for n in source.extent], max(1, most // len(sources)))
+    return found
