@@ -1,9 +1,9 @@
 """What `xwalloc.train` gains on a scene, and what its network is worth on scenes that it has never seen.
 
 "own": trained on three quarters of a scene and measured on the rest. "others": trained on other scenes, by way of a
-model of these, and taken as it is (``steps=0``) for a model that is fitted to three quarters of the scene. Where a step
-is wanted (`snr`), the encoder is trained as well, and kept only if that is better. Bytes are those of frames, and
-RMSE that of decoded samples.
+model of these, and measured on the same rest as it is (``steps=0``). Linear models are fitted to the whole scene.
+Where a step is wanted (`snr`), the encoder is trained as well, and kept only if that is better. Bytes are those of
+frames, and RMSE that of decoded samples.
 
     python -m benchmarks.trained      # results/trained.json and a table
 """

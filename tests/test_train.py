@@ -41,7 +41,7 @@ def field(seed=0, side=160, bands=3, dtype="f4"):
 def trained():
     data = field()
     seen = []
-    model = xwalloc.train(data.chunk({"y": 40, "x": 40}), **STEP, steps=150, levels=3, progress=seen.append)
+    model = xwalloc.train(data.chunk({"y": 40, "x": 40}), **STEP, steps=100, levels=3, progress=seen.append)
     return data, model, seen
 
 
@@ -64,7 +64,7 @@ def test_a_trained_model_is_better_and_says_by_how_much(trained, tmp_path):
         assert f"{about['gain']:.2f} dB better than the linear decoder" in text
         assert "of another region" in text
         assert "refined by a network" in text
-    assert seen[-1].step == 150
+    assert seen[-1].step == 100
     assert seen[0].gain == pytest.approx(0, abs=1e-9)
     model.save(tmp_path / "m.safetensors")
     again = xwalloc.load_model(tmp_path / "m.safetensors")
@@ -138,7 +138,7 @@ def test_a_shared_network_serves_other_bands(trained):
     for name, array in model.arrays.items():
         if name.startswith("network."):
             np.testing.assert_array_equal(taken.arrays[name], array)
-    more = xwalloc.train(other, snr=16.0, levels=4, start=model, steps=100)
+    more = xwalloc.train(other, snr=16.0, levels=4, start=model, steps=30)
     assert more.description["train"]["gain"] >= taken.description["train"]["gain"]
     with pytest.raises(ConfigError, match="to start from"):
         xwalloc.train(other, snr=16.0, levels=4, start=model, steps=0, kind="fixed")
@@ -175,7 +175,7 @@ def test_an_encoder_that_is_trained_is_kept_only_if_better(trained, monkeypatch)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trained_on_cuda_decoded_on_cpu(trained):
     data, on_cpu, _ = trained
-    models = [xwalloc.train(data, **STEP, steps=150, levels=3, device="cuda") for _ in range(2)]
+    models = [xwalloc.train(data, **STEP, steps=100, levels=3, device="cuda") for _ in range(2)]
     assert models[0].id == models[1].id
     about = models[0].description["train"]
     assert about["gain"] == pytest.approx(on_cpu.description["train"]["gain"], rel=0.3)
@@ -239,7 +239,7 @@ def test_an_honest_report_where_the_linear_decoder_is_as_good():
 def test_a_budget_of_time_is_kept(trained):
     data, _, _ = trained
     seen = []
-    model = xwalloc.train(data, **STEP, levels=3, steps=100_000, minutes=0.05, progress=seen.append)
+    model = xwalloc.train(data, **STEP, levels=3, steps=100_000, minutes=0.03, progress=seen.append)
     assert model.description["train"]["steps"] < 5000
     assert seen[-1].steps == model.description["train"]["steps"]
 
@@ -264,9 +264,11 @@ def test_what_is_not_possible_says_why(trained, monkeypatch):
     with pytest.raises(ConfigError, match="Give several scenes"):
         xwalloc.train(data[:, :8, :8], snr=30.0)
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
-    with pytest.raises(ConfigError, match=r"pip install 'xwalloc\[torch\]'"):
-        xwalloc.train(data, snr=30.0)
+    for missing, cure in {"torch": r"pip install 'xwalloc\[torch\]'", "matplotlib": "or leave out plot"}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda n, *a, m=missing: None if n == m else find(n, *a))
+            with pytest.raises(ConfigError, match=cure):
+                xwalloc.train(data, snr=30.0, plot="curve.png")
 
 
 def test_the_command(tmp_path):

@@ -61,9 +61,9 @@ def train(
 ) -> Model:
     """Train a network that refines the latents of a linear model before they are decoded. Needs ``xwalloc[torch]``.
 
-    The linear model is fitted in closed form, as by `fit`, and stays as it is. The network sees three quarters of the
-    array (along its longest signal axis) or, of several arrays, three of four scenes; the rest decides when to stop and
-    what is reported. Where the network is not worth it there, the model comes back without one.
+    The linear model is fitted to all of the array in closed form, as by `fit`. The network sees three quarters of it
+    (along its longest signal axis) or, of several arrays, three of four scenes; the rest decides when to stop and what
+    is reported. Where the network is not worth it there, the model comes back without one.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def train(
     --------
     >>> model = train(scene, max_error=0.5, minutes=5)  # doctest: +SKIP
     >>> model.description["train"]["report"]  # doctest: +SKIP
-    '0.14 dB better than the linear decoder, 1.1% fewer bytes, on another region than that of training; ...'
+    '0.16 dB better than the linear decoder, 2.0% fewer bytes (int8 costs 0.001 dB), which pays for 20 kB ...'
     """
     if importlib.util.find_spec("torch") is None:
         raise ConfigError("Expected torch, which training needs. Got none: pip install 'xwalloc[torch]'.")
@@ -132,14 +132,15 @@ def train(
         raise ConfigError("Expected at least one array to train on. Got an empty sequence.")
     sources = [Source.of(o, channel_dim=channel_dim, signal_dims=signal_dims, nodata=nodata) for o in given]
     alike(sources)
+    from xwalloc.training import Options, plot_history
+    from xwalloc.training.model import Split, device_of, train_model
+
+    options, where = Options(steps=steps, minutes=minutes, seed=seed), device_of(device)
     targets = {"max_error": max_error, "snr": snr, "bits": bits, "ratio": ratio, "latents": latents}
     if model is None:
         model = fit_sources(sources, targets, levels, tree)
     else:
         suits(model, sources[0], [name for name, value in targets.items() if value is not None])
-    from xwalloc.training import Options, plot_history
-    from xwalloc.training.model import Split, device_of, train_model
-
     first, rest = split(sources, model.fitted.levels)
     data = Split(
         training=blocks(first, TRAINING_BLOCKS), validation=blocks(rest, VALIDATION_BLOCKS),
@@ -150,10 +151,9 @@ def train(
         return with_basis(linear, basis, data.training, sources[0].nodata)
 
     found, result = train_model(
-        model, data,
-        nodata=sources[0].nodata, kind=kind, rebase=rebase if encoder else None, start=network_of(start, model),
-        options=Options(steps=steps, minutes=minutes, seed=seed),
-        device=device_of(device), checkpoint=None if checkpoint is None else Path(checkpoint), progress=progress,
+        model, data, nodata=sources[0].nodata, kind=kind, rebase=rebase if encoder else None,
+        start=network_of(start, model), options=options, device=where,
+        checkpoint=None if checkpoint is None else Path(checkpoint), progress=progress,
     )  # fmt: skip
     if plot is not None and result is not None:
         plot_history(result, Path(plot))
