@@ -111,7 +111,7 @@ def _training(report: dict[str, Any]) -> str:
 
 def _decoding(report: dict[str, Any]) -> str:
     """Time to decode."""
-    rows = report["speed"]
+    rows = report["speed"]["rows"]
     own = rows[0]["seconds"]
     lines = [
         [row["decoder"], f"{1e3 * row['seconds']:.1f}", f"{row['ns_per_sample']:.0f}", f"{row['seconds'] / own:.1f}"]

@@ -11,6 +11,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from xwalloc.models.model import Model
 from xwalloc.models.upstream import Architecture
 from xwalloc.training import Architecture as NetworkArchitecture
 from xwalloc.training import Blocks, Options, train_network
-from xwalloc.training.blocks import quantise
 
 __all__ = ["train_all"]
 
@@ -97,15 +97,18 @@ def _train_network(
     parts = (scenes["training"], scenes["validation"]) if ours.purpose == "unseen" else regions
     training, validation = (_blocks(part, models) for part in parts)
     architecture = NetworkArchitecture(tree="dyadic", widths=ours.widths)
-    preparation = _preparation(training, validation)
     torch.backends.cudnn.benchmark = False  # grids are of many shapes
-    # the first steps on a device load its kernels, and the pace of a training is judged by its first steps
+    # the first steps on a device load its kernels
     train_network(training[-1:], validation[-1:], architecture, options=Options(steps=30, variants=1), device=device)
     begin = time.monotonic()
     options = Options(
-        steps=1_000_000, minutes=(preparation + seconds) / 60, places=PLACES[torch.device(device).type],
-        variants=VARIANTS, validate_every=200, patience=1_000_000,
+        steps=0, places=PLACES[torch.device(device).type], variants=VARIANTS, validate_every=200, patience=1_000_000,
     )  # fmt: skip
+    train_network(training, validation, architecture, options=options, device=device)
+    # making symbols comes on top, as trials of learning rates do for others
+    preparation = time.monotonic() - begin
+    begin = time.monotonic()
+    options = replace(options, steps=1_000_000, minutes=(preparation + seconds) / 60)
     result = train_network(training, validation, architecture, options=options, device=device)
     row = {
         "decoder": ours.decoder, "seconds": time.monotonic() - begin, "preparation": preparation,
@@ -113,15 +116,6 @@ def _train_network(
         "int8_loss": result.int8_loss,
     }  # fmt: skip
     return row, save(result.network.tensors(), {"network": json.dumps(result.network.description())})
-
-
-def _preparation(training: Sequence[Blocks], validation: Sequence[Blocks]) -> float:
-    """About how many seconds it takes to make symbols, which come on top as trials of learning rates do for others."""
-    quantise(training[-1], 0)  # compiles
-    begin = time.monotonic()
-    quantise(training[-1], 0)
-    each = (time.monotonic() - begin) / training[-1].samples.size
-    return each * (VARIANTS * sum(b.samples.size for b in training) + sum(b.samples.size for b in validation))
 
 
 def _regions(scenes: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
