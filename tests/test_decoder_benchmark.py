@@ -50,6 +50,7 @@ def test_a_model_pays_once_what_it_saves_exceeds_its_bytes():
     assert better["saved"] == pytest.approx(0.5)
     assert better["model_bytes"] == 50
     assert better["pays_from"] == pytest.approx(50 / 100 * 1000 * 2)
+    assert better["worth_from"] == pytest.approx(50 / (100 * 4 ** (9.7 / 20) - 100) * 1000 * 2)
     assert (worse["gain"], worse["saved"], worse["pays_from"]) == (pytest.approx(-10), pytest.approx(-1), None)
     assert (beyond["gain"], beyond["saved"], beyond["pays_from"]) == (None, None, None)
 

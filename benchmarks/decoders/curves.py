@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curve", "compared"]
+__all__ = ["WORTH", "Curve", "compared"]
 
 Point = Mapping[str, Any]
 """Bytes and dB of one scene at one setting of a decoder, with their names."""
@@ -17,6 +17,9 @@ Point = Mapping[str, Any]
 
 BEYOND, BEYOND_DB = 0.1, 0.5
 """How far curves are continued beyond their ends: a part of the bytes, and dB."""
+
+WORTH = 0.3
+"""dB for which a model is said to be worth its trouble."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ def compared(
     Rows of decoder and setting, with bits per sample, mean dB over the scenes, mean ``gain`` in dB at equal bytes of
     frames, ``saved`` bytes of frames at equal distortion as a part of those of the reference, ``model_bytes``
     (beyond the model of the reference at that setting), and the size ``pays_from`` of a store, in bytes of raw samples,
-    from which on model and frames together are smaller than those of the reference; None where a curve of the reference
-    ends before, or the model never pays.
+    from which on model and frames together are smaller than those of the reference at equal distortion, and
+    ``worth_from``, from which on they are `WORTH` dB better at equal bytes. None where a curve of the reference ends
+    before, or no store is large enough.
     """
     points = list(points)
     curves = {
@@ -87,20 +91,28 @@ def compared(
     for decoder, setting in dict.fromkeys((p["decoder"], p["setting"]) for p in points if p["decoder"] != reference):
         own = [p for p in points if (p["decoder"], p["setting"]) == (decoder, setting)]
         nbytes, total = sum(p["bytes"] for p in own), sum(samples[p["scene"]] for p in own)
-        gains, wanted = [], []
-        for p in own:
-            at, needed = curves[p["scene"]].decibels(p["bytes"]), curves[p["scene"]].nbytes(p["dB"])
-            gains += [] if at is None else [p["dB"] - at]
-            wanted += [] if needed is None else [needed]
+        level = float(np.mean([p["dB"] for p in own]))
+        there = _sum(curves[p["scene"]].decibels(p["bytes"]) for p in own)
+        wanted, less = (_sum(curves[p["scene"]].nbytes(p["dB"] - below) for p in own) for below in (0.0, WORTH))
         model = sizes.get((decoder, setting), 0) - sizes.get((reference, setting), 0)
         row: dict[str, Any] = {
-            "decoder": decoder, "setting": setting, "bits_per_sample": 8 * nbytes / total,
-            "dB": float(np.mean([p["dB"] for p in own])), "model_bytes": model,
-            "gain": float(np.mean(gains)) if len(gains) == len(own) else None, "saved": None, "pays_from": None,
+            "decoder": decoder, "setting": setting, "bits_per_sample": 8 * nbytes / total, "dB": level,
+            "model_bytes": model, "gain": None if there is None else level - there / len(own),
+            "saved": None if wanted is None else 1 - nbytes / wanted,
+            "pays_from": _store(model, total * itemsize, wanted, nbytes),
+            "worth_from": _store(model, total * itemsize, less, nbytes),
         }  # fmt: skip
-        if len(wanted) == len(own):
-            row["saved"] = 1 - nbytes / sum(wanted)
-            if nbytes < sum(wanted):
-                row["pays_from"] = max(0, model) * total * itemsize / (sum(wanted) - nbytes)
         rows.append(row)
     return rows
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """None if any is."""
+    found = list(values)
+    there = [value for value in found if value is not None]
+    return sum(there) if len(there) == len(found) else None
+
+
+def _store(model: int, raw: int, wanted: float | None, nbytes: int) -> float | None:
+    """Bytes of samples for which a model's own bytes are what its frames save; `raw` is what was measured."""
+    return max(0, model) * raw / (wanted - nbytes) if wanted is not None and nbytes < wanted else None

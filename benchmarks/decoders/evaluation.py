@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load
 
-from benchmarks.decoders.curves import compared
+from benchmarks.decoders.curves import WORTH, compared
 from benchmarks.decoders.files import fitted_models, read_arrays, read_scenes
 from benchmarks.decoders.ladders import PEERS, linear
 from benchmarks.decoders.plan import FITTED, NETWORKS, PLANS, Array, Plan
@@ -65,7 +65,7 @@ def evaluate(names: Sequence[str], folder: Path, trained: Path, output: Path | N
     """Measure data sets that were prepared in one folder and trained in another, into the results or another folder."""
     torch.set_num_threads(1)
     settings.set(threads=1)
-    found: dict[str, Any] = {"machine": machine(), "data": {}}
+    found: dict[str, Any] = {"machine": machine(), "worth": WORTH, "data": {}}
     for name in names:
         plan, scenes = PLANS[name], read_scenes(folder, name)
         arrays = read_arrays(trained / f"trained-{name}.npz")
