@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from xwalloc.models.neural import Network
 
 __all__ = [
-    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head",
-    "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
+    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "decode_residuals", "encode_latents",
+    "encode_residuals", "head", "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read",
+    "residual_parts", "split_codes",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -122,7 +123,7 @@ class Contents:
         """
         if self.residual_codes is None:
             return np.zeros(self.shape, np.int32)
-        return _decode_residuals(
+        return decode_residuals(
             self._residuals,
             self.residual_codes,
             self.shape,
@@ -161,9 +162,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     if kind == LINEAR:
         model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
         if layer is not None:
-            codes, layer = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
-            if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
-                raise FormatError("The residual layer of the frame is damaged.")
+            codes, layer = split_codes(layer, channels)
     else:
         start = HEAD.size + KEY_BYTES
         fitted = models(data[HEAD.size : start]).fitted
@@ -197,6 +196,20 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
         shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
         residual_codes=codes, network=network, _latents=sections[Section.LATENTS], _residuals=layer or b"",
     )  # fmt: skip
+
+
+def split_codes(layer: bytes, channels: int) -> tuple[NDArray[np.int64], bytes]:
+    """Magnitude codes (channel,) at the beginning of section RESIDUAL, and what follows.
+
+    Raises
+    ------
+    FormatError
+        If they are no such codes.
+    """
+    codes, rest = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
+    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+        raise FormatError("The residual layer of the frame is damaged.")
+    return codes, rest
 
 
 def pack_codes(codes: NDArray[np.int64], expected: NDArray[np.int64]) -> bytes:
@@ -310,7 +323,7 @@ def encode_residuals(
     )
 
 
-def _decode_residuals(
+def decode_residuals(
     data: bytes,
     codes: NDArray[np.int64],
     shape: Sequence[int],
@@ -320,7 +333,13 @@ def _decode_residuals(
     region: Region,
     codebook: Tables | None,
 ) -> NDArray[np.int32]:
-    """Residuals of the slabs that a region touches; zeros elsewhere."""
+    """Residuals (batch, channel, z, y, x) of the slabs that a region touches, zeros elsewhere, from their streams.
+
+    Raises
+    ------
+    FormatError
+        If these are damaged.
+    """
     axis, parts, slabs = residual_parts(shape, codes)
     residuals = np.zeros(tuple(shape), np.int32)
     buffer = residuals.reshape(-1)
