@@ -245,7 +245,7 @@ def named_model(section: bytes) -> str:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the sections of a chunk in learned mode say: model, latents (batch, latent, *positions), fields of `HEAD`."""
+    """What the sections of a chunk in learned mode say: model, latents (batch, latent, *positions), fields of MODEL."""
 
     published: Published
     latents: NDArray[np.int32]

@@ -314,7 +314,8 @@ class Model:
 
     def _published_facts(self) -> list[tuple[str, str]]:
         sizes, limits = self.description["architecture"], self.description.get("range")
-        weights = sum(array.size for array in self.arrays.values())
+        filters = ("wt.", "iwt.")
+        weights = sum(array.size for name, array in self.arrays.items() if not name.startswith(filters))
         network = f", a network of width {sizes['Nd']}" if sizes.get("Nd") else ", linear"
         stages = f" in each of {sizes['num_stages']} stages" if sizes.get("num_stages") else ""
         return [

@@ -195,6 +195,54 @@ class Published:
             out[...] = module.decode(torch.from_numpy(np.ascontiguousarray(item[None])))[0].numpy()[:, *crop]
         return x
 
+    def latents_of(self, samples: NDArray[Any]) -> NDArray[np.int32]:
+        """Latents (batch, latent, *positions) of samples (batch, channel, *signal) in the range of the model.
+
+        Where the model has no range, samples are x, from -1/2 to 1/2.
+
+        Raises
+        ------
+        ConfigError
+            If samples are not finite, beyond the range, of other channels or too many at once.
+        """
+        if samples.shape[1] != self.architecture.channels or samples.size == 0:
+            raise ConfigError(
+                f"Expected samples of {self.architecture.channels} channels, for which the model was made. "
+                f"Got {samples.shape[1]} in shape {samples.shape}."
+            )
+        self._check_extent(samples.shape[2:])
+        low, high = self.limits or (-0.5, 0.5)
+        values = samples.astype(np.float64)
+        if not ((values >= low) & (values <= high)).all():
+            raise ConfigError(
+                f"Expected finite samples from {low:g} to {high:g}, the range of the model. Got others. Scale or clip "
+                "them, or import the model with the range that they have."
+            )
+        return self.encode((values - (low + high) / 2) / (high - low))
+
+    def samples_of(self, latents: NDArray[Any], signal: Sequence[int]) -> NDArray[np.float64]:
+        """Samples (batch, channel, *signal) of latents (batch, latent, *positions), in the range of the model.
+
+        Raises
+        ------
+        ConfigError
+            If the latents do not suit the model and the extent.
+        """
+        expected = (self.architecture.latent_channels, *self.latent_signal(signal))
+        if latents.shape[1:] != expected or latents.size == 0 or min(signal) < 1:
+            raise ConfigError(
+                f"Expected latents of shape (batch, {', '.join(map(str, expected))}) for samples of extent "
+                f"{tuple(signal)}. Got {latents.shape}."
+            )
+        self._check_extent(signal)
+        low, high = self.limits or (-0.5, 0.5)
+        return (low + high) / 2 + (high - low) * self.decode(latents, signal)
+
+    def _check_extent(self, signal: Sequence[int]) -> None:
+        misfit = self.misfit(1, signal)
+        if misfit is not None:
+            raise ConfigError(f"Expected arrays of {misfit}, of extent {tuple(signal)}. Cut them into smaller ones.")
+
     def normal(self, latents: NDArray[Any]) -> NDArray[np.float64]:
         """What latents stand for before the decoder: values of a normal distribution, in units of x."""
         import torch
