@@ -53,7 +53,8 @@ def open_latents(store: Any, variable: str, *, dequantised: bool = False, group:
         patches (``y_patch``). Coordinates say what a latent is (``component``, ``level``, ``orientation``) and where
         the centres of patches are, if the variable has coordinates. Attributes say which ``model`` made them, whether
         they are ``comparable`` from chunk to chunk and then their ``step``, and how many samples a ``patch`` has, where
-        patches tile the variable without gaps. Nothing is read before it is used;
+        patches tile the variable without gaps. Latents of a published model have no components and no step; a chunk of
+        a series has one before its first patch and one behind its last. Nothing is read before it is used;
         ``.chunk(da.encoding["preferred_chunks"])`` gives an array of Dask.
 
     Raises
@@ -129,9 +130,9 @@ class LatentArray(BlockArray):
                 if mask.all():  # nothing but NaN and nodata
                     return np.zeros(self.sizes, self.dtype)
             raise FormatError(
-                f"Expected a chunk in {own.name.lower()} mode. Got one in {header.mode.name.lower()} mode, which has no "
-                f"latents{' of that model' if self.network else ''}. Write the array with a model that was fitted for "
-                "snr, bits, ratio or latents, or with a published one, without a bound."
+                f"Expected a chunk in {own.name.lower()} mode. Got one in {header.mode.name.lower()} mode, which has "
+                f"no latents{' of the model' if self.network else ''}. Write the array with a model that was fitted "
+                "for snr, bits, ratio or latents, or with a published one, without a bound."
             )
         models = partial(library.find, reference=self.config.model)
         if self.network is not None:
