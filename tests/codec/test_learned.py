@@ -8,13 +8,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: published models cannot run")
 
 import xwalloc  # noqa: E402
-from xwalloc.bitstream.frame import Mode  # noqa: E402
+from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode  # noqa: E402
 from xwalloc.codec import chunk as chunk_module  # noqa: E402
 from xwalloc.codec import learned_mode  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
+from xwalloc.codec.layout import Layout  # noqa: E402
 from xwalloc.errors import ConfigError  # noqa: E402
-from xwalloc.models import published  # noqa: E402
+from xwalloc.models import library, published  # noqa: E402
 from xwalloc.models.published import TOLERANCE, Published, as_model, module_of  # noqa: E402
 from xwalloc.models.upstream import Architecture  # noqa: E402
 
@@ -95,7 +96,7 @@ def codec_of(model, ndim, **quality):
 
 
 def error_of(decoded, array, valid=...):
-    return float(np.abs(decoded.astype("f8") - array.astype("f8"))[valid].max())
+    return float(np.abs(decoded[valid].astype("f8") - array[valid].astype("f8")).max())
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f4"])
@@ -139,7 +140,7 @@ def test_the_bound_holds_for_whatever_a_decoder_within_the_tolerance_says(rgb, o
     if array.dtype.kind == "f":
         flat[400:450], flat[800:802] = np.nan, (np.inf, -np.inf)
     valid = np.isfinite(array) & (array != nodata)
-    bound = {"f2": 2.0, "u1": 6.0, "i1": 1.0}.get(dtype, float(np.ptp(array[valid].astype("f8"))) / 100)
+    bound = {"f2": 2.0, "u1": 6.0, "i1": 3.0}.get(dtype, float(np.ptp(array[valid].astype("f8"))) / 100)
     frame = codec_of(rgb, array.ndim, max_error=bound, nodata=nodata).encode(array)
     assert xwalloc.inspect(frame).mode == "learned"
     decode = Published.decode
@@ -202,26 +203,19 @@ def test_without_a_preference_frames_are_never_larger_than_self_fitted_ones(mode
         assert error_of(decode_frame(frame), array) <= bound
 
 
-def test_a_range_makes_latents_comparable(tmp_path):
+def test_a_range_makes_latents_comparable():
     model = fresh("rgb", value_range=(-100, 300))
     array = samples(model, "f4")
-    parts = [decode_latents_of(codec_of(model, 3, step=1).encode(part)) for part in (array, array[:, :32, :32])]
-    same = parts[0][..., :8, :8] == parts[1]
-    assert same.all()
+    whole, part = (latents_of(codec_of(model, 3, step=1).encode(a)) for a in (array, array[:, :32, :32]))
+    assert np.array_equal(whole[..., 2:6, 2:6], part[..., 2:6, 2:6])  # inside, where neither wraps around
+    assert len(np.unique(part)) > 5
     assert model.description["range"] == [-100.0, 300.0]
 
 
-def decode_latents_of(frame):
-    from functools import partial
-
-    from xwalloc.bitstream.frame import DecodeLimits, Frame
-    from xwalloc.codec.layout import Layout
-    from xwalloc.models import library
-
+def latents_of(frame):
     parsed = Frame.parse(frame, DecodeLimits(max_bytes=1 << 24))
     layout = Layout(parsed.header.shape, parsed.header.roles)
-    models = partial(library.find, reference=None)
-    return learned_mode.read_latents(parsed.sections, layout.canonical, layout.dimensions, models).latents
+    return learned_mode.read_latents(parsed.sections, layout.canonical, layout.dimensions, library.find).latents
 
 
 def test_a_network_that_amplifies_rounding_is_not_used(rgb, monkeypatch):

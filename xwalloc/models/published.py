@@ -44,6 +44,9 @@ MOST_VALUES = 1 << 24
 MOST_MULTIPLICATIONS = 1 << 42
 """Multiply-adds that the latents of a chunk may ask of a decoder, about."""
 
+MOST_LATENTS = 1 << 22
+"""Latents that a chunk may have more than samples."""
+
 MOST_ITEMS = 1 << 12
 """Batch items of a chunk."""
 
@@ -144,11 +147,13 @@ class Published:
         """Why chunks of that extent are too much for the model; None where they are not."""
         a = self.architecture
         positions = math.prod(self.latent_signal(signal))
+        samples = batch * a.channels * math.prod(signal)
         network = max(a.decoder_width, a.encoder_width)
         widest = max(a.coefficients, a.latent_channels, network)
         limits = [
             ("values of the widest layer of their model", positions * widest, MOST_VALUES),
             ("batch items", batch, MOST_ITEMS),
+            ("latents", batch * a.latent_channels * positions, MOST_LATENTS + samples),
             ("multiplications", batch * positions * self.size, MOST_MULTIPLICATIONS),
         ]
         if network and a.dimensions == 2:
