@@ -117,7 +117,8 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     async def _find_model(self, place: object) -> None:
         """Have this process know the model that lies beside the array, if one does."""
         if sidecar.wanted(self.config.model):
-            await asyncio.to_thread(sidecar.fetch, place, self.config.model)
+            # Not in a thread of the event loop: were all of those waiting for the first, that could not read files.
+            await asyncio.wrap_future(engine.submit(sidecar.fetch, place, self.config.model))
 
     def _encode(self, chunk_data: NDBuffer) -> bytes:
         return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
