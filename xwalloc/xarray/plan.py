@@ -174,7 +174,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
             variable.shape,
             stored.dtype.itemsize,
             roles,
-            multiple=2**config.levels,
+            multiple=2 ** (config.levels if request.model is None else request.model.levels),
             chunks=request.chunks,
             shards=request.shards,
             dask_chunks=dask_chunks,
