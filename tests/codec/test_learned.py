@@ -268,6 +268,16 @@ def test_what_a_published_model_cannot_do_is_refused(rgb, quality, shape, match)
         codec_of(rgb, len(shape), **quality).encode(np.zeros(shape, "u1"))
 
 
+def test_one_sample(model):
+    """A single patch, the least that a network may see: groups of one value, a series that is mostly border."""
+    array = np.full((model.channels, *(1,) * model.dimensions), 3.0, "f4")
+    array[-1] = 5
+    decoded = decode_frame(codec_of(model, array.ndim, max_error=0.25).encode(array))
+    assert error_of(decoded, array) <= 0.25
+    latents = model.encode(np.zeros(array.shape))
+    assert model.decode(latents, (1,) * model.dimensions).shape == array.shape
+
+
 def test_work_is_bounded(rgb, monkeypatch):
     monkeypatch.setattr(published, "MOST_MULTIPLICATIONS", 1000)
     with pytest.raises(ConfigError, match="multiplications"):
