@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "decode_residuals", "encode_latents",
-    "encode_residuals", "head", "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read",
-    "residual_parts", "split_codes",
+    "encode_residuals", "head", "inverse", "latent_parts", "named_model", "pack_codes", "pad", "read", "residual_parts",
+    "split_codes",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -198,20 +198,6 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     )  # fmt: skip
 
 
-def split_codes(layer: bytes, channels: int) -> tuple[NDArray[np.int64], bytes]:
-    """Magnitude codes (channel,) at the beginning of section RESIDUAL, and what follows.
-
-    Raises
-    ------
-    FormatError
-        If they are no such codes.
-    """
-    codes, rest = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
-    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
-        raise FormatError("The residual layer of the frame is damaged.")
-    return codes, rest
-
-
 def pack_codes(codes: NDArray[np.int64], expected: NDArray[np.int64]) -> bytes:
     """Magnitude codes (channel,) of a residual layer, as differences from those that a model expects."""
     stream = coder.encode((codes - expected).astype(np.int32), _codes_plane(len(codes)), Kind.SIDE, 1)
@@ -348,3 +334,17 @@ def decode_residuals(
     wanted = segments.touching(parts, region[2 + axis])
     coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
     return residuals
+
+
+def split_codes(layer: bytes, channels: int) -> tuple[NDArray[np.int64], bytes]:
+    """Magnitude codes (channel,) at the beginning of section RESIDUAL, and what follows.
+
+    Raises
+    ------
+    FormatError
+        If they are no such codes.
+    """
+    codes, rest = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
+    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+        raise FormatError("The residual layer of the frame is damaged.")
+    return codes, rest
