@@ -103,9 +103,53 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
             raise ConfigError(f"Expected VARIABLE to be one of {list(dataset.data_vars)}. Got {variable!r}.")
         found = xwalloc.fit(dataset[variable], signal_dims=signal_dim or None, **options)
     found.save(model)
+    show(model, found.facts())
+
+
+@main.command("import-checkpoint")
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option(
+    "--range", "value_range", type=(float, float),
+    help="Samples that -1/2 and 1/2 of the network stand for. Default: the range of 8-bit types, else of each chunk.",
+)  # fmt: skip
+@click.option("--pickle", is_flag=True, help="Accept a legacy checkpoint; its objects are dropped, nothing of it runs.")
+@click.option("--size", type=click.IntRange(1), help="Samples of the chunk that is tried, along every signal axis.")
+@click.option("--image", type=click.Path(dir_okay=False), help="Try a crop of this picture, not a chunk that is made.")
+@click.option("--max-error", type=float, help="Bound to try as well. Default: 1/32 of the range.")
+@debug_option
+def import_checkpoint(
+    config: str,
+    checkpoint: str,
+    model: str,
+    value_range: tuple[float, float] | None,
+    pickle: bool,
+    size: int | None,
+    image: str | None,
+    max_error: float | None,
+) -> None:
+    """Write the published WaLLoC model of CONFIG and CHECKPOINT to the file MODEL, and try it on a chunk.
+
+    CONFIG is its JSON file, CHECKPOINT its .pth file. MODEL can be given as model= wherever xwalloc compresses. Needs
+    torch.
+    """
+    from xwalloc.codec import trial
+    from xwalloc.models import published
+
+    found = published.import_checkpoint(config, checkpoint, value_range=value_range, allow_pickle=pickle)
+    chunk = trial.made(found, size) if image is None else trial.picture(found, image, size)
+    found.save(model)
+    show(model, found.facts())
+    origin = "made for this" if image is None else f"from {image}"
+    show(f"round trip of a chunk of {chunk.dtype} {chunk.shape}, {origin}", trial.rows(found, chunk, max_error))
+
+
+def show(title: str, lines: list[tuple[str, str]]) -> None:
+    """Print labels and texts under a title."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(model, style="bold"))
-    for label, text in found.facts():
+    console.print(Text(title, style="bold"))
+    for label, text in lines:
         console.print(Text(f"  {label:<16}{text}"))
 
 
