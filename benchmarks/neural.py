@@ -148,7 +148,7 @@ def main() -> None:
         [blocks for *_, blocks in every(TRAINING)],
         [blocks for *_, blocks in every(VALIDATION)],
         architecture,
-        options=Options(steps=arguments.steps, places=16384, variants=16, validate_every=500),
+        options=Options(steps=arguments.steps, places=16384, variants=16, validate_every=500, rate=1e-3),
         progress=show,
     )
     rows = [{"scene": name, "step": step, **measure(result.network, blocks)} for name, step, blocks in every(TEST)]

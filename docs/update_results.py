@@ -1,6 +1,6 @@
 """Write what the benchmarks measured into README.md and the pages of docs/, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these eight make benchmarks/results/*.json
+python -m benchmarks.held_out   # these nine make benchmarks/results/*.json
 python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
@@ -8,6 +8,7 @@ python -m benchmarks.cost
 python -m benchmarks.modes
 python -m benchmarks.fitted
 python -m benchmarks.neural
+python -m benchmarks.trained
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -32,7 +33,7 @@ KINDS = {
     "timeseries": "time series",
 }
 
-NAMES = ("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic")
+NAMES = ("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained")
 """What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
@@ -294,9 +295,39 @@ def neural_table(packet: dict[str, Any], dyadic: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def trained_table(found: dict[str, Any]) -> str:
+    """What `xwalloc.train` gained, by scene, goal and where the network is from."""
+    rows = []
+    for item in found["rows"]:
+        ((name, value),) = item["goal"].items()
+        figures = item["validation"]
+        saved = 1 - figures["refined_bytes"] / figures["linear_bytes"]
+        bounded = name == "max_error"
+        pays = f"{item['weight_bytes'] / saved / 1e6:.1f} MB" if bounded and item["kept"] else ""
+        rows.append(
+            [
+                item["scene"],
+                f"{name} {value:g}",
+                item["source"],
+                f"{item['gain']:+.3f}",
+                f"{item['int8_loss']:+.4f}",
+                f"{saved:+.2%}" if bounded else "",
+                f"{item['weight_bytes'] / 1000:.0f}",
+                "yes" if item["kept"] else "no",
+                pays,
+                f"{item['encoder']['change']:+.2%}" if "encoder" in item else "",
+            ]
+        )
+    head = [
+        "scene", "goal", "network of", "gain, dB", "int8 costs, dB", "bytes saved", "weights, kB", "kept", "pays above",
+        "encoder trained: cost",
+    ]  # fmt: skip
+    return table(head, rows, texts=3)
+
+
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic = (
+    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic, trained = (
         json.loads((results / f"{name}.json").read_text()) for name in NAMES
     )
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
@@ -311,7 +342,11 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "regions": region_table(cost["regions"]),
             "modes": mode_table(modes),
         },
-        ROOT / "docs" / "models.md": {"fitted": fitted_table(fitted), "neural": neural_table(packet, dyadic)},
+        ROOT / "docs" / "models.md": {
+            "fitted": fitted_table(fitted),
+            "neural": neural_table(packet, dyadic),
+            "trained": trained_table(trained),
+        },
     }
 
 

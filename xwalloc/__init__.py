@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from xwalloc.preview import open_preview
     from xwalloc.xarray import encoding
     from xwalloc.xarray.fit import fit
+    from xwalloc.xarray.train import train
 
 __version__ = "0.1.0"
 __all__ = [
     "Model", "__version__", "decode_latents", "encoding", "errors", "fit", "inspect", "load_model", "open_latents",
-    "open_preview", "settings",
+    "open_preview", "settings", "train",
 ]  # fmt: skip
 
 HOMES = {
@@ -38,6 +39,7 @@ HOMES = {
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),
+    "train": ("xwalloc.xarray.train", "train"),
 }
 
 

@@ -77,19 +77,28 @@ def info(store: str) -> None:
         raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
 
 
+def model_options(command: F) -> F:
+    """What `fit` and `train` have in common."""
+    for option in reversed((
+        click.option("--max-error", type=float, help="Largest absolute error."),
+        click.option("--snr", type=float, help="Signal-to-noise ratio in dB."),
+        click.option("--bits", type=float, help="Bits per sample."),
+        click.option("--ratio", type=float, help="Raw by stored bytes."),
+        click.option("--latents", type=int, help="Latents of each patch of samples."),
+        click.option("--channel-dim", help="Dimension of bands, electrodes or components."),
+        click.option("--signal-dim", multiple=True, help="Dimension that the wavelet runs over; up to three times."),
+        click.option("--levels", type=int, default=4, show_default=True, help="Levels of the wavelet transform."),
+        click.option("--tree", type=click.Choice(["dyadic", "packet"]), default="dyadic", show_default=True),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("store")
 @click.argument("variable")
 @click.argument("model", type=click.Path(dir_okay=False))
-@click.option("--max-error", type=float, help="Largest absolute error.")
-@click.option("--snr", type=float, help="Signal-to-noise ratio in dB.")
-@click.option("--bits", type=float, help="Bits per sample.")
-@click.option("--ratio", type=float, help="Raw by stored bytes.")
-@click.option("--latents", type=int, help="Latents of each patch of samples.")
-@click.option("--channel-dim", help="Dimension of bands, electrodes or components.")
-@click.option("--signal-dim", multiple=True, help="Dimension that the wavelet runs over; up to three times.")
-@click.option("--levels", type=int, default=4, show_default=True, help="Levels of the wavelet transform.")
-@click.option("--tree", type=click.Choice(["dyadic", "packet"]), default="dyadic", show_default=True)
+@model_options
 @debug_option
 def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **options: Any) -> None:
     """Fit a model to VARIABLE of STORE and write it to the file MODEL.
@@ -143,6 +152,63 @@ def import_checkpoint(
     show(model, found.facts())
     origin = "made for this" if image is None else f"from {image}"
     show(f"round trip of a chunk of {chunk.dtype} {chunk.shape}, {origin}", trial.rows(found, chunk, max_error))
+
+
+@main.command()
+@click.argument("source", nargs=-1, required=True)
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option("--variable", required=True, help="Name of the variable in every SOURCE.")
+@click.option("--fitted", type=click.Path(dir_okay=False), help="File of a model to train for, in place of a target.")
+@click.option("--start", type=click.Path(dir_okay=False), help="File of a model whose network to start from.")
+@model_options
+@click.option(
+    "--kind",
+    type=click.Choice(["shared", "fixed"]),
+    default="shared",
+    show_default=True,
+    help="One network for every spectral component, or one for all of them together.",
+)
+@click.option("--encoder", is_flag=True, help="Train the spectral basis first.")
+@click.option("--steps", type=int, default=3000, show_default=True, help="Steps at most.")
+@click.option("--minutes", type=float, help="Time that training may take.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
+@click.option("--device", help="cpu, cuda, ...; by default cuda where there is one.")
+@click.option("--checkpoint", type=click.Path(dir_okay=False), help="File to go on from after an interruption.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Picture of the gain over the steps.")
+@debug_option
+def train(
+    source: tuple[str, ...], model: str, variable: str, fitted: str | None, start: str | None,
+    signal_dim: tuple[str, ...], **options: Any
+) -> None:  # fmt: skip
+    """Train a network for a model of SOURCE and write both to the file MODEL.
+
+    Each SOURCE is the path or URL of a Zarr store that xarray opens. One is split by region, of several the last ones
+    are held out. Exactly one target is given, or --fitted. Needs torch.
+    """
+    from contextlib import ExitStack
+
+    import xarray as xr
+    from rich.progress import Progress
+
+    with ExitStack() as stack:
+        datasets = [stack.enter_context(xr.open_dataset(store, engine="zarr")) for store in source]
+        for dataset in datasets:
+            if variable not in dataset.data_vars:
+                raise ConfigError(f"Expected --variable to be one of {list(dataset.data_vars)}. Got {variable!r}.")
+        bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+        task = bar.add_task("training", total=None)
+
+        def report(now: Any) -> None:
+            words = f"{now.rate:.3f} bits per latent, MSE {now.distortion:.5f} steps², {now.gain:+.3f} dB"
+            bar.update(task, total=now.steps, completed=now.step, description=words)
+
+        found = xwalloc.train(
+            [dataset[variable] for dataset in datasets], signal_dims=signal_dim or None, progress=report,
+            model=None if fitted is None else xwalloc.load_model(fitted),
+            start=None if start is None else xwalloc.load_model(start), **options,
+        )  # fmt: skip
+    found.save(model)
+    show(model, found.facts())
 
 
 def show(title: str, lines: list[tuple[str, str]]) -> None:

@@ -223,20 +223,58 @@ def test_early_stopping_returns_the_linear_decoder_if_nothing_beats_it() -> None
 
 def test_encoder_starts_from_the_closed_form() -> None:
     blocks = some_blocks(0)
-    start = Encoder.trained([blocks], 0, 1e-4, 0.1, 0, CPU)
+    how = {"seed": 0, "device": CPU, "rate": 1e-3}
+    start = Encoder.trained([blocks], steps=0, **how)
     assert np.allclose(start, blocks.basis, atol=1e-6)
-    trained = Encoder.trained([blocks], 5, 1e-3, 0.1, 0, CPU)
+    trained = Encoder.trained([blocks], steps=5, **how)
     assert not np.array_equal(trained, start)
-    assert np.array_equal(trained, Encoder.trained([blocks], 5, 1e-3, 0.1, 0, CPU))
+    assert np.array_equal(trained, Encoder.trained([blocks], steps=5, **how))
     other = replace(blocks, basis=blocks.basis[::-1].copy())
     with pytest.raises(ConfigError, match="one basis"):
-        Encoder.trained([blocks, other], 5, 1e-3, 0.1, 0, CPU)
+        Encoder.trained([blocks, other], steps=5, **how)
 
 
-def test_encoder_is_part_of_a_training() -> None:
-    result = train(replace(SHORT, encoder=True))
-    assert result.basis is not None
-    assert result.basis.shape == (4, 6)
+def test_encoder_heeds_what_is_not_coded() -> None:
+    def kept(plan: object) -> np.ndarray:
+        return np.array([True, True, True, False])[:, None].repeat(len(plan.subbands), axis=1)  # type: ignore[attr-defined]
+
+    bases = [
+        Encoder.trained([blocks], steps=5, seed=0, device=CPU, rate=1e-3)
+        for blocks in (some_blocks(0), replace(some_blocks(0), kept=kept))
+    ]
+    assert not np.array_equal(*bases)
+    # What is not coded is made of the other vectors as well as they can.
+    assert np.abs(bases[1] - some_blocks(0).basis).max() < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(("architecture", "how"), EXACT, ids=[str(i) for i in range(len(EXACT))])
+def test_trained_on_cuda_the_same_everywhere(architecture: Architecture, how: dict, mixed: bool) -> None:
+    """Training there is reproducible, and its network corrects bit for bit alike on CPU and CUDA."""
+    blocks, options = some_blocks(0, **how), replace(SHORT, steps=40, validate_every=20, mixed=mixed)
+    result, again = (train_network([blocks], [blocks], architecture, options=options, device="cuda") for _ in range(2))
+    assert result.history == again.history
+    assert result.distortion <= result.linear
+    saved = []
+    for block in range(len(blocks.samples)):
+        quantised = quantise(blocks, block)
+        symbols = quantised.symbols[None]
+        on_cpu = result.network.correct(symbols, blocks.plan, quantised.codes)
+        on_cuda = result.network.correct(torch.from_numpy(symbols).cuda(), blocks.plan, quantised.codes)
+        assert np.array_equal(on_cpu, on_cuda.cpu().numpy())
+        saved.append(np.square(quantised.errors - on_cpu[0] / 256).mean(dtype=np.float64))
+    assert np.mean(saved) == pytest.approx(result.distortion, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_encoder_on_cuda() -> None:
+    bases = [
+        Encoder.trained([some_blocks(0)], steps=5, seed=0, device=torch.device(d), rate=1e-3) for d in ("cpu", "cuda")
+    ]
+    assert np.allclose(*bases, atol=1e-4)
 
 
 def test_variants_keep_statistics() -> None:
@@ -274,7 +312,7 @@ def test_wrong_arguments() -> None:
         train_network([blocks], [blocks], Architecture(tree="packet", levels=2))
     with pytest.raises(ConfigError, match="to start from"):
         train_network([blocks], [blocks], PACKET, start=Network.untrained(EXACT[1][0]))
-    for wrong in ({"steps": 0}, {"rate": 0.0}, {"variants": 0}):
+    for wrong in ({"steps": -1}, {"rate": 0.0}, {"variants": 0}):
         with pytest.raises(ConfigError):
             Options(**wrong)
     for wrong in ({"step": 0.0}, {"means": np.zeros(3)}, {"samples": np.zeros((2, 2))}):

@@ -34,7 +34,7 @@ from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
 from xwalloc.models.model import FORMAT, Model
 from xwalloc.models.spec import Grid, Tree, padded
 
-__all__ = ["Goal", "fit_blocks"]
+__all__ = ["Fit", "Goal", "fit_blocks"]
 
 Quality = Literal["max_error", "snr", "bits", "ratio", "latents"]
 
@@ -109,7 +109,7 @@ def fit_blocks(
     """
     with blas_in_one_thread():
         try:
-            return _Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
+            return Fit(blocks, goal, dimensions, nodata, levels, tree).run(about)
         except BudgetError as error:
             raise ConfigError(
                 f"Expected a target that exact arithmetic reaches. Got {goal.quality} {goal.value:g} ({error}). Ask "
@@ -117,7 +117,9 @@ def fit_blocks(
             ) from None
 
 
-class _Fit:
+class Fit:
+    """A model while it is fitted."""
+
     def __init__(
         self,
         blocks: Sequence[NDArray[np.generic]],
@@ -162,7 +164,12 @@ class _Fit:
             target = {"step": step}
             if goal.quality != "latents":
                 self.use_basis(step, self.rank_for(step))
-        value = next(iter(target.values()))
+        return self.finished({**about, "target": target, "wanted": {goal.quality: goal.value}})
+
+    def finished(self, about: Mapping[str, Any]) -> Model:
+        """The model, once its basis is chosen: what follows from quantisation is counted, and the model measured."""
+        chunks = self.sample.chunks
+        (value,) = about["target"].values()
         self.count(chunks, value)
         bits, error, largest_error = self.measure(chunks, value)
         fit = {
@@ -175,7 +182,7 @@ class _Fit:
         variance = self.variance()
         if error > 0 and variance > 0:
             fit["snr"] = 10 * math.log10(variance / error)
-        return self.model({**about, "target": target, "wanted": {goal.quality: goal.value}, "fit": fit})
+        return self.model({**about, "fit": fit})
 
     def model(self, more: Mapping[str, Any]) -> Model:
         """The model as it stands."""

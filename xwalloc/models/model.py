@@ -310,6 +310,9 @@ class Model:
             if math.isfinite(fit.get("snr") or math.nan):
                 words += f", {fit['snr']:.1f} dB"
             found.append(("measured on", words))
+        trained = d.get("train")
+        if isinstance(trained, Mapping) and isinstance(trained.get("report"), str):
+            found.append(("training", trained["report"]))
         return [*found, ("size", f"{len(self.data)} bytes"), ("id", self.id)]
 
     def _published_facts(self) -> list[tuple[str, str]]:

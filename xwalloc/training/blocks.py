@@ -8,6 +8,7 @@ reconstruction points for every block, which stands for a chunk.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,6 +47,8 @@ class Blocks:
         Width of the quantiser, in units of the samples.
     tree, levels, wavelet, boundary
         As in the codec's configuration.
+    kept
+        Which latents (rank, subband) are coded at all, on a plan; None: all are.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class Blocks:
     levels: int
     wavelet: str = "bior4.4"
     boundary: w.Boundary = "reflect"
+    kept: Callable[[Plan], NDArray[np.bool_]] | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 5 or min(self.samples.shape) < 1:
@@ -118,9 +122,9 @@ class Quantised:
     bits: float
 
 
-def quantise(blocks: Blocks, block: int, basis: NDArray[np.float64] | None = None) -> Quantised:
-    """Symbols of a block and the errors of the linear decoder; with another basis than the blocks' own, if given."""
-    basis = blocks.basis if basis is None else basis
+def quantise(blocks: Blocks, block: int) -> Quantised:
+    """Symbols of a block and the errors of the linear decoder."""
+    basis = blocks.basis
     boxes = np.array(
         [[e for part in s.slices for e in (part.start, part.stop)] for s in blocks.plan.subbands], np.int64
     )
@@ -129,10 +133,13 @@ def quantise(blocks: Blocks, block: int, basis: NDArray[np.float64] | None = Non
     exact = analysis_of(basis) @ flat
     lost = float(np.square(flat - basis.T @ exact).sum())
     latents = np.rint(QUANTUM * exact).reshape(1, len(basis), *coefficients.shape[1:])
-    symbols = np.empty(latents.shape, np.int32)
+    symbols = np.zeros(latents.shape, np.int32)
     sums = np.zeros((len(basis), len(boxes), 8), np.int64)
+    kept = np.ones(sums.shape[:2], np.bool_) if blocks.kept is None else blocks.kept(blocks.plan)
     for k in range(len(basis)):
-        q.quantise_planes(latents, k, boxes, float(QUANTUM), symbols, sums[k])
+        found = np.zeros((np.count_nonzero(kept[k]), 8), np.int64)
+        q.quantise_planes(latents, k, boxes[kept[k]], float(QUANTUM), symbols, found)
+        sums[k, kept[k]] = found
     sizes = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     points = q.reconstruction_points(sums.sum(axis=(0, 1)), QUANTUM)
     decoded = np.empty(latents.size)

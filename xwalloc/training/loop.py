@@ -1,16 +1,16 @@
-"""Training of a refinement network on the symbols of blocks, and of the linear encoder before it if asked for.
+"""Training of a refinement network on the symbols of blocks.
 
-The linear encoder starts from the closed form and stays there by default: see `Options.encoder`. The network learns on
-hard-rounded symbols all the way, exactly those that the codec would write. An encoder that is trained has its turn
-first: with additive uniform noise in place of rounding (WaLLoC, arXiv 2412.09405; Balle, Laparra, Simoncelli, arXiv
-1611.01704) it minimises MSE + lambda * rate of the linear decode, and it is frozen before the network starts.
+The linear encoder is frozen here, and symbols are rounded hard, exactly as the codec would write them. An encoder that
+is trained, too, has had its turn before (`training.encoder`): with additive uniform noise in place of rounding.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,22 @@ from xwalloc.errors import ConfigError
 from xwalloc.models.neural import Architecture, Network
 from xwalloc.training.blocks import Blocks, Quantised, quantise, varied
 from xwalloc.training.checkpoint import load_checkpoint, save_checkpoint
-from xwalloc.training.encoder import Encoder
 from xwalloc.training.examples import Examples, flipped, gathered
 from xwalloc.training.quantised import Refiner
 from xwalloc.training.result import Progress, Record, TrainingResult
 
-__all__ = ["Options", "train_network"]
+__all__ = ["NothingToLearnError", "Options", "train_network"]
 
-ENCODER_SHARE = 0.7
-"""Steps of the encoder, if it is trained, as a part of those of the network."""
-
-WARM_UP = 200
+WARM_UP = 100
 """Steps in which the learning rate rises: at full rate from the first step on, wide networks died (only zeros)."""
+
+
+PACE, TRAINING_SHARE = 20, 0.7
+"""Steps from which the pace of training is judged; part of the time that is for steps, the rest for validations."""
+
+
+class NothingToLearnError(ConfigError):
+    """There are no symbols that a network could learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +49,15 @@ class Options:
     Parameters
     ----------
     steps
-        Steps of the optimiser.
+        Steps of the optimiser, at most; with 0, what training would start from is measured.
+    minutes
+        Time that training may take, preparation included: there are as many steps as fit in, and the learning rate
+        falls to zero over these. None for no limit; a training that stays below its limit is the same without it.
     places
         About so many places of a grid, times components, make a batch.
     rate
-        Largest learning rate; it rises for a while and falls to zero along a cosine.
+        Largest learning rate; it rises for a while and falls to zero along a cosine. The default suits one hidden
+        layer; more of them want a third of it.
     seed
         Of all random numbers.
     validate_every
@@ -58,33 +66,27 @@ class Options:
         Training stops after so many validations without a better one.
     variants
         How many variants (flipped, swapped, moved) of every training block there are, itself included: `blocks.varied`.
-    encoder
-        Whether the spectral basis is trained as well: all blocks must then be of one basis. Off by default: on unseen
-        halves of three scenes (Indian Pines, beach-1, Sentinel-2; packet tree, step 128) it changed MSE + lambda * rate
-        by +0.04, +6 and +0.4 %, which is to say that it did not help.
-    encoder_rate
-        Learning rate of the basis.
-    tradeoff
-        Weight of a bit against a squared quantum. The default is the slope of a uniform quantiser at high rate,
-        ln(2) / 6.
+    mixed
+        Whether products of training are bfloat16 on CUDA. Validation and result are exact either way.
     """
 
     steps: int = 2000
+    minutes: float | None = None
     places: int = 8192
-    rate: float = 1e-3
+    rate: float = 3e-3
     seed: int = 0
     validate_every: int = 100
     patience: int = 8
     variants: int = 8
-    encoder: bool = False
-    encoder_rate: float = 1e-4
-    tradeoff: float = math.log(2) / 6
+    mixed: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.places, self.validate_every, self.patience, self.variants) < 1:
-            raise ConfigError("Expected steps, places, validate_every, patience and variants of at least 1.")
-        if not min(self.rate, self.encoder_rate, self.tradeoff) > 0:
-            raise ConfigError("Expected rate, encoder_rate and tradeoff above 0.")
+        if min(self.steps + 1, self.places, self.validate_every, self.patience, self.variants) < 1:
+            raise ConfigError(
+                "Expected steps of at least 0; places, validate_every, patience and variants of 1 or more."
+            )
+        if not min(self.rate, math.inf if self.minutes is None else self.minutes) > 0:
+            raise ConfigError("Expected rate and minutes above 0.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,14 +97,8 @@ class _Data:
     quantised: list[Quantised]
 
     @classmethod
-    def of(
-        cls,
-        architecture: Architecture,
-        blocks: Sequence[Blocks],
-        basis: NDArray[np.float64] | None,
-        device: torch.device,
-    ) -> _Data:
-        pairs = [(b, quantise(b, i, basis)) for b in blocks for i in range(len(b.samples))]
+    def of(cls, architecture: Architecture, blocks: Sequence[Blocks], device: torch.device) -> _Data:
+        pairs = [(b, quantise(b, i)) for b in blocks for i in range(len(b.samples))]
         return cls(examples=gathered(architecture, pairs, device), quantised=[block for _, block in pairs])
 
     @property
@@ -147,8 +143,7 @@ def train_network(
     start
         A network to start from, such as one of other scenes; None for one that corrects nothing.
     device
-        "cpu", "cuda", "cuda:1", ... Forward passes of training take bfloat16 products on CUDA; validation and result do
-        not.
+        "cpu", "cuda", "cuda:1", ...
     checkpoint
         File to write the state to at every validation, and to go on from if it is there. It goes away with the last
         step.
@@ -162,8 +157,10 @@ def train_network(
 
     Raises
     ------
+    NothingToLearnError
+        If the blocks have no symbols that the network looks at.
     ConfigError
-        If there is nothing to train on, or the checkpoint belongs to another training.
+        If there are no blocks, or the checkpoint belongs to another training.
     """
     options = Options() if options is None else options
     if start is not None and start.architecture != architecture:
@@ -171,7 +168,20 @@ def train_network(
     if not training or not validation:
         raise ConfigError("Expected blocks to train on and blocks to validate with. Got none: give a second region.")
     run = _Run(training, validation, architecture, options, start, torch.device(device), checkpoint, progress)
-    return run.result()
+    with reproducible():
+        return run.result()
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Let cuDNN take kernels that add in the same order every time."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 class _Run:
@@ -199,30 +209,30 @@ class _Run:
         self.optimiser = torch.optim.Adam(self.refiner.parameters(), lr=options.rate)
         self.history: list[Record] = []
         self.best = {name: tensor.clone() for name, tensor in self.refiner.state_dict().items()}
-        self.step = 0
-        self.basis: NDArray[np.float64] | None = None
+        self.step, self.steps = 0, options.steps
         self.started = time.monotonic()
         self.first_step = 0
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must agree with."""
-        shapes = [[list(b.samples.shape), b.step, b.tree, b.levels] for b in (*self.training, *self.validation)]
-        return {"architecture": asdict(self.architecture), "options": asdict(self.options), "blocks": shapes}
+        blocks = [
+            [list(b.samples.shape), checksum(b.samples), checksum(b.basis), b.step, b.tree, b.levels]
+            for b in (*self.training, *self.validation)
+        ]
+        options = {name: value for name, value in asdict(self.options).items() if name != "minutes"}
+        return {"architecture": asdict(self.architecture), "options": options, "blocks": blocks}
 
     def result(self) -> TrainingResult:
         """Train, and measure what came out."""
-        if self.options.encoder:
-            self.basis = Encoder.trained(
-                self.training, int(ENCODER_SHARE * self.options.steps), self.options.encoder_rate,
-                self.options.tradeoff, self.options.seed, self.device,
-            )  # fmt: skip
         variants, seed = self.options.variants, self.options.seed
         training = [v for i, blocks in enumerate(self.training) for v in varied(blocks, variants, seed + i)]
-        data = _Data.of(self.architecture, training, self.basis, self.device)
-        held = _Data.of(self.architecture, self.validation, self.basis, self.device)
+        data = _Data.of(self.architecture, training, self.device)
+        held = _Data.of(self.architecture, self.validation, self.device)
         if not data.examples or not held.examples:
-            raise ConfigError("Expected blocks with symbols that the network looks at. Got none: use a smaller step.")
+            raise NothingToLearnError(
+                "Expected blocks with symbols that the network looks at. Got none: use a smaller step."
+            )
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume(self.checkpoint)
         stale = 0
@@ -230,9 +240,12 @@ class _Run:
             self._validate(held)
         best = min(range(len(self.history)), key=lambda i: self.history[i].distortion)
         stale = len(self.history) - 1 - best
-        while self.step < self.options.steps and stale < self.options.patience:
+        first = time.monotonic()
+        while self.step < self.steps and stale < self.options.patience:
             self._learn(data)
-            if self.step % self.options.validate_every == 0 or self.step == self.options.steps:
+            if self.step - self.first_step == PACE:
+                self._keep_to_time(first)
+            if self.step % self.options.validate_every == 0 or self.step == self.steps:
                 before = min(record.distortion for record in self.history)
                 self._validate(held)
                 stale = 0 if self.history[-1].distortion < before else stale + 1
@@ -248,26 +261,33 @@ class _Run:
         network = self.refiner.network()
         return TrainingResult(
             network=network,
-            basis=self.basis,
             history=tuple(self.history),
             linear=held.linear,
             distortion=min(record.distortion for record in self.history),
             unrounded=unrounded,
         )
 
+    def _keep_to_time(self, first: float) -> None:
+        """Take as many steps as fit into the time there is, judged by those since `first`."""
+        if self.options.minutes is not None:
+            each = (time.monotonic() - first) / PACE
+            left = 60 * self.options.minutes - (time.monotonic() - self.started)
+            # Validations take their time, too: a share that is a guess.
+            self.steps = min(self.options.steps, self.step + max(0, int(TRAINING_SHARE * left / each)))
+
     def _learn(self, data: _Data) -> None:
         """One step of the optimiser."""
         options = self.options
         for group in self.optimiser.param_groups:
-            warm = min(1.0, (self.step + 1) / min(WARM_UP, options.steps))
-            group["lr"] = warm * options.rate * 0.5 * (1 + math.cos(math.pi * self.step / options.steps))
+            warm = min(1.0, (self.step + 1) / min(WARM_UP, self.steps))
+            group["lr"] = warm * options.rate * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         weights = torch.tensor([float(len(e.planes) * e.places) for e in data.examples])
         chosen = data.examples[int(torch.multinomial(weights, 1, generator=self.generator))]
         count = max(1, min(len(chosen.planes), options.places // chosen.places))
         items = torch.randint(0, len(chosen.planes), (count,), generator=self.generator).to(self.device)
         planes, codes, signs, errors = chosen.pick(items, self.device)
         planes, signs, errors = flipped(self.architecture, planes, signs, errors, self.generator)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.mixed and self.device.type == "cuda"):
             corrections = self.refiner(planes, codes, signs)
         wrong = (errors - corrections.float()) * self._there(chosen)
         loss = wrong.square().sum() / errors.square().sum().clamp(min=1e-9)
@@ -301,11 +321,11 @@ class _Run:
         if self.progress is not None:
             done = self.step - self.first_step
             spent = time.monotonic() - self.started
-            left = spent / done * (self.options.steps - self.step) if done else math.inf
+            left = spent / done * (self.steps - self.step) if done else math.inf
             self.progress(
                 Progress(
                     step=self.step,
-                    steps=self.options.steps,
+                    steps=self.steps,
                     rate=held.bits,
                     distortion=distortion,
                     linear=held.linear,
@@ -321,7 +341,9 @@ class _Run:
             state = self.optimiser.state[parameter]
             tensors |= {f"adam.{i}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
         records = [asdict(record) for record in self.history]
-        save_checkpoint(path, tensors, {"settings": self.settings, "step": self.step, "history": records})
+        save_checkpoint(
+            path, tensors, {"settings": self.settings, "step": self.step, "steps": self.steps, "history": records}
+        )
 
     def _resume(self, path: Path) -> None:
         tensors, state = load_checkpoint(path)
@@ -338,7 +360,13 @@ class _Run:
                 n: tensors[f"adam.{i}.{n}"].to("cpu" if n == "step" else self.device) for n in names
             }
         self.step = self.first_step = state["step"]
+        self.steps = state["steps"] if self.options.minutes is not None else self.options.steps
         self.history = [Record(**record) for record in state["history"]]
+
+
+def checksum(array: NDArray[Any]) -> int:
+    """CRC-32 of an array."""
+    return zlib.crc32(np.ascontiguousarray(array).data)
 
 
 def _as_json(value: Any) -> Any:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xwalloc.models.neural import Network
 
 __all__ = ["Progress", "Record", "TrainingResult", "plot_history"]
@@ -57,6 +54,11 @@ class Progress:
     linear: float
     seconds_left: float
 
+    @property
+    def gain(self) -> float:
+        """Gain over the linear decoder so far, in dB; below 0 where the network is worse."""
+        return 10 * math.log10(self.linear / self.distortion)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingResult:
@@ -66,8 +68,6 @@ class TrainingResult:
     ----------
     network
         The best network: it corrects nothing if none beat the linear decoder.
-    basis : (rank, channel) or None
-        The spectral basis if that was trained, too.
     history
         Validations in their order; the first one is that of the linear decoder.
     linear, distortion, unrounded
@@ -77,7 +77,6 @@ class TrainingResult:
     """
 
     network: Network
-    basis: NDArray[np.float64] | None
     history: tuple[Record, ...]
     linear: float
     distortion: float

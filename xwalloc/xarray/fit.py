@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from xwalloc.models.spec import Tree
 from xwalloc.xarray.dims import Roles, resolve_roles
 from xwalloc.xarray.plan import as_stored, find_nodata, in_packed_units, known
 
-__all__ = ["fit"]
+__all__ = ["Source", "fit", "fit_sources"]
 
 logger = logging.getLogger("xwalloc")
 
@@ -96,32 +97,100 @@ def fit(
     >>> model.kind, model.target
     ('linear', {'max_error': 0.5})
     """
-    variable = as_variable(obj)
-    dims = (
-        (signal_dims,) if isinstance(signal_dims, str) or not isinstance(signal_dims, Sequence | None) else signal_dims
-    )
-    stored = as_stored(variable)
-    if stored.dtype.newbyteorder("=") not in DTYPES:
-        raise ConfigError(
-            f"Expected a variable stored as {', '.join(t.name for t in DTYPES)}. Got {stored.dtype}. Cast it first."
-        )
-    if not variable.size:
-        raise ConfigError(f"Expected an array with samples. Got one of shape {variable.shape}.")
-    roles = resolve_roles(variable, channel_dim, dims)
+    source = Source.of(obj, channel_dim=channel_dim, signal_dims=signal_dims, nodata=nodata)
+    targets = {"max_error": max_error, "snr": snr, "bits": bits, "ratio": ratio, "latents": latents}
+    return fit_sources([source], targets, levels, tree)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An array to make a model of.
+
+    Parameters
+    ----------
+    variable
+        The array as the user has it.
+    stored
+        The same as xarray stores it.
+    roles
+        What its axes are.
+    nodata
+        Value that stands for missing data, as it is stored.
+    """
+
+    variable: xr.DataArray
+    stored: xr.Variable
+    roles: Roles
+    nodata: float | None
+
+    @classmethod
+    def of(
+        cls,
+        obj: xr.DataArray | xr.Dataset,
+        *,
+        channel_dim: Hashable | None,
+        signal_dims: Hashable | Sequence[Hashable] | None,
+        nodata: float | None,
+    ) -> Source:
+        """From arguments of `fit`.
+
+        Raises
+        ------
+        ConfigError
+            If no model can be made of it.
+        """
+        variable = as_variable(obj)
+        one = isinstance(signal_dims, str) or not isinstance(signal_dims, Sequence | None)
+        dims = (signal_dims,) if one else signal_dims
+        stored = as_stored(variable)
+        if stored.dtype.newbyteorder("=") not in DTYPES:
+            raise ConfigError(
+                f"Expected a variable stored as {', '.join(t.name for t in DTYPES)}. Got {stored.dtype}. Cast it first."
+            )
+        if not variable.size:
+            raise ConfigError(f"Expected an array with samples. Got one of shape {variable.shape}.")
+        roles = resolve_roles(variable, channel_dim, dims)  # type: ignore[arg-type]
+        return cls(variable=variable, stored=stored, roles=roles, nodata=find_nodata(variable.name, stored, nodata))
+
+    def part(self, dim: Hashable, start: int, stop: int | None) -> Source:
+        """A region of the array."""
+        return replace(self, variable=self.variable.isel({dim: slice(start, stop)}))
+
+    @property
+    def extent(self) -> list[int]:
+        """Samples along every signal axis."""
+        return [self.variable.shape[axis] for axis in self.roles.signal]
+
+    def blocks(self, sides: Sequence[int], most: int) -> list[NDArray[Any]]:
+        """At most so many blocks (batch, channel, z, y, x) as they are stored, spread over the array."""
+        return [canonical(block, self.roles) for block in sample(self.variable, self.roles, sides, most)]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a description says of it."""
+        dims, channel = self.variable.dims, self.roles.channel
+        return {
+            "dtype": self.stored.dtype.newbyteorder("=").name,
+            "channel_dim": None if channel is None else str(dims[channel]),
+            "signal_dims": [str(dims[axis]) for axis in self.roles.signal],
+        }
+
+
+def fit_sources(sources: Sequence[Source], targets: Mapping[str, Any], levels: int, tree: Tree) -> Model:
+    """Fit a model to arrays of the same kind; arguments are those of `fit`."""
+    source, *_ = sources
+    roles = source.roles
     config = CodecConfig(channel_axis=roles.channel, signal_axes=roles.signal, step=1.0, levels=levels, tree=tree)
-    fill = find_nodata(variable.name, stored, nodata)
-    goal = goal_of(variable, stored, roles, max_error=max_error, snr=snr, bits=bits, ratio=ratio, latents=latents)
-    blocks = [canonical(block, roles) for block in sample(variable, roles)]
-    about = {
-        "dtype": stored.dtype.newbyteorder("=").name,
-        "channel_dim": None if roles.channel is None else str(variable.dims[roles.channel]),
-        "signal_dims": [str(variable.dims[axis]) for axis in roles.signal],
-    }
+    goal = goal_of(source.variable, source.stored, roles, **targets)
+    dimensions = len(roles.signal)
+    sides, most = [SIDES[dimensions]] * dimensions, max(1, MOST_BLOCKS // len(sources))
+    blocks = [block for each in sources for block in each.blocks(sides, most)]
     return library.add(
         fit_blocks(
-            blocks, goal, dimensions=len(roles.signal), nodata=fill, levels=config.levels, tree=config.tree, about=about
+            blocks, goal, dimensions=dimensions, nodata=source.nodata, levels=config.levels, tree=config.tree,
+            about=source.about,
         )
-    )
+    )  # fmt: skip
 
 
 def as_variable(obj: Any) -> xr.DataArray:
@@ -180,20 +249,20 @@ def by_channel(variable: xr.DataArray, roles: Roles, bounds: Mapping[Any, float]
     return found
 
 
-def sample(variable: xr.DataArray, roles: Roles) -> list[NDArray[Any]]:
-    """Blocks as they are stored, spread over the signal and batch axes, with all channels."""
-    side = SIDES[len(roles.signal)]
-    size = {axis: min(side, n) if axis in roles.signal else 1 for axis, n in enumerate(variable.shape)}
+def sample(variable: xr.DataArray, roles: Roles, sides: Sequence[int], most: int) -> list[NDArray[Any]]:
+    """At most so many blocks as they are stored, spread over the signal and batch axes, with all channels."""
+    size = dict.fromkeys(range(variable.ndim), 1)
+    size |= {axis: min(side, variable.shape[axis]) for axis, side in zip(roles.signal, sides, strict=True)}
     if roles.channel is not None:
         size[roles.channel] = variable.shape[roles.channel]
     counts = [variable.shape[axis] // size[axis] for axis in range(variable.ndim)]
     nbytes = math.prod(size.values()) * variable.dtype.itemsize
     total = math.prod(counts)
-    number = max(1, min(total, MOST_BLOCKS, MOST_BYTES // nbytes))
+    number = max(1, min(total, most, MOST_BYTES // nbytes))
     # A stride that shares no factor with the number of blocks visits rows and columns alike.
     stride = next(k for k in itertools.count(max(1, round(total * 0.6180339887))) if math.gcd(k, total) == 1)
     chosen = sorted(i * stride % total for i in range(number))
-    logger.debug("Fitting to %d of %d blocks of %r.", number, total, variable.name)
+    logger.debug("Reading %d of %d blocks of %r.", number, total, variable.name)
     slack = [n - count * size[axis] for axis, (n, count) in enumerate(zip(variable.shape, counts, strict=True))]
     parts = {}
     for place in chosen:
