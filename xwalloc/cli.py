@@ -111,7 +111,47 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
         if variable not in dataset.data_vars:
             raise ConfigError(f"Expected VARIABLE to be one of {list(dataset.data_vars)}. Got {variable!r}.")
         found = xwalloc.fit(dataset[variable], signal_dims=signal_dim or None, **options)
-    save(found, model)
+    found.save(model)
+    show(model, found.facts())
+
+
+@main.command("import-checkpoint")
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("checkpoint", type=click.Path(dir_okay=False))
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option(
+    "--range", "value_range", type=(float, float),
+    help="Samples that -1/2 and 1/2 of the network stand for. Default: the range of 8-bit types, else of each chunk.",
+)  # fmt: skip
+@click.option("--pickle", is_flag=True, help="Accept a legacy checkpoint; its objects are dropped, nothing of it runs.")
+@click.option("--size", type=click.IntRange(1), help="Samples of the chunk that is tried, along every signal axis.")
+@click.option("--image", type=click.Path(dir_okay=False), help="Try a crop of this picture, not a chunk that is made.")
+@click.option("--max-error", type=float, help="Bound to try as well. Default: 1/32 of the range.")
+@debug_option
+def import_checkpoint(
+    config: str,
+    checkpoint: str,
+    model: str,
+    value_range: tuple[float, float] | None,
+    pickle: bool,
+    size: int | None,
+    image: str | None,
+    max_error: float | None,
+) -> None:
+    """Write the published WaLLoC model of CONFIG and CHECKPOINT to the file MODEL, and try it on a chunk.
+
+    CONFIG is its JSON file, CHECKPOINT its .pth file. MODEL can be given as model= wherever xwalloc compresses. Needs
+    torch.
+    """
+    from xwalloc.codec import trial
+    from xwalloc.models import published
+
+    found = published.import_checkpoint(config, checkpoint, value_range=value_range, allow_pickle=pickle)
+    chunk = trial.made(found, size) if image is None else trial.picture(found, image, size)
+    found.save(model)
+    show(model, found.facts())
+    origin = "made for this" if image is None else f"from {image}"
+    show(f"round trip of a chunk of {chunk.dtype} {chunk.shape}, {origin}", trial.rows(found, chunk, max_error))
 
 
 @main.command()
@@ -158,24 +198,24 @@ def train(
         bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
         task = bar.add_task("training", total=None)
 
-        def show(now: Any) -> None:
+        def report(now: Any) -> None:
             words = f"{now.rate:.3f} bits per latent, MSE {now.distortion:.5f} steps², {now.gain:+.3f} dB"
             bar.update(task, total=now.steps, completed=now.step, description=words)
 
         found = xwalloc.train(
-            [dataset[variable] for dataset in datasets], signal_dims=signal_dim or None, progress=show,
+            [dataset[variable] for dataset in datasets], signal_dims=signal_dim or None, progress=report,
             model=None if fitted is None else xwalloc.load_model(fitted),
             start=None if start is None else xwalloc.load_model(start), **options,
         )  # fmt: skip
-    save(found, model)
+    found.save(model)
+    show(model, found.facts())
 
 
-def save(model: Any, path: str) -> None:
-    """Write a model and say what it is."""
-    model.save(path)
+def show(title: str, lines: list[tuple[str, str]]) -> None:
+    """Print labels and texts under a title."""
     console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(path, style="bold"))
-    for label, text in model.facts():
+    console.print(Text(title, style="bold"))
+    for label, text in lines:
         console.print(Text(f"  {label:<16}{text}"))
 
 

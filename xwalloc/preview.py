@@ -20,6 +20,7 @@ from xwalloc.codec.layout import Layout, unpack_mask
 from xwalloc.errors import BudgetError, ConfigError, FormatError
 from xwalloc.models import library
 from xwalloc.models.linear import dequantised
+from xwalloc.models.model import PUBLISHED
 from xwalloc.types import in_turn
 
 __all__ = ["open_preview"]
@@ -64,7 +65,12 @@ class PreviewArray(BlockArray):
 
     def __init__(self, array: zarr.Array[Any], level: int, opened: xr.DataArray) -> None:
         super().__init__(array)
-        model = None if self.config.model is None else library.resolve(self.config.model).fitted
+        model = None if self.config.model is None else library.resolve(self.config.model)
+        if model is not None and model.kind == PUBLISHED:
+            raise ConfigError(
+                "Expected an array of a linear model, whose low-pass latents are a coarse image. Got one of a "
+                "published WaLLoC model, which mixes subbands. Decode it and use .coarsen(...).mean()."
+            )
         levels = self.config.levels if model is None else model.levels
         number = as_number(level)
         if not isinstance(number, int) or not 1 <= number <= levels:

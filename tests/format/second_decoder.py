@@ -29,11 +29,12 @@ TABLES_ID = google_crc32c.value((DATA / "tables-1.bin").read_bytes() + (DATA / "
 DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f2", "f4", "f8")
 BATCH, CHANNEL, SIGNAL = 0, 1, 2
 STORED, MASK, EXCEPTIONS, LATTICE, LATTICE_SYMBOLS, MODEL, LATENTS, RESIDUAL = range(1, 9)
-MODE_STORED, MODE_LATTICE, MODE_TRANSFORM = range(3)
+MODE_STORED, MODE_LATTICE, MODE_TRANSFORM, MODE_LEARNED = range(4)
 SECTIONS: dict[int, tuple[set[int], set[int]]] = {
     MODE_STORED: ({STORED}, set()),
     MODE_LATTICE: ({LATTICE, LATTICE_SYMBOLS}, {MASK, EXCEPTIONS}),
     MODE_TRANSFORM: ({MODEL, LATENTS}, {MASK, EXCEPTIONS, RESIDUAL}),
+    MODE_LEARNED: ({MODEL, LATTICE, LATTICE_SYMBOLS}, {MASK, EXCEPTIONS, RESIDUAL}),
 }
 """Sections that each mode has to have, and those that it may have."""
 
@@ -108,7 +109,7 @@ def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
     end = 36 + 5 * axes + 9 * count
     expect(end + 4 <= len(frame), "cut inside its tables")
     expect(struct.unpack_from("<I", frame, end)[0] == google_crc32c.value(frame[:end]), "damaged header")
-    expect(mode <= 2 and dtype <= 8 and order <= 1 and quality <= 3 and flags <= 1 and axes <= 32, "unknown header")
+    expect(mode <= 3 and dtype <= 8 and order <= 1 and quality <= 3 and flags <= 1 and axes <= 32, "unknown header")
     expect(not (order and dtype < 2), "bytes have no order")
     table = [struct.unpack_from("<BI", frame, 36 + 5 * i) for i in range(axes)]
     roles = tuple(role for role, _ in table)
@@ -140,8 +141,11 @@ def parse(frame: bytes) -> tuple[Header, dict[int, bytes]]:
 # ---- 3 Order of work -------------------------------------------------------------------------------------------------
 
 
-def decode(frame: bytes, named: bytes | None = None) -> Array:
-    """The array that a frame holds; `named` is the file of the model that it names, if it does."""
+def decode(frame: bytes, named: bytes | None = None, networks: Any = None) -> Array:
+    """The array that a frame holds.
+
+    `named` is the file of the model that it names, if it does; `networks` the module second_networks, for learned mode.
+    """
     header, sections = parse(frame)
     stored = header.dtype.newbyteorder(">" if header.big_endian else "<")
     little = header.dtype.newbyteorder("<")
@@ -157,6 +161,9 @@ def decode(frame: bytes, named: bytes | None = None) -> Array:
     masked = None if labels is None else labels != 0
     if header.mode == MODE_LATTICE:
         samples = decode_lattice(sections, header, shape, masked)
+    elif header.mode == MODE_LEARNED:
+        expect(named is not None, "a model that is not there")
+        samples = decode_learned(sections, header, shape, masked, named or b"", networks)
     else:
         samples = decode_transform(sections, header, shape, masked, named)
     bits = np.ascontiguousarray(samples).view(f"u{header.dtype.itemsize}")
@@ -1343,7 +1350,7 @@ def read_arrays(named: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     size = int.from_bytes(named[:8], "little")
     header = json.loads(named[8 : 8 + size])
     description = json.loads(header.pop("__metadata__")["xwalloc"])
-    types = {"F64": "<f8", "I32": "<i4", "I8": "i1", "U8": "u1", "U16": "<u2", "BOOL": "?"}
+    types = {"F64": "<f8", "F32": "<f4", "I32": "<i4", "I8": "i1", "U8": "u1", "U16": "<u2", "BOOL": "?"}
     arrays = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
@@ -1714,14 +1721,27 @@ def continued(array: Array, signal: Sequence[int]) -> Array:
 
 def decode_residuals(data: bytes, model: Model, batch: int, dimensions: int, masked: Array | None) -> Integers:
     """Residuals (batch, channel, Z, Y, X) (10.6)."""
-    channels = len(model.mean)
-    codes = model.residual_codes
+    shape = (batch, len(model.mean), *model.signal)
+    return residuals_of(data, model.residual_codes, shape, dimensions, masked, model.parallel, model.book)
+
+
+def residuals_of(
+    data: bytes,
+    codes: list[int] | None,
+    shape: Canonical,
+    dimensions: int,
+    masked: Array | None,
+    parallel: bool,
+    book: Book | None,
+) -> Integers:
+    """Residuals of a shape, with the magnitude codes that stand before the streams if they are not known (5.7)."""
+    batch, channels = shape[:2]
     if codes is None:
         codes, data = magnitude_codes(data[:channels], channels), data[channels:]
-    axis, slabs = slabs_of((batch, channels, *model.signal), GROUP, 1 << 20)
-    residuals = np.zeros((batch, channels, *model.signal), np.int64)
-    kind = KIND_RESIDUAL_PARALLEL if model.parallel else KIND_RESIDUAL
-    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, model.book), strict=True):
+    axis, slabs = slabs_of(shape, GROUP, 1 << 20)
+    residuals = np.zeros(shape, np.int64)
+    kind = KIND_RESIDUAL_PARALLEL if parallel else KIND_RESIDUAL
+    for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, book), strict=True):
         part = part_of(axis, start, stop)
         box = residuals[0, 0][part].shape
         planes: list[Plane] = []
@@ -1777,6 +1797,43 @@ def decode_transform(
             values = np.rint(values)
     z, y, x = shape[2:]
     return cast(values[:, :, :z, :y, :x], header)
+
+
+# ---- 15 Learned mode -------------------------------------------------------------------------------------------------
+
+
+def decode_learned(
+    sections: dict[int, bytes], header: Header, shape: Canonical, masked: Array | None, named: bytes, networks: Any
+) -> Array:
+    """Samples of a chunk in learned mode."""
+    expect(len(sections[MODEL]) == 42, "cut model")
+    key, offset, scale, tolerance, step, integral, parallel = struct.unpack("<8sddddBB", sections[MODEL])
+    expect(hashlib.sha256(named).digest()[:8] == key, "another model")
+    expect(min(scale, step) >= 0 and math.isfinite(abs(offset) + scale + 2.0**32 * step), "impossible fields")
+    expect(0 <= tolerance <= 1 and integral <= 1 and parallel <= 1, "impossible fields")
+    description, arrays = read_arrays(named)
+    tensors = {name: array.astype(np.float64) for name, array in arrays.items()}
+    expect(description["kind"] == "published", "a model of another kind")
+    expect((description["channels"], description["dimensions"]) == (shape[1], header.dimensions), "another model")
+    signal = shape[-header.dimensions :]
+    _, count = networks.architecture_of(description)
+    positions = [-(-n // (1 << description["levels"])) + (2 if header.dimensions == 1 else 0) for n in signal]
+    expect(sections[LATTICE][:13] == struct.pack("<BdI", 0, 1.0, 0), "another lattice")
+    there = (shape[0], count, *[1] * (3 - len(positions)), *positions)
+    roles = (BATCH, CHANNEL, SIGNAL, SIGNAL, SIGNAL)
+    latents = decode_lattice(
+        sections, Header(MODE_LATTICE, np.dtype("i4"), False, there, roles, None), there, None
+    ).reshape(shape[0], count, *positions)
+    largest = 2 ** (description["architecture"]["latent_bits"] - 1) - 1
+    expect(int(np.abs(latents).max()) <= largest, "latents beyond their range")
+    x = np.stack([networks.output_of(item.astype(np.int64), description, tensors) for item in latents])
+    values = offset + scale * x[(..., *(slice(n) for n in signal))].reshape(shape)
+    if RESIDUAL in sections:
+        layer = residuals_of(sections[RESIDUAL], None, shape, header.dimensions, masked, bool(parallel), None)
+        values = values + step * layer
+    if integral or header.dtype.kind != "f":
+        values = np.rint(values)
+    return cast(values, header)
 
 
 # ---- 11 Finish -------------------------------------------------------------------------------------------------------

@@ -38,9 +38,10 @@ def load(name: str) -> ModuleType:
 
 
 second = load("second_decoder")
+networks = load("second_networks")
 example = load("example")
 
-STORED, LATTICE, TRANSFORM = range(3)
+STORED, LATTICE, TRANSFORM, LEARNED = range(4)
 MASK, EXCEPTIONS, RESIDUAL = 2, 3, 8
 DTYPES = ("i1", "u1", "<i2", ">u2", "<i4", ">u4", "<f2", ">f4", "<f8", ">f8")
 Case = tuple[NDArray[Any], dict[str, Any]]
@@ -482,3 +483,62 @@ def test_frames_with_a_basis_within_that_of_their_model(shape, dtype, profile, m
         assert section[0] == 3
         assert section[24] >= further
         np.testing.assert_array_equal(second.decode(frame, model.data), codec.decode(frame))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"kind": "Codec2D", "channels": 3, "J": 2, "latent_dim": 6, "latent_bits": 4, "Nd": 32},
+        {"kind": "LinearCodec2D", "channels": 5, "J": 3, "latent_dim": 9, "latent_bits": 5},
+        {"kind": "ResidualCodec2D", "channels": 1, "J": 1, "latent_dim": 2, "latent_bits": 2, "num_stages": 3},
+        {"kind": "Codec1D", "channels": 2, "J": 3, "latent_dim": 6, "latent_bits": 8, "Nd": 20, "post_filter": True},
+        {"kind": "Codec1D", "channels": 1, "J": 2, "latent_dim": 3, "latent_bits": 6, "Nd": 7},
+    ],
+    ids=lambda sizes: sizes["kind"],
+)
+@pytest.mark.parametrize("profile", ["default", "parallel"])
+def test_frames_of_published_models(sizes, profile, monkeypatch):
+    """Samples agree within what the tolerance allows, and within the bound in either decoder."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: published models cannot run")
+    from xwalloc.models.published import TOLERANCE, as_model
+    from xwalloc.models.upstream import Architecture as Published
+
+    torch.manual_seed(0)
+    module = Published(**sizes).build()
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if name.startswith("encoder"):
+                weight.mul_(12)
+            elif name.endswith(("alpha", "beta", "bias", "norm.weight", "norm1.weight", "norm2.weight")):
+                weight.add_(0.2 * torch.randn(weight.shape))
+    model = as_model(module)
+    d = model.dimensions
+    array = holes(smooth((2, sizes["channels"], *((43, 26) if d == 2 else (700,))), noise=4.0).astype("f4"))
+    array[array == 0] = 1
+    for dtype, quality in (
+        ("f4", {"step": 1}),
+        ("f4", {"max_error": 4.0}),
+        ("i2", {"max_error": 2}),
+        ("u1", {"step": 1}),
+    ):
+        given = array if dtype == "f4" else np.clip(np.nan_to_num(array), 0, 255).astype(dtype)
+        given = given[:1] if dtype == "i2" else given
+        config = CodecConfig(
+            channel_axis=1, signal_axes=tuple(range(2, 2 + d)), model=model, nodata=-9999 if dtype != "u1" else 7,
+            profile=profile, **quality,
+        )  # fmt: skip
+        with monkeypatch.context() as patch:
+            learned = lambda a, b: a if a is not None and a.mode == LEARNED else b or a  # noqa: E731
+            patch.setattr(chunk, "smaller", learned)
+            patch.setattr(chunk, "in_lattice_mode", lambda *_: None)
+            frame = ChunkCodec(config).encode(given)
+        header, _ = second.parse(frame)
+        assert header.mode == LEARNED
+        ours, theirs = decode_frame(frame), second.decode(frame, model.data, networks)
+        assert theirs.dtype == ours.dtype
+        special = ~np.isfinite(given) | (given == config.nodata)
+        assert theirs[special].tobytes() == ours[special].tobytes() == given[special].tobytes()
+        there, here, wanted = (a[~special].astype("f8") for a in (theirs, ours, given))
+        assert np.abs(there - here).max() <= (TOLERANCE * 300 if dtype == "f4" else 0)
+        if "max_error" in quality:
+            assert max(np.abs(there - wanted).max(), np.abs(here - wanted).max()) <= quality["max_error"]

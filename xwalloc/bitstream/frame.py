@@ -44,6 +44,7 @@ class Mode(IntEnum):
     STORED = 0
     LATTICE = 1
     TRANSFORM = 2
+    LEARNED = 3
 
 
 class Quality(IntEnum):

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import examine, lattice_mode, transform_mode
+from xwalloc.codec import examine, lattice_mode, learned_mode, transform_mode
 from xwalloc.codec.bound import substitute
 from xwalloc.codec.candidates import (
     Candidate,
@@ -48,7 +48,7 @@ from xwalloc.codec.survey import survey
 from xwalloc.codec.transform_mode import Target
 from xwalloc.errors import ConfigError
 from xwalloc.models import library
-from xwalloc.models.model import Model
+from xwalloc.models.model import PUBLISHED, Model
 from xwalloc.models.spec import Grid, padded
 
 __all__ = ["ChunkCodec", "decode_frame"]
@@ -103,6 +103,16 @@ class ChunkCodec:
         """
         return None if self.config.model is None else library.resolve(self.config.model)
 
+    @cached_property
+    def network(self) -> Model | None:
+        """The model if it is a published one."""
+        return self.model if self.model is not None and self.model.kind == PUBLISHED else None
+
+    @cached_property
+    def shared(self) -> Model | None:
+        """The model if it is a linear one."""
+        return self.model if self.network is None else None
+
     def encode(self, array: ArrayLike) -> bytes:
         """Encode a chunk.
 
@@ -118,7 +128,8 @@ class ChunkCodec:
         """
         given = np.asarray(array)
         self.config.check(given.shape, given.dtype)
-        self._check_model(given.shape)
+        if self.model is not None:
+            self.config.check_model(self.model, given.shape)
         if given.nbytes > MAX_CHUNK_BYTES:
             raise ConfigError(
                 f"Expected chunks of at most {MAX_CHUNK_BYTES} bytes. Got {given.nbytes}. Choose smaller chunks: "
@@ -151,18 +162,6 @@ class ChunkCodec:
         return decode_frame(
             frame, out=out, shape=shape, dtype=dtype, limits=limits, region=region, model=self.config.model
         )
-
-    def _check_model(self, shape: Sequence[int]) -> None:
-        if self.model is None:
-            return
-        axis, expected = self.config.channel_axis, self.model.fitted
-        channels = 1 if axis is None else shape[axis]
-        if (channels, len(self.config.signal_axes)) != (expected.channels, expected.dimensions):
-            raise ConfigError(
-                f"Expected chunks of {expected.channels} channels and {expected.dimensions} signal axes, for which "
-                f"model {self.model.id} was made. Got {channels} and {len(self.config.signal_axes)}. Fit a model to "
-                "these data, or keep all channels in one chunk."
-            )
 
     def _header(self, array: NDArray[np.generic]) -> Header:
         config = self.config
@@ -209,7 +208,8 @@ class ChunkCodec:
         if config.max_error is not None and not _is_exact(chunk, config.max_error * self._scales().max()):
             return self._bounded(chunk, layout, config.max_error)
         if config.step is not None and chunk.look.valid:
-            target = Target(integral=False, step=0.0, quantum=config.step)
+            # The step of a published model is that of its latents: there is no other layer.
+            target = Target(integral=False, step=0.0, quantum=config.step if self.network is None else 0.0)
             return self._transform(chunk, layout, target, examine.nothing) or lossless(chunk, config.profile)
         if config.snr is not None and chunk.look.valid:
             return self._at_snr(chunk, layout, config.snr)
@@ -217,14 +217,14 @@ class ChunkCodec:
 
     def _scales(self) -> NDArray[np.float64]:
         """Bounds of the channels, by `max_error`."""
-        return np.ones(1) if self.model is None else self.model.fitted.scales
+        return np.ones(1) if self.shared is None else self.shared.fitted.scales
 
     def _grid(self, layout: Layout) -> Grid:
         """The wavelet transform over a chunk."""
         config = self.config
-        if self.model is not None:
+        if self.shared is not None:
             z, y, x = layout.canonical[2:]
-            return self.model.fitted.grid((z, y, x))
+            return self.shared.fitted.grid((z, y, x))
         return Grid(
             signal=padded(layout.canonical[2:], config.levels, config.tree, config.boundary),
             dimensions=layout.dimensions,
@@ -235,8 +235,14 @@ class ChunkCodec:
         )
 
     def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
-        config = self.config
-        if chunk.samples.shape[1] > MAX_CHANNELS and self.model is None:
+        config, shared = self.config, self.shared
+        many = chunk.samples.shape[1] > MAX_CHANNELS
+        if self.network is not None:
+            draft = self._draft(chunk, layout)
+            learned = None if draft is None else _learned(draft, target, look)
+            if not target.step:
+                return learned
+        elif many and shared is None:
             return None
         grid = self._grid(layout)
         edges = chunk.look.low, chunk.look.high
@@ -247,11 +253,22 @@ class ChunkCodec:
             )
             return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
-        found = code(self.model)
-        if self.model is None or not target.step or self.model.fitted.scaled or chunk.samples.shape[1] > MAX_CHANNELS:
+        if self.network is not None:
+            return learned if many else smaller(learned, code(None))
+        found = code(shared)
+        if shared is None or not target.step or shared.fitted.scaled or many:
             return found
         # A model may know nothing of what this chunk shows. Without a bound, latents stay comparable instead.
-        return smaller(smaller(found, code(self.model, rotated=True)), code(None))
+        return smaller(smaller(found, code(shared, rotated=True)), code(None))
+
+    def _draft(self, chunk: Chunk, layout: Layout) -> learned_mode.Draft | None:
+        """The chunk seen by a published model; None where it does not suit that."""
+        if self.network is None:
+            return None
+        edges, dtype = (chunk.look.low, chunk.look.high), chunk.original.dtype
+        return learned_mode.draft(
+            chunk.samples, dtype, edges, chunk.mask, chunk.nodata, layout.dimensions, self.config.profile, self.network
+        )
 
     def _bounded(self, chunk: Chunk, layout: Layout, limit: float) -> Candidate | None:
         config = self.config
@@ -297,10 +314,17 @@ class ChunkCodec:
             return lossless(chunk, config.profile)
         look = examine.squares(scale, chunk.nodata)
         step = scale * math.sqrt(12 * allowed)
-        best = search(
-            lambda step: self._transform(chunk, layout, Target(integral=False, step=0.0, quantum=step), look),
-            values.size, step, allowed,
-        )  # fmt: skip
+        seen = self._draft(chunk, layout)
+
+        def code(step: float) -> Candidate | None:
+            target = Target(integral=False, step=0.0, quantum=step)
+            if self.network is None:
+                return self._transform(chunk, layout, target, look)
+            return None if seen is None else _learned(seen, target, look)
+
+        best = None if seen is None else code(0.0)  # a published model may be good enough by itself
+        if best is None or best.figure > allowed * values.size:
+            best = search(code, values.size, step, allowed)
         clear = best is not None and 8 * best.nbytes < CLEAR * chunk.samples.size
         if not clear or chunk.samples.shape[1] < MANY_CHANNELS:
             found = search(
@@ -314,6 +338,12 @@ class ChunkCodec:
             best = smaller(best, found)
         exact = promising(exact_draft(chunk, config.profile), best)
         return smaller(best, exactly(exact))
+
+
+def _learned(draft: learned_mode.Draft, target: Target, look: Examine) -> Candidate | None:
+    """The candidate that a published model makes of a chunk; None where its tolerance is too coarse for the bound."""
+    coded = draft.encode(target, look)
+    return None if coded is None else Candidate(Mode.LEARNED, coded.sections, coded.missed, coded.figure)
 
 
 def _is_exact(chunk: Chunk, limit: float) -> bool:

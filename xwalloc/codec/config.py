@@ -16,7 +16,8 @@ import numpy as np
 
 from xwalloc.bitstream.frame import DTYPES
 from xwalloc.errors import ConfigError
-from xwalloc.models.model import Model, ModelReference, parse_reference
+from xwalloc.models import library
+from xwalloc.models.model import PUBLISHED, Model, ModelReference, parse_reference
 from xwalloc.transform.filters import REFLECTING
 
 __all__ = ["Boundary", "CodecConfig", "Configuration", "Profile", "Tree"]
@@ -79,7 +80,9 @@ class CodecConfig:
         Entropy coder contexts for size ("default") or for thousands of lanes ("parallel").
     model
         Model that the chunks share: a `Model`, a reference to one, or the JSON form of a reference. None: each chunk
-        carries its own. With a model, `levels`, `tree`, `wavelet` and `boundary` are the model's.
+        carries its own. With a model, `levels`, `tree`, `wavelet` and `boundary` are the model's. The configuration
+        carries models of up to 512 KiB; others it names only, and readers need their file (docs/models.md says where)
+        unless `.walloc.to_zarr` wrote the array.
 
     Raises
     ------
@@ -110,6 +113,8 @@ class CodecConfig:
     model: ModelReference | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, Model):
+            library.add(self.model)
         parsed: dict[str, Any] = {
             "channel_axis": None if self.channel_axis is None else parse_axis("channel_axis", self.channel_axis),
             "signal_axes": parse_signal_axes(self.signal_axes),
@@ -209,6 +214,41 @@ class CodecConfig:
                         ".drop_encoding(), or xwalloc.encoding anew."
                     )
         self.nodata_as(dtype)
+
+    def check_model(self, model: Model, shape: tuple[int, ...]) -> None:
+        """Refuse chunks and targets that the model of this configuration is not for.
+
+        Parameters
+        ----------
+        model
+            The model that is meant.
+        shape
+            Shape of the chunk as stored.
+
+        Raises
+        ------
+        ConfigError
+            If channels or signal axes are others, or a published model is asked for a step of its own or for chunks
+            that it cannot take.
+        """
+        channels = 1 if self.channel_axis is None else shape[self.channel_axis]
+        if (channels, len(self.signal_axes)) != (model.channels, model.dimensions):
+            raise ConfigError(
+                f"Expected chunks of {model.channels} channels and {model.dimensions} signal axes, for which "
+                f"model {model.id} was made. Got {channels} and {len(self.signal_axes)}. Fit a model to these data, "
+                "keep all channels in one chunk, or name the variables that the model is for."
+            )
+        if model.kind != PUBLISHED:
+            return
+        if self.step not in (None, 1):
+            raise ConfigError(
+                f"Expected step 1, which is the own rate of a published WaLLoC model. Got {self.step:g}. For a finer "
+                "or a bounded result give max_error, or snr."
+            )
+        batch = [n for axis, n in enumerate(shape) if axis != self.channel_axis and axis not in self.signal_axes]
+        misfit = model.published.misfit(math.prod(batch), [shape[axis] for axis in self.signal_axes])
+        if misfit is not None:
+            raise ConfigError(f"Expected chunks of {misfit}, of shape {shape}. Choose smaller chunks.")
 
     def nodata_as(self, dtype: np.dtype[Any]) -> np.generic | None:
         """`nodata` as a value of `dtype` (rounded to its precision where it is a float); None where there is none.

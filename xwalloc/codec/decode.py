@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import lattice_mode, transform_mode, transform_sections
+from xwalloc.codec import lattice_mode, learned_mode, transform_mode, transform_sections
 from xwalloc.codec.bound import early_nodata, stored, substitute
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
@@ -64,7 +64,8 @@ def decode_frame(
     ValueError
         If the region is not one slice of step 1 for each axis.
     ConfigError
-        If the setting ``decode.max_bytes`` is not a number of bytes.
+        If the setting ``decode.max_bytes`` is not a number of bytes, or the model is a network and torch is not
+        installed.
     """
     limits = limits or DecodeLimits(max_bytes=decode_limit())
     parsed = Frame.parse(bytes(frame), limits)
@@ -112,9 +113,10 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
         Mode.STORED: {Section.STORED},
         Mode.LATTICE: {Section.LATTICE, Section.LATTICE_SYMBOLS},
         Mode.TRANSFORM: {Section.MODEL, Section.LATENTS},
+        Mode.LEARNED: {Section.MODEL, Section.LATTICE, Section.LATTICE_SYMBOLS},
     }[header.mode]
     optional = set() if header.mode == Mode.STORED else {Section.MASK, Section.EXCEPTIONS}
-    if header.mode == Mode.TRANSFORM:
+    if header.mode in (Mode.TRANSFORM, Mode.LEARNED):
         optional.add(Section.RESIDUAL)
     if not wanted <= set(sections) <= wanted | optional or (header.size == 0 and header.mode != Mode.STORED):
         raise FormatError(f"The frame has impossible sections: {[section.name for section in sections]}.")
@@ -150,6 +152,8 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
         parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
         dtype = native if lattice_mode.holds_bits(parameters) else working
         decoded = lattice_mode.decode(parameters, symbols, shape, mask, dtype, early_nodata(nodata), box)
+    elif header.mode == Mode.LEARNED:
+        decoded = learned_mode.decode(sections, shape, layout.dimensions, mask, nodata, box, models)
     else:
         decoded = transform_mode.decode(
             sections, shape, layout.dimensions, mask, working, early_nodata(nodata), box, models

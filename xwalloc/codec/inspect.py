@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xwalloc.bitstream.frame import FORMAT_VERSION, AxisRole, Section, parse_header
-from xwalloc.codec.transform_sections import named_model
+from xwalloc.bitstream.frame import FORMAT_VERSION, AxisRole, Mode, Section, parse_header
+from xwalloc.codec import learned_mode, transform_sections
 from xwalloc.errors import FormatError
 
 __all__ = ["FrameInfo", "inspect"]
@@ -24,7 +24,7 @@ class FrameInfo:
     version
         Version of the format.
     mode
-        How the samples are coded: "stored", "lattice" or "transform".
+        How the samples are coded: "stored", "lattice", "transform" or "learned".
     dtype, shape
         Of the chunk as stored, byte order included.
     channel_axis, signal_axes
@@ -119,7 +119,8 @@ def inspect(frame: bytes) -> FrameInfo:
     at = start
     for section, size, _ in table:
         if section == Section.MODEL:
-            model = named_model(data[at : at + size])
+            naming = learned_mode if header.mode == Mode.LEARNED else transform_sections
+            model = naming.named_model(data[at : at + size])
         at += size
     return FrameInfo(
         version=FORMAT_VERSION,

@@ -17,7 +17,7 @@ from xwalloc.errors import FormatError
 from xwalloc.models import lattice
 from xwalloc.types import Region
 
-__all__ = ["Draft", "Lattice", "LatticeKind", "decode", "draft", "for_bits", "for_integers", "for_reals"]
+__all__ = ["Draft", "Lattice", "LatticeKind", "decode", "draft", "for_bits", "for_integers", "for_reals", "is_exact"]
 
 HEAD = struct.Struct("<BdI")
 LARGEST_INDEX = 2**31 - 1
@@ -225,3 +225,8 @@ def decode(
 def holds_bits(parameters: bytes) -> bool:
     """Whether the indices of a lattice stand for the bits of floats."""
     return parameters[:1] == bytes([LatticeKind.BITS])
+
+
+def is_exact(parameters: bytes) -> bool:
+    """Whether the indices of a lattice are integers themselves, and exact."""
+    return parameters[: HEAD.size] == HEAD.pack(LatticeKind.INTEGERS, 1.0, 0)

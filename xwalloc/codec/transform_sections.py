@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from xwalloc.models.neural import Network
 
 __all__ = [
-    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "encode_latents", "encode_residuals", "head",
-    "inverse", "latent_parts", "named_model", "pack_codes", "pack_further", "pad", "read", "residual_parts",
+    "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "decode_residuals", "encode_latents",
+    "encode_residuals", "head", "inverse", "latent_parts", "named_model", "pack_codes", "pack_further", "pad", "read",
+    "residual_parts", "split_codes",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -123,7 +124,7 @@ class Contents:
         """
         if self.residual_codes is None:
             return np.zeros(self.shape, np.int32)
-        return _decode_residuals(
+        return decode_residuals(
             self._residuals,
             self.residual_codes,
             self.shape,
@@ -162,9 +163,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     if kind == LINEAR:
         model = LinearModel.from_bytes(data[HEAD.size :], signal, dimensions, channels, batch)
         if layer is not None:
-            codes, layer = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
-            if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
-                raise FormatError("The residual layer of the frame is damaged.")
+            codes, layer = split_codes(layer, channels)
     else:
         start = HEAD.size + KEY_BYTES
         fitted = models(data[HEAD.size : start]).fitted
@@ -339,7 +338,7 @@ def encode_residuals(
     )
 
 
-def _decode_residuals(
+def decode_residuals(
     data: bytes,
     codes: NDArray[np.int64],
     shape: Sequence[int],
@@ -349,7 +348,13 @@ def _decode_residuals(
     region: Region,
     codebook: Tables | None,
 ) -> NDArray[np.int32]:
-    """Residuals of the slabs that a region touches; zeros elsewhere."""
+    """Residuals (batch, channel, z, y, x) of the slabs that a region touches, zeros elsewhere, from their streams.
+
+    Raises
+    ------
+    FormatError
+        If these are damaged.
+    """
     axis, parts, slabs = residual_parts(shape, codes)
     residuals = np.zeros(tuple(shape), np.int32)
     buffer = residuals.reshape(-1)
@@ -358,3 +363,17 @@ def _decode_residuals(
     wanted = segments.touching(parts, region[2 + axis])
     coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
     return residuals
+
+
+def split_codes(layer: bytes, channels: int) -> tuple[NDArray[np.int64], bytes]:
+    """Magnitude codes (channel,) at the beginning of section RESIDUAL, and what follows.
+
+    Raises
+    ------
+    FormatError
+        If they are no such codes.
+    """
+    codes, rest = np.frombuffer(layer[:channels], "u1").astype(np.int64), layer[channels:]
+    if len(codes) != channels or codes.max(initial=0) >= len(MAGNITUDES):
+        raise FormatError("The residual layer of the frame is damaged.")
+    return codes, rest

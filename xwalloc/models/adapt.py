@@ -11,6 +11,8 @@ from array_api_compat import is_torch_array
 
 from xwalloc.errors import ConfigError
 from xwalloc.models import latents as core
+from xwalloc.models.model import PUBLISHED
+from xwalloc.models.published import BORDER
 
 if TYPE_CHECKING:
     from xwalloc.models.model import Model
@@ -29,18 +31,18 @@ def encode(model: Model, array: Any) -> Any:
     """`Model.encode`."""
     if hasattr(array, "dims"):
         return _encode_named(model, array)
-    d, one = model.fitted.dimensions, model.fitted.channels == 1
+    d, one = model.dimensions, model.channels == 1
     plain = _numpy(array)
     if one and (plain.ndim == d or (plain.ndim > d and plain.shape[-d - 1] != 1)):
         plain = np.expand_dims(plain, -d - 1)
     if plain.ndim <= d:
-        raise ConfigError(
-            f"Expected samples of shape (..., {model.fitted.channels}, and {d} signal axes). Got {plain.shape}."
-        )
+        raise ConfigError(f"Expected samples of shape (..., {model.channels}, and {d} signal axes). Got {plain.shape}.")
     lead = plain.shape[: -d - 1]
     canonical = plain.reshape(math.prod(lead), plain.shape[-d - 1], *(1,) * (3 - d), *plain.shape[-d:])
-    step = core.step_of(model.fitted, model.target)
-    found = core.encode(model.fitted, np.ascontiguousarray(canonical), step)
+    if model.kind == PUBLISHED:
+        found = model.published.latents_of(plain.reshape(-1, *plain.shape[-d - 1 :]))
+    else:
+        found = core.encode(model.fitted, np.ascontiguousarray(canonical), core.step_of(model.fitted, model.target))
     return _like(found.reshape(*lead, found.shape[1], *found.shape[-d:]), array)
 
 
@@ -48,19 +50,22 @@ def decode(model: Model, latents: Any, shape: Sequence[int] | None) -> Any:
     """`Model.decode`."""
     if hasattr(latents, "dims"):
         return _decode_named(model, latents, shape)
-    d = model.fitted.dimensions
+    d = model.dimensions
     plain = _numpy(latents)
     if plain.ndim <= d:
         raise ConfigError(f"Expected latents of shape (..., latent, and {d} patch axes). Got {plain.shape}.")
     lead, extent = plain.shape[: -d - 1], plain.shape[-d:]
-    patch = 1 << model.fitted.levels
-    signal = tuple(n * patch for n in extent) if shape is None else tuple(shape)
+    border = BORDER[d] if model.kind == PUBLISHED else 0
+    signal = tuple((n - border) << model.levels for n in extent) if shape is None else tuple(shape)
     if len(signal) != d:
         raise ConfigError(f"Expected shape to be the extent of {d} signal axes. Got {signal}.")
     absent = (1,) * (3 - d)
     canonical = plain.reshape(math.prod(lead), plain.shape[-d - 1], *absent, *extent)
-    step = core.step_of(model.fitted, model.target)
-    found = core.decode(model.fitted, canonical, step, (*absent, *signal))
+    if model.kind == PUBLISHED:
+        found = model.published.samples_of(plain.reshape(-1, *plain.shape[-d - 1 :]), signal)
+    else:
+        step = core.step_of(model.fitted, model.target)
+        found = core.decode(model.fitted, canonical, step, (*absent, *signal))
     return _like(found.reshape(*lead, found.shape[1], *signal), latents)
 
 
@@ -71,7 +76,9 @@ def _encode_named(model: Model, array: Any) -> Any:
     before = [dim for dim in array.dims if dim not in (channel, *signal)]
     ordered = array.transpose(*before, *([channel] if channel in array.dims else []), *signal)
     found = encode(model, ordered.values)
-    attrs = {"step": core.step_of(model.fitted, model.target), "patch": [1 << model.fitted.levels] * len(signal)}
+    attrs: dict[str, Any] = {"patch": [1 << model.levels] * len(signal)}
+    if model.kind != PUBLISHED:
+        attrs["step"] = core.step_of(model.fitted, model.target)
     return xr.DataArray(
         found, dims=(*before, LATENT, *patch_dims(signal)), name=array.name, attrs=attrs,
         coords={dim: array.coords[dim] for dim in before if dim in array.coords},
@@ -82,6 +89,8 @@ def _decode_named(model: Model, latents: Any, shape: Sequence[int] | None) -> An
     import xarray as xr
 
     signal = list(model.description.get("signal_dims", ()))
+    if model.kind == PUBLISHED:  # was made without names of dimensions
+        signal = [str(dim).removesuffix("_patch") for dim in latents.dims if str(dim).endswith("_patch")]
     channel = model.description.get("channel_dim") or "channel"
     wanted = (LATENT, *patch_dims(signal))
     if not set(wanted) <= set(latents.dims):
@@ -93,6 +102,10 @@ def _decode_named(model: Model, latents: Any, shape: Sequence[int] | None) -> An
 
 
 def _dims(model: Model, array: Any) -> tuple[Any, list[Any]]:
+    if model.kind == PUBLISHED:
+        d = model.dimensions
+        has_channel = array.ndim > d and (model.channels > 1 or array.shape[-d - 1] == 1)
+        return (array.dims[-d - 1] if has_channel else None), list(array.dims[-d:])
     channel, signal = model.description.get("channel_dim"), list(model.description.get("signal_dims", ()))
     missing = [dim for dim in (*([channel] if channel else []), *signal) if dim not in array.dims]
     if missing or not signal:

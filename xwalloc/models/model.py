@@ -27,8 +27,12 @@ from xwalloc.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from xwalloc.models.fitted import Fitted
+    from xwalloc.models.published import Published
 
-__all__ = ["INLINE_LIMIT", "KEY_BYTES", "LARGEST", "Model", "ModelReference", "parse_reference"]
+__all__ = [
+    "FORMAT", "INLINE_LIMIT", "KEY_BYTES", "LARGEST", "LINEAR", "PUBLISHED", "Model", "ModelReference",
+    "parse_reference",
+]  # fmt: skip
 
 FORMAT = 1
 KEY_BYTES = 8
@@ -42,6 +46,12 @@ INLINE_LIMIT = 1 << 19
 
 LARGEST_INLINE = 1 << 26
 """Bytes of the largest model that a configuration may carry, inflated."""
+
+LINEAR, PUBLISHED = "linear", "published"
+"""Kinds of models: fitted ones, maybe with a network that refines latents, and published WaLLoC."""
+
+DEFLATED = 1 << 20
+"""A model is deflated in pieces of so many bytes."""
 
 PREFIX = "sha256:"
 METADATA = "xwalloc"
@@ -99,8 +109,29 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """What kind of model it is, such as "linear"."""
-        return str(self.description["kind"])
+        """What kind of model it is: "linear" or "published"."""
+        return str(self.description.get("kind"))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the chunks that the model is for."""
+        return self._count("channels")
+
+    @property
+    def dimensions(self) -> int:
+        """Number of their signal axes."""
+        return self._count("dimensions")
+
+    @property
+    def levels(self) -> int:
+        """Levels of the wavelet transform."""
+        return self._count("levels")
+
+    def _count(self, name: str) -> int:
+        value = self.description.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise FormatError(f"Expected {name} of the model to be a number. Got {value!r:.40}: it is damaged.")
+        return value
 
     @cached_property
     def fitted(self) -> Fitted:
@@ -113,7 +144,26 @@ class Model:
         """
         from xwalloc.models.fitted import Fitted
 
+        if self.kind != LINEAR:
+            raise FormatError(f"Expected a model of kind {LINEAR!r}. Model {self.id} is of kind {self.kind!r:.40}.")
         return Fitted.of(self.description, self.arrays)
+
+    @cached_property
+    def published(self) -> Published:
+        """The published WaLLoC model that this is, ready for use.
+
+        Raises
+        ------
+        FormatError
+            If it is none, or damaged.
+        ConfigError
+            If torch is not installed.
+        """
+        from xwalloc.models.published import Published
+
+        if self.kind != PUBLISHED:
+            raise FormatError(f"Expected a model of kind {PUBLISHED!r}. Model {self.id} is of kind {self.kind!r:.40}.")
+        return Published.of(self.description, self.arrays)
 
     @property
     def target(self) -> dict[str, float]:
@@ -241,7 +291,11 @@ class Model:
         target = ", ".join(f"{name} {value:g}" for name, value in self.target.items())
         found = [
             ("kind", self.kind),
-            ("data", f"{d['channels']} channels, {d['dimensions']} signal axes"),
+            ("data", f"{self.channels} channels, {self.dimensions} signal axes"),
+        ]
+        if self.kind == PUBLISHED:
+            return [*found, *self._published_facts(), ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+        found += [
             ("transform", f"{d['tree']} tree of {d['levels']} levels, {d['wavelet']}"),
             ("made for", target),
         ]
@@ -260,6 +314,22 @@ class Model:
         if isinstance(trained, Mapping) and isinstance(trained.get("report"), str):
             found.append(("training", trained["report"]))
         return [*found, ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+
+    def _published_facts(self) -> list[tuple[str, str]]:
+        sizes, limits = self.description["architecture"], self.description.get("range")
+        filters = ("wt.", "iwt.")
+        weights = sum(array.size for name, array in self.arrays.items() if not name.startswith(filters))
+        network = f", a network of width {sizes['Nd']}" if sizes.get("Nd") else ", linear"
+        stages = f" in each of {sizes['num_stages']} stages" if sizes.get("num_stages") else ""
+        return [
+            ("transform", f"packet tree of {self.levels} levels, bior4.4"),
+            ("latents", f"{sizes['latent_dim']} channels of {sizes['latent_bits']} bits{stages}"),
+            (
+                "decoder",
+                f"{weights} weights" + network,
+            ),
+            ("range", f"{limits[0]:g} to {limits[1]:g}" if limits else "that of 8-bit types, else that of each chunk"),
+        ]
 
     def __repr__(self) -> str:
         return f"<xwalloc.Model {'; '.join(f'{label}: {text}' for label, text in self.facts())}>"
@@ -296,6 +366,11 @@ class ModelReference:
     @classmethod
     def of(cls, model: Model) -> ModelReference:
         """Reference for the metadata of an array: it carries the model where that is small."""
+        deflate, size = zlib.compressobj(9), 0
+        for start in range(0, len(model.data), DEFLATED):  # networks take seconds to deflate, and are too large anyway
+            size += len(deflate.compress(model.data[start : start + DEFLATED]))
+            if size > INLINE_LIMIT:
+                return cls(model.id)
         inline = cls.inline(model)
         return inline if len(inline.weights or "") <= INLINE_LIMIT else cls(model.id)
 
@@ -342,7 +417,7 @@ def parse_reference(value: object) -> ModelReference | None:
     if value is None or isinstance(value, ModelReference):
         return value
     if isinstance(value, Model):
-        return ModelReference.inline(value)
+        return ModelReference.of(value)
     if isinstance(value, Mapping) and {"id"} <= value.keys() <= {"id", "weights"}:
         name, weights = value["id"], value.get("weights")
         digits = name.removeprefix(PREFIX) if isinstance(name, str) and name.startswith(PREFIX) else ""

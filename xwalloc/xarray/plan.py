@@ -174,7 +174,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
             variable.shape,
             stored.dtype.itemsize,
             roles,
-            multiple=2**config.levels,
+            multiple=2 ** (config.levels if request.model is None else request.model.levels),
             chunks=request.chunks,
             shards=request.shards,
             dask_chunks=dask_chunks,
@@ -193,14 +193,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
     grid = grid or choose(variable.chunks)
     config.check(grid.chunks, stored.dtype)
     if request.model is not None:
-        expected = request.model.fitted
-        channels = 1 if roles.channel is None else grid.chunks[roles.channel]
-        if (channels, len(roles.signal)) != (expected.channels, expected.dimensions):
-            raise ConfigError(
-                f"Expected chunks of {expected.channels} channels and {expected.dimensions} signal axes, for which "
-                f"model {request.model.id} was made. Got {channels} and {len(roles.signal)} for variable "
-                f"{variable.name!r}. Fit a model to it, or name the variables that the model is for."
-            )
+        config.check_model(request.model, grid.chunks)
     if roles.channel is not None and not roles.series and grid.chunks[roles.channel] < variable.shape[roles.channel]:
         logger.warning(
             "Variable %r is cut along its channel dimension %r into chunks of %d, which costs compression.",

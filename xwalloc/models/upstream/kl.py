@@ -13,6 +13,7 @@ References
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,8 +24,15 @@ EPSILON = 1e-6
 KERNEL = 3
 
 
+class _Norm(nn.GroupNorm):
+    """Group normalisation that takes groups of a single value, too: an image may be one patch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, width, eps=EPSILON)
+    return _Norm(GROUPS, width, eps=EPSILON)
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
