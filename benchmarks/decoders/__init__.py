@@ -7,7 +7,7 @@ stored, and a network trained on three quarters of each. Every distortion is mea
 counted apart, since one serves a whole store, and the store size from which on they pay is worked out.
 
     python -m benchmarks.decoders prepare                               # scenes and fitted models, into benchmarks/out
-    python -m benchmarks.decoders train --device cuda --seconds 20      # networks, ours and published
+    python -m benchmarks.decoders train --device cuda --seconds 25      # networks, ours and published
     python -m benchmarks.decoders evaluate                              # results/decoders.json
 
 Only `train` wants a GPU. It needs torch, numpy, numba and safetensors, and nothing of what reads scenes.

@@ -114,5 +114,6 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _store(model: int, raw: int, wanted: float | None, nbytes: int) -> float | None:
-    """Bytes of samples for which a model's own bytes are what its frames save; `raw` is what was measured."""
-    return max(0, model) * raw / (wanted - nbytes) if wanted is not None and nbytes < wanted else None
+    """Bytes of samples for which a model takes what its frames save; `raw` is what was measured."""
+    saved = 0.0 if wanted is None else wanted - nbytes
+    return max(0, model) * raw / saved if saved >= 1 else None
