@@ -127,19 +127,25 @@ def _verdict(report: dict[str, Any]) -> str:
         if any(row["worth_from"] is not None for row in rows)
     ]
     reached = (
-        f"With their weights counted, these reach {worth} dB in stores from {', '.join(stores)}."
+        f"With its weights counted, {worth} dB over that model are reached in stores from {', '.join(stores)}."
         if stores
-        else f"No store is large enough for {worth} dB with their weights counted."
+        else f"No store is large enough for {worth} dB over that model with its weights counted."
     )
     beaten = max(*linear.values(), *published.values()) >= worth
-    return (
+    own, *_, slowest = report["speed"]["rows"]
+    lines = [
         f"**{'A' if beaten else 'No'} neural decoder beats the best linear one by {worth} dB on scenes that it has not "
         f"seen.** At equal bytes of frames, weights not even counted, a network of xwalloc gains at most "
-        f"{_listed(linear)} over the better of self-fitted and fitted chunks, and {_listed(same)} over the same fitted "
-        f"model without it. {reached} Trained on three quarters of what is stored, the small network gains up to "
-        f"{_listed(archive)} over the fitted model. The published architecture, trained here, comes at best to "
-        f"{_listed(published)} beside self-fitted chunks."
-    )
+        f"{_listed(linear)} over the better of self-fitted and fitted chunks.",
+        f"Over the same fitted model without it, a network gains at most {_listed(same)} on such scenes. {reached}",
+        f"Trained on three quarters of what is stored, the small network gains up to {_listed(archive)} over the model "
+        "fitted to what is stored.",
+        f"The published architecture, trained here on the same data, comes at best to {_listed(published)} beside "
+        "self-fitted chunks of as many bytes, its weights not counted.",
+        f'A linear chunk takes {own["seconds"] * 1e3:.0f} ms to decode where "{slowest["decoder"]}" takes '
+        f"{slowest['seconds']:.1f} s: {slowest['seconds'] / own['seconds']:.0f} times as long.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _beyond_linear(found: dict[str, Any]) -> list[float]:
@@ -169,7 +175,7 @@ def _rows(found: dict[str, Any], decoder: str, reference: str = "self-fitted") -
 def _range(rows: Iterable[dict[str, Any]]) -> str:
     """From the least gain to the largest."""
     gains = [row["gain"] for row in rows if row["gain"] is not None]
-    return f"{min(gains):+.2f} to {max(gains):+.2f}" if gains else ""
+    return " to ".join(dict.fromkeys(f"{gain:+.2f}" for gain in (min(gains), max(gains)))) if gains else ""
 
 
 def _least(rows: Sequence[dict[str, Any]], what: str) -> str:
