@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -34,8 +35,9 @@ def test_examples_run(command, tmp_path):
         pytest.importorskip("torch")
     script = ROOT / "examples" / f"{name}.py"
     done = subprocess.run(
-        [sys.executable, "-W", "error", script, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-W", "error", script, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads of torch wait for each other where tests share the cores
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
