@@ -79,10 +79,11 @@ def evaluate(names: Sequence[str], folder: Path, trained: Path, output: Path | N
         _measure_peers(report)
         samples = {scene: array.size for scene, array in scenes["test"].items()}
         itemsize = next(iter(scenes["test"].values())).itemsize
-        rows = {
-            reference: compared(report.points, report.models, samples, itemsize, reference)
-            for reference in (REFERENCE, *FITTED.values())
-        }
+        rows = {REFERENCE: compared(report.points, report.models, samples, itemsize, REFERENCE)}
+        for purpose, linear_model in FITTED.items():
+            both = {linear_model, *(network.decoder for network in NETWORKS if network.purpose == purpose)}
+            points = [point for point in report.points if point["decoder"] in both]
+            rows[linear_model] = compared(points, report.models, samples, itemsize, linear_model)
         for row in rows[REFERENCE]:
             print(name, row, flush=True)
         found["data"][name] = {
