@@ -107,14 +107,17 @@ class Published:
     @cached_property
     def double(self) -> Codec:
         """The module in float64."""
-        return copy.deepcopy(self.single).double()
+        return self._module("float64")
 
     @cached_property
     def single(self) -> Codec:
         """The module in float32."""
+        return self._module("float32")
+
+    def _module(self, dtype: str) -> Codec:
         import torch
 
-        module = self.architecture.build("meta").to_empty(device="cpu")
+        module = self.architecture.build("meta").to(getattr(torch, dtype)).to_empty(device="cpu")
         module.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
         return module.eval()
 
