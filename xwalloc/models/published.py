@@ -146,6 +146,16 @@ class Published:
         border = BORDER[self.dimensions]
         return tuple(-(-n // self.patch) + border for n in signal)
 
+    @property
+    def side(self) -> int:
+        """Samples along every signal axis of chunks that suit the model: 2^k patches, of images at most 64."""
+        side = self.patch
+        while self.misfit(1, (2 * side,) * self.dimensions) is None and (
+            self.dimensions == 1 or side < 64 * self.patch
+        ):
+            side *= 2
+        return side
+
     def misfit(self, batch: int, signal: Sequence[int]) -> str | None:
         """Why chunks of that extent are too much for the model; None where they are not."""
         a = self.architecture
