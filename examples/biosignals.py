@@ -40,7 +40,8 @@ def load(path: Path | None, seconds: float | None = None) -> xr.DataArray:
         values, rate, kind = *read_wfdb(path), "ecg"
     else:
         table = np.genfromtxt(path, delimiter=",", skip_header=1)
-        values, rate, kind = table[:, :14].T, 128.0, "eeg"  # the 15th column says whether the eyes are closed
+        table = table[(np.abs(table) < 1e4).all(1), :14]  # not the few spikes; the 15th column is a label
+        values, rate, kind = table.T, 128.0, "eeg"
     values = values if seconds is None else values[:, : int(seconds * rate)]
     return xr.DataArray(
         values.astype(np.float32), dims=("channel", "time"), name="potential",
@@ -85,13 +86,11 @@ def survived(original: NDArray[Any], decoded: NDArray[Any], rate: float, kind: s
         one, two = beats(original, rate), beats(decoded, rate)
         shifts = np.abs(one[:, None] - two[None, :]).min(1)
         return f"{len(two)} of {len(one)} beats, {(shifts == 0).sum()} at the same sample, others within {shifts.max()}"
-    changes = []
     frequency, before = welch(original, rate, nperseg=512)
-    after = welch(decoded, rate, nperseg=512)[1]
+    after, changes = welch(decoded, rate, nperseg=512)[1], []
     for name, (low, high) in RHYTHMS.items():
         band = (frequency >= low) & (frequency < high)
-        ratio = np.abs(after[:, band].sum(1) / before[:, band].sum(1) - 1).max()
-        changes.append(f"{name} {ratio:.1%}")
+        changes.append(f"{name} {np.abs(after[:, band].sum(1) / before[:, band].sum(1) - 1).max():.1%}")
     return "power changed by at most " + ", ".join(changes)
 
 
@@ -107,16 +106,16 @@ def stored(recording: xr.DataArray, folder: Path, **options: Any) -> tuple[int, 
 def peers(values: NDArray[Any], bound: float, rate: float) -> dict[str, int]:
     """Bytes of lossless codecs after rounding to multiples of twice the bound, which is then the bound of them all."""
     steps = np.rint(values / (2 * bound)).astype(np.int16)
-    file = io.BytesIO()
-    sizes = {"zlib": len(zlib.compress(np.diff(steps, prepend=steps[:, :1] * 0).tobytes(), 9))}
-    sizes["Blosc (zstd)"] = len(Blosc("zstd", 9, Blosc.BITSHUFFLE).encode(steps))
+    sizes = {
+        "zlib": len(zlib.compress(np.diff(steps, prepend=0).astype(np.int16).tobytes(), 9)),
+        "Blosc (zstd)": len(Blosc("zstd", 9, Blosc.BITSHUFFLE).encode(steps)),
+        "FLAC": 0,
+    }
     for first in range(0, len(steps), 8):  # FLAC has at most eight channels
-        part = io.BytesIO()
-        soundfile.write(
-            part, steps[first : first + 8].T, int(rate), format="FLAC", subtype="PCM_16", compression_level=1
-        )
-        file.write(part.getvalue())
-    return sizes | {"FLAC": file.tell()}
+        file = io.BytesIO()
+        soundfile.write(file, steps[first : first + 8].T, int(rate), "PCM_16", format="FLAC", compression_level=1.0)
+        sizes["FLAC"] += file.tell()
+    return sizes
 
 
 def measure(path: Path | None = None, seconds: float | None = None) -> dict[str, Any]:
@@ -131,11 +130,10 @@ def measure(path: Path | None = None, seconds: float | None = None) -> dict[str,
             sizes = {"xwalloc": size} | peers(recording.values, bound, rate)
             found = survived(recording.values, back, rate, kind)
             bounds.append({"bound": bound, "max_error": error, "raw": raw, "bytes": sizes, "survived": found})
+        model = xwalloc.fit(recording, max_error=BOUNDS[1], channel_dim="channel")
         for length in CHUNKS:
-            options = {"max_error": BOUNDS[1], "chunks": {"time": length}}
-            model = xwalloc.fit(recording, max_error=BOUNDS[1], channel_dim="channel")
-            sizes = {"own": stored(recording, Path(folder), **options)[0]}
-            sizes["shared"] = stored(recording, Path(folder), model=model, chunks={"time": length})[0]
+            options = {"own": {"max_error": BOUNDS[1]}, "shared": {"model": model}}
+            sizes = {k: stored(recording, Path(folder), chunks={"time": length}, **o)[0] for k, o in options.items()}
             chunks.append({"length": length, "bound": BOUNDS[1], "bytes": sizes})
     return {"shape": recording.shape, "kind": kind, "rate": rate, "bounds": bounds, "chunks": chunks}
 
@@ -155,7 +153,7 @@ def main() -> None:
         table.add_row(f"{row['bound']:g}", f"{row['max_error']:.4g}", *ratios, row["survived"])
     Console().print(table)
     for row in result["chunks"]:
-        own, shared = row["bytes"]["own"], row["bytes"]["shared"]
+        own, shared = row["bytes"].values()
         print(
             f"chunks of {row['length']:5} samples, {row['bound']:g} uV: {own:,} bytes, {shared:,} with a model of all"
         )
