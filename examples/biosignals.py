@@ -114,7 +114,7 @@ def peers(values: NDArray[Any], bound: float, rate: float) -> dict[str, int]:
     for first in range(0, len(steps), 8):  # FLAC has at most eight channels
         file = io.BytesIO()
         soundfile.write(file, steps[first : first + 8].T, int(rate), "PCM_16", format="FLAC", compression_level=1.0)
-        sizes["FLAC"] += file.tell()
+        sizes["FLAC"] += file.getbuffer().nbytes
     return sizes
 
 
