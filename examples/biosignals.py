@@ -27,7 +27,7 @@ from scipy.signal import butter, find_peaks, sosfiltfilt, welch
 
 import xwalloc
 
-BOUNDS = (2.5, 10.0, 40.0)
+BOUNDS = {"ecg": (2.5, 10.0, 40.0), "eeg": (0.5, 2.0, 8.0)}  # uV
 CHUNKS = (512, 2048, 8192)
 RHYTHMS = {"theta": (4, 8), "alpha": (8, 13), "beta": (13, 30)}  # Hz
 
@@ -124,17 +124,18 @@ def measure(path: Path | None = None, seconds: float | None = None) -> dict[str,
     rate, kind, raw = recording.attrs["sampling_rate"], recording.attrs["kind"], 2 * recording.size  # int16 files
     bounds, chunks = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for bound in BOUNDS:
+        for bound in BOUNDS[kind]:
             size, back = stored(recording, Path(folder), max_error=bound)
             error = float(np.abs(back.astype(np.float64) - recording.values).max())
             sizes = {"xwalloc": size} | peers(recording.values, bound, rate)
             found = survived(recording.values, back, rate, kind)
             bounds.append({"bound": bound, "max_error": error, "raw": raw, "bytes": sizes, "survived": found})
-        model = xwalloc.fit(recording, max_error=BOUNDS[1], channel_dim="channel")
+        middle = BOUNDS[kind][1]
+        model = xwalloc.fit(recording, max_error=middle, channel_dim="channel")
         for length in CHUNKS:
-            options = {"own": {"max_error": BOUNDS[1]}, "shared": {"model": model}}
+            options = {"own": {"max_error": middle}, "shared": {"model": model}}
             sizes = {k: stored(recording, Path(folder), chunks={"time": length}, **o)[0] for k, o in options.items()}
-            chunks.append({"length": length, "bound": BOUNDS[1], "bytes": sizes})
+            chunks.append({"length": length, "bound": middle, "bytes": sizes})
     return {"shape": recording.shape, "kind": kind, "rate": rate, "bounds": bounds, "chunks": chunks}
 
 
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", help="header of a WFDB record, or CSV (default: synthetic ECG)")
     path = parser.parse_args().file
     result = measure(path)
-    names = list(result["bounds"][0]["bytes"])
+    names = result["bounds"][0]["bytes"]
     table = Table(title=f"{path or 'synthetic ECG'}: times smaller than int16", title_justify="left", box=box.SIMPLE)
     for heading in ("bound, uV", "largest error", *names, "what survives"):
         table.add_column(heading)
