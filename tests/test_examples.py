@@ -24,7 +24,7 @@ def example(name):
 
 def test_land_cover_from_latents():
     land_cover = example("land_cover")
-    land_cover.WINDOWS, land_cover.CS = (1, 3), (100,)  # few to choose from, to be quick
+    land_cover.WINDOWS, land_cover.POWERS, land_cover.CS = (1, 3), (1,), (100,)  # few to choose from, to be quick
     rows = {row["input"]: row for row in land_cover.measure(size=40)}
     assert set(rows) == {
         "all bands", "20 latents", "12 latents", "20 latents of counts", "cells of 3 x 3", "cells of 4 x 4"
@@ -69,7 +69,7 @@ def test_audio_of_its_own(tmp_path):
 
 @recordings
 def test_audio_of_a_file():
-    audio_holds(example("audio").measure(DATA / "audio" / "guit_em9.flac", seconds=0.5))
+    audio_holds(example("audio").measure(DATA / "audio" / "guit_em9.flac", seconds=0.25))
 
 
 def test_alignment_finds_a_delay():
@@ -86,7 +86,9 @@ def biosignals_hold(result):
 
 
 def test_biosignals_of_their_own():
-    result = example("biosignals").measure(seconds=8)
+    biosignals = example("biosignals")
+    biosignals.CHUNKS = (512, 2048)
+    result = biosignals.measure(seconds=8)
     biosignals_hold(result)
     assert result["kind"] == "ecg"
     assert result["bounds"][0]["survived"].startswith("9 of 9 beats, 9 at")
@@ -95,7 +97,9 @@ def test_biosignals_of_their_own():
 @recordings
 @pytest.mark.parametrize("name", ["100.hea", "EEG_Eye_State_Classification.csv"])
 def test_biosignals_of_a_file(name):
-    result = example("biosignals").measure(DATA / "timeseries" / name, seconds=8)
+    biosignals = example("biosignals")
+    biosignals.CHUNKS = (512,)
+    result = biosignals.measure(DATA / "timeseries" / name, seconds=4)
     biosignals_hold(result)
     assert result["kind"] == ("ecg" if name == "100.hea" else "eeg")
 
