@@ -1,9 +1,9 @@
 """Land cover from latents: does a classifier need all the numbers, a tenth of them, or a coarser image?
 
 The scene is AVIRIS Indian Pines with its map of 16 classes, which the package ``tensorly`` contains. The same
-classifier (a support vector machine) gets, for every labelled pixel, its 200 bands; or 20 latents that are read from a
-store of xwalloc, where no decoder runs; or the 200 bands of a coarser image of as many numbers. It may average its
-input over 1, 3 or 5 pixels first, and divide it by its deviation or the root of that; this and its constant C are
+classifier (a support vector machine) gets, for every labelled pixel, its 200 bands; or latents that are read from a
+store of xwalloc, where no decoder runs; or the 200 bands of a coarser image of about as many numbers. It may average
+its input over 1, 3 or 5 pixels first, and divide it by its deviation or the root of that; this and its constant C are
 chosen by validation inside the training data. Two protocols:
 
 - "tiles": tiles of 16 x 16 pixels are trained on or tested on, with 5 pixels between them that are neither. Nothing
@@ -41,6 +41,12 @@ import xwalloc
 TILE, GAP, FOLDS = 16, 5, 4
 WINDOWS, POWERS, CS, VALIDATED = (1, 3, 5), (0.5, 1.0), (10, 100, 1000), 1000  # choices, and pixels to compare them
 
+LATENTS = (
+    ("scaled", 20, 0, "a pixel"), ("scaled", 80, 1, "2 x 2 pixels"), ("scaled", 40, 1, "2 x 2 pixels"),
+    ("scaled", 32, 2, "4 x 4 pixels"), ("counts", 20, 0, "a pixel, in counts"),
+)  # fmt: skip
+CELLS = (3, 4, 10)
+
 
 def load_scene(size: int) -> tuple[xr.DataArray, NDArray[np.int64]]:
     """The first `size` rows and columns: counts (band, y, x), and classes (y, x) with 0 for none."""
@@ -56,13 +62,18 @@ def noise(scene: xr.DataArray) -> xr.DataArray:
     return 1.4826 * curvature.median(("y", "x")) / np.sqrt(6)
 
 
-def stored_latents(scene: xr.DataArray, number: int, store: Path) -> NDArray[np.float32]:
-    """The first `number` latents (y, x, latent) of every pixel, from a store that is written here; no decoder runs."""
-    model = xwalloc.fit(scene, latents=2 * number, levels=0)  # twice as many, for a finer step of the quantiser
+def stored_latents(scene: xr.DataArray, number: int, levels: int, store: Path) -> NDArray[np.float32]:
+    """The strongest latents of patches of 2^levels pixels a side, given to each of these: (y, x, latent).
+
+    They come from a store that is written here; no decoder runs.
+    """
+    model = xwalloc.fit(scene, latents=2 * number, levels=levels)  # twice as many, for a finer step of the quantiser
     scene.to_dataset().walloc.to_zarr(store, model=model, consolidated=False)
     latents = xwalloc.open_latents(store, str(scene.name), dequantised=True)
-    rows, columns = scene.sizes["y"], scene.sizes["x"]
-    return np.moveaxis(latents[:number, :rows, :columns].values, 0, -1)  # chunks may reach beyond the scene
+    strongest = np.argsort(-latents.values.var((1, 2)))[:number]
+    side = 1 << levels
+    pixels = np.moveaxis(latents.values[strongest], 0, -1).repeat(side, 0).repeat(side, 1)
+    return pixels[: scene.sizes["y"], : scene.sizes["x"]]  # chunks may reach beyond the scene
 
 
 def coarse(bands: NDArray[np.float32], side: int) -> NDArray[np.float32]:
@@ -122,12 +133,12 @@ def measure(size: int = 145, seeds: int = 1) -> list[dict[str, Any]]:
     bands = np.moveaxis(scene.values, 0, -1)
     inputs: list[tuple[str, float, int | None, NDArray[np.float32]]] = [("all bands", 200, None, bands)]
     with tempfile.TemporaryDirectory() as folder:
-        for i, (of, number, words) in enumerate([(scaled, 20, ""), (scaled, 12, ""), (scene, 20, " of counts")]):
+        for i, (of, number, levels, words) in enumerate(LATENTS):
             store = Path(folder) / f"{i}.zarr"
-            latents = stored_latents(of, number, store)
+            latents = stored_latents(scene if of == "counts" else scaled, number, levels, store)
             nbytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
-            inputs.append((f"{number} latents{words}", number, nbytes, latents))
-    for side in (3, 4):
+            inputs.append((f"{number} latents of {words}", number / 4**levels, nbytes, latents))
+    for side in CELLS:
         inputs.append((f"cells of {side} x {side}", 200 * (-(-size // side) / size) ** 2, None, coarse(bands, side)))
     rows = []
     for name, numbers, stored, features in inputs:
