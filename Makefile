@@ -15,7 +15,7 @@ test: $(STAMP) lint
 
 # the scenes lie in ../shared/data or XWALLOC_BENCH_DATA; without them Indian Pines, from tensorly, is measured
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench,examples]'
 	$(BIN)/python -m benchmarks.rate
 	$(BIN)/python -m benchmarks.equal_snr
 	$(BIN)/python -m benchmarks.speed
@@ -23,6 +23,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.modes
 	$(BIN)/python -m benchmarks.fitted
+	$(BIN)/python -m benchmarks.examples
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m nightly

@@ -29,7 +29,7 @@ from xwalloc.training import Architecture, Blocks, Options, Progress, train_netw
 from xwalloc.training.blocks import Quantised, quantise
 from xwalloc.transform import spectral
 
-BANDS, SIDE, LEVELS = 24, 512, 4
+BANDS, SIDE, LEVELS = 24, 256, 4
 STEPS, PLACES, MANY_PLACES = 200, 8192, 131072
 WIDTHS = (32,)
 """As `xwalloc.train` has it."""
@@ -85,7 +85,7 @@ def wait(device: str) -> None:
 def trained(first: Blocks, second: Blocks, device: str, mixed: bool, places: int, devices: list[str]) -> dict[str, Any]:
     """Figures of one training."""
     architecture = Architecture(widths=WIDTHS)
-    options = Options(steps=STEPS, places=places, validate_every=STEPS // 2, patience=STEPS, variants=8, mixed=mixed)
+    options = Options(steps=STEPS, places=places, validate_every=STEPS // 4, patience=STEPS, variants=8, mixed=mixed)
     times: list[tuple[int, float]] = []
 
     def note(now: Progress) -> None:
@@ -95,7 +95,7 @@ def trained(first: Blocks, second: Blocks, device: str, mixed: bool, places: int
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     result = train_network([first], [second], architecture, options=options, device=device, progress=note)
-    (begin, start), (end, stop) = times[1], times[-1]  # kernels are chosen and compiled in the first half
+    (begin, start), (end, stop) = times[1], times[-1]  # kernels are chosen and compiled in the first quarter
     rate = (end - begin) / (stop - start)
     block = quantise(second, 0)
     made = {d: corrections(result.network, second, block, d) for d in devices}

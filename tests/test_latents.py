@@ -161,3 +161,13 @@ def test_wrong_arrays_are_refused(data):
     for wrong in (np.zeros((5, 2, 2)), np.zeros(3), xr.DataArray(np.zeros((2, 2)), dims=("a", "b"))):
         with pytest.raises(ConfigError, match="Expected"):
             model.decode(wrong)
+
+
+def test_patches_of_short_axes_are_as_short():
+    rng = np.random.default_rng(0)
+    da = xr.DataArray(rng.normal(size=(3, 40, 64)).cumsum(1).cumsum(2), dims=("band", "y", "x"), name="r")
+    model = xwalloc.fit(da, latents=6, levels=3)
+    found = model.encode(da.isel(y=slice(0, 3)))
+    assert found.sizes["y_patch"] == 3  # too short to be split
+    assert found.attrs["patch"] == [1, 8]
+    assert model.encode(da).attrs["patch"] == [8, 8]

@@ -24,6 +24,7 @@ from xwalloc.models import library  # noqa: E402
 from xwalloc.models.model import Model  # noqa: E402
 from xwalloc.models.published import as_model, import_checkpoint, module_of  # noqa: E402
 from xwalloc.models.upstream import Architecture, save  # noqa: E402
+from xwalloc.xarray.plan import Request, plan  # noqa: E402
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 CASES = (
@@ -155,11 +156,18 @@ def test_a_large_model_is_refused_where_it_has_no_place(large, pictures, tmp_pat
         written(pictures, tmp_path / "s.zarr", large, **options)
 
 
-def test_chunks_that_are_too_large_are_refused_before_anything_is_written(rgb, tmp_path):
-    scene = xr.DataArray(np.zeros((3, 1024, 1024), "u1"), dims=("channel", "y", "x"), name="photo").to_dataset()
+def test_chunks_suit_the_model(large, stereo):
+    scene = xr.DataArray(np.zeros((3, 600, 900), "u1"), dims=("channel", "y", "x"), name="photo").to_dataset()
+    options = {"model": large, "channel_dim": "channel", "beside": True}
+    for ds in (scene, scene.chunk({"y": 512})):
+        assert plan(ds, Request(**options))["photo"].grid.chunks == (3, 256, 256)
     with pytest.raises(ConfigError, match=r"Choose smaller chunks.*'photo'"):
-        scene.walloc.to_zarr(tmp_path / "s.zarr", model=as_model(rgb), channel_dim="channel")
-    assert not (tmp_path / "s.zarr").exists()
+        plan(scene, Request(chunks={"y": 600, "x": 900}, **options))
+    audio = xr.DataArray(np.zeros((2, 1 << 24), "i1"), dims=("channel", "time"), name="a").to_dataset()
+    options = {"channel_dim": "channel", "signal_dims": ["time"]}
+    wide = as_model(fresh(kind="Codec1D", channels=2, J=3, latent_dim=32, latent_bits=5, Nd=64))
+    for model, size in ((stereo, 1 << 22), (wide, 1 << 20)):
+        assert plan(audio, Request(model=model, beside=True, **options))["a"].grid.chunks == (2, size)
 
 
 def test_a_codec_names_a_large_model_and_carries_a_small_one(large, stereo):

@@ -238,17 +238,21 @@ class CodecConfig:
                 f"model {model.id} was made. Got {channels} and {len(self.signal_axes)}. Fit a model to these data, "
                 "keep all channels in one chunk, or name the variables that the model is for."
             )
-        if model.kind != PUBLISHED:
-            return
-        if self.step not in (None, 1):
+        if model.kind == PUBLISHED and self.step not in (None, 1):
             raise ConfigError(
                 f"Expected step 1, which is the own rate of a published WaLLoC model. Got {self.step:g}. For a finer "
                 "or a bounded result give max_error, or snr."
             )
-        batch = [n for axis, n in enumerate(shape) if axis != self.channel_axis and axis not in self.signal_axes]
-        misfit = model.published.misfit(math.prod(batch), [shape[axis] for axis in self.signal_axes])
+        misfit = self.misfit(model, shape)
         if misfit is not None:
             raise ConfigError(f"Expected chunks of {misfit}, of shape {shape}. Choose smaller chunks.")
+
+    def misfit(self, model: Model, shape: tuple[int, ...]) -> str | None:
+        """Why chunks of that shape, as stored, are too much for a published model; None where they are not."""
+        if model.kind != PUBLISHED:
+            return None
+        batch = [n for axis, n in enumerate(shape) if axis != self.channel_axis and axis not in self.signal_axes]
+        return model.published.misfit(math.prod(batch), [shape[axis] for axis in self.signal_axes])
 
     def nodata_as(self, dtype: np.dtype[Any]) -> np.generic | None:
         """`nodata` as a value of `dtype` (rounded to its precision where it is a float); None where there is none.

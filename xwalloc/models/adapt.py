@@ -76,8 +76,13 @@ def _encode_named(model: Model, array: Any) -> Any:
     before = [dim for dim in array.dims if dim not in (channel, *signal)]
     ordered = array.transpose(*before, *([channel] if channel in array.dims else []), *signal)
     found = encode(model, ordered.values)
-    attrs: dict[str, Any] = {"patch": [1 << model.levels] * len(signal)}
-    if model.kind != PUBLISHED:
+    attrs: dict[str, Any] = {}
+    if model.kind == PUBLISHED:
+        if not BORDER[len(signal)]:  # else the first latent lies before the first patch
+            attrs["patch"] = [model.published.patch] * len(signal)
+    else:
+        z, y, x = (1,) * (3 - len(signal)) + ordered.shape[-len(signal) :]
+        attrs["patch"] = [1 << splits for splits in model.fitted.grid((z, y, x)).plan.splits[-len(signal) :]]
         attrs["step"] = core.step_of(model.fitted, model.target)
     return xr.DataArray(
         found, dims=(*before, LATENT, *patch_dims(signal)), name=array.name, attrs=attrs,

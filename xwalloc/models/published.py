@@ -107,14 +107,17 @@ class Published:
     @cached_property
     def double(self) -> Codec:
         """The module in float64."""
-        return copy.deepcopy(self.single).double()
+        return self._module("float64")
 
     @cached_property
     def single(self) -> Codec:
         """The module in float32."""
+        return self._module("float32")
+
+    def _module(self, dtype: str) -> Codec:
         import torch
 
-        module = self.architecture.build("meta").to_empty(device="cpu")
+        module = self.architecture.build("meta").to(getattr(torch, dtype)).to_empty(device="cpu")
         module.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
         return module.eval()
 
@@ -142,6 +145,16 @@ class Published:
         """Positions of the latents of a chunk along its signal axes."""
         border = BORDER[self.dimensions]
         return tuple(-(-n // self.patch) + border for n in signal)
+
+    @property
+    def side(self) -> int:
+        """Samples along every signal axis of chunks that suit the model: 2^k patches, of images at most 64."""
+        side = self.patch
+        while self.misfit(1, (2 * side,) * self.dimensions) is None and (
+            self.dimensions == 1 or side < 64 * self.patch
+        ):
+            side *= 2
+        return side
 
     def misfit(self, batch: int, signal: Sequence[int]) -> str | None:
         """Why chunks of that extent are too much for the model; None where they are not."""

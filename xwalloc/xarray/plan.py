@@ -168,17 +168,24 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
         library.add(request.model)
 
     def choose(dask_chunks: tuple[tuple[int, ...], ...] | None) -> Grid:
-        return choose_grid(
-            variable.name,
-            variable.dims,
-            variable.shape,
-            stored.dtype.itemsize,
-            roles,
-            multiple=2 ** (config.levels if request.model is None else request.model.levels),
-            chunks=request.chunks,
-            shards=request.shards,
-            dask_chunks=dask_chunks,
-        )
+        def grid_of(chunks: Mapping[Hashable, int] | None) -> Grid:
+            return choose_grid(
+                variable.name,
+                variable.dims,
+                variable.shape,
+                stored.dtype.itemsize,
+                roles,
+                multiple=2 ** (config.levels if request.model is None else request.model.levels),
+                chunks=chunks,
+                shards=request.shards,
+                dask_chunks=dask_chunks,
+            )
+
+        grid = grid_of(request.chunks)
+        if request.model is None or config.misfit(request.model, grid.chunks) is None:
+            return grid
+        sides = {variable.dims[axis]: request.model.published.side for axis in roles.signal}
+        return grid_of({**sides, **(request.chunks or {})})
 
     unmixed = unmixed_dims(variable, roles, request)
     if unmixed:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xwalloc.errors import ConfigError
 from xwalloc.fitting.basis import with_basis
 from xwalloc.models import library
-from xwalloc.models.model import Model
+from xwalloc.models.model import LINEAR, Model
 from xwalloc.models.spec import Tree
 from xwalloc.xarray.fit import Source, fit_sources
 
@@ -196,11 +196,16 @@ def suits(model: Model, source: Source, targets: Sequence[str]) -> None:
         raise ConfigError(
             f"Expected no {targets[0]} beside a model, which was made for {model.target}. Leave out one of the two."
         )
+    if model.kind != LINEAR:
+        raise ConfigError(
+            f"Expected a model that xwalloc.fit made. Got one of kind {model.kind!r}: train that with the modules of "
+            "xwalloc.models.upstream."
+        )
     channel = source.roles.channel
     got = 1 if channel is None else source.variable.shape[channel], len(source.roles.signal)
-    if got != (model.fitted.channels, model.fitted.dimensions):
+    if got != (model.channels, model.dimensions):
         raise ConfigError(
-            f"Expected an array of {model.fitted.channels} channels and {model.fitted.dimensions} signal axes, for "
+            f"Expected an array of {model.channels} channels and {model.dimensions} signal axes, for "
             f"which the model was made. Got {got[0]} and {got[1]}."
         )
 
