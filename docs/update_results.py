@@ -1,6 +1,6 @@
 """Write what the benchmarks measured into README.md and the pages of docs/, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these nine make benchmarks/results/*.json
+python -m benchmarks.held_out   # these make benchmarks/results/*.json
 python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
