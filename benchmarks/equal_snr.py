@@ -54,15 +54,17 @@ class KltJpeg2000:
         """Bytes, and the decoded cube."""
         rank = max(1, int(np.count_nonzero(self.variances > error)))
         psnr = 10 * np.log10(WIDE**2 * self.scale**2 / error)
-        total, decoded = 0, np.zeros((rank, self.components.shape[1]))
+        total, cube = 4 * self.shape[0], np.repeat(self.means, self.components.shape[1], axis=1)
         for k in range(rank):
             image = np.rint(self.components[k] / self.scale + (WIDE + 1) / 2).clip(0, WIDE).astype(np.uint16)
             blob = imagecodecs.jpeg2k_encode(image.reshape(self.shape[1:]), level=psnr, codecformat="j2k")
-            total += len(blob)
             restored = imagecodecs.jpeg2k_decode(blob).astype(np.float64).reshape(-1)
-            decoded[k] = (restored - (WIDE + 1) / 2) * self.scale
-        cube = self.basis[:, :rank] @ decoded + self.means
-        return total + 2 * rank * self.shape[0] + 4 * self.shape[0], cube.reshape(self.shape)
+            decoded = (restored - (WIDE + 1) / 2) * self.scale
+            # what OpenJPEG makes of a faint image may be worse than nothing
+            if np.mean(np.square(decoded - self.components[k])) < self.variances[k]:
+                total += len(blob) + 2 * self.shape[0]
+                cube += np.outer(self.basis[:, k], decoded)
+        return total, cube.reshape(self.shape)
 
     def at(self, cube: NDArray[Any], target: float) -> tuple[int, float]:
         """Bytes and signal-to-noise ratio nearest to a target, from below it on."""

@@ -1,4 +1,4 @@
-"""Draw what the benchmarks measured: rate against bound, speed, and how cost grows. Reads benchmarks/results/*.json.
+"""Draw what the benchmarks measured: rate against bound, speed, cost, decoders. Reads benchmarks/results/*.json.
 
 python docs/plot_results.py      # writes docs/figures/*.svg
 """
@@ -104,6 +104,42 @@ def _grow(axes: Axes, report: dict[str, Any], varied: str) -> None:
             axes.loglog(x, hours, style, ms=4, color=f"C{number}", label=f"{mosaic}, {direction}")
 
 
+DECODERS = {
+    "self-fitted": ("black", "o-"), "fitted": ("C0", "o-"), "network": ("C0", "s--"), "network, archive": ("C2", "s--"),
+    "published": ("C3", "D"), "published, linear": ("C1", "v"), "JPEG 2000": ("C4", ".-"),
+    "KLT + JPEG 2000": ("C5", ".-"), "JPEG XL": ("C6", ".-"), "quantise + JPEG XL": ("C7", ".-"), "SPERR": ("C8", ".-"),
+}  # fmt: skip
+
+
+def decoders(report: dict[str, Any]) -> Figure:
+    """Distortion against bits per sample, frames alone, all scenes of a data set together."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    for axes, (name, found) in zip(figure.subplots(1, len(report["data"])), report["data"].items(), strict=True):
+        samples = {scene: np.prod(shape) for scene, shape in found["scenes"]["test"].items()}
+        for decoder, (colour, style) in DECODERS.items():
+            points: dict[str, list[dict[str, Any]]] = {}
+            for point in found["points"]:
+                if point["decoder"] == decoder:
+                    points.setdefault(point["setting"], []).append(point)
+            curve = sorted(
+                (8 * sum(p["bytes"] for p in some) / sum(samples.values()), np.mean([p["dB"] for p in some]))
+                for some in points.values()
+            )
+            if curve:
+                axes.semilogx(*zip(*curve, strict=True), style, color=colour, ms=4, lw=1, mfc="none")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("bits per sample", fontsize=8)
+        axes.set_ylabel(f"{found['measure']}, dB", fontsize=8)
+        axes.tick_params(labelsize=7, which="both")
+        axes.grid(alpha=0.3, which="both", lw=0.4)
+    handles = [
+        mpl.lines.Line2D([], [], color=colour, marker=style[0], ls=style[1:] or "none", ms=4, mfc="none", label=decoder)
+        for decoder, (colour, style) in DECODERS.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
 def main() -> None:
     """Write the figures."""
     mpl.rcParams["svg.hashsalt"] = "xwalloc"
@@ -113,6 +149,7 @@ def main() -> None:
         ("rate", rates(read("rate"))),
         ("speed", speeds(read("speed"))),
         ("cost", costs(read("cost"))),
+        ("decoders", decoders(read("decoders"))),
     ):
         figure.savefig(FIGURES / f"{name}.svg", metadata={"Date": None})
 

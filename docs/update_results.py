@@ -1,6 +1,6 @@
 """Write what the benchmarks measured into README.md and the pages of docs/, so that no figure is typed by hand.
 
-python -m benchmarks.held_out   # these nine make benchmarks/results/*.json
+python -m benchmarks.held_out   # these make benchmarks/results/*.json
 python -m benchmarks.equal_snr
 python -m benchmarks.speed
 python -m benchmarks.stages
@@ -9,6 +9,7 @@ python -m benchmarks.modes
 python -m benchmarks.fitted
 python -m benchmarks.neural
 python -m benchmarks.trained
+python -m benchmarks.decoders   # in three parts, one of them on a GPU: docs/decoders.md
 python -m benchmarks.examples
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
@@ -18,10 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
+
+from decoder_tables import decoder_blocks
+from tables import table
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "xwalloc"
@@ -36,17 +40,12 @@ KINDS = {
 
 NAMES = (
     *("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained"),
+    "decoders",
     "examples",
 )
 """What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """Markdown table; the first `texts` columns are left-aligned."""
-    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def by_case(measurements: Sequence[dict[str, Any]]) -> dict[str, dict[tuple[str, float], Row]]:
@@ -385,7 +384,7 @@ def chunk_table(recordings: dict[str, dict[str, Any]]) -> str:
 
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic, trained, examples = (
+    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic, trained, decoders, examples = (
         json.loads((results / f"{name}.json").read_text()) for name in NAMES
     )
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
@@ -405,6 +404,7 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "neural": neural_table(packet, dyadic),
             "trained": trained_table(trained),
         },
+        ROOT / "docs" / "decoders.md": decoder_blocks(decoders),
         ROOT / "docs" / "examples.md": {
             "land-cover": land_cover_table(examples["land_cover"]),
             "audio": audio_table(examples["audio"]),

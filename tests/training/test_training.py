@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from xwalloc.training import (  # noqa: E402
     Options,
     Progress,
     TrainingResult,
+    loop,
     plot_history,
     train_network,
 )
@@ -219,6 +221,29 @@ def test_early_stopping_returns_the_linear_decoder_if_nothing_beats_it() -> None
     if result.distortion == result.linear:
         assert "as good" in str(result)
         assert not result.network.tensors()["output.weight"].any()
+
+
+def test_time_is_used_up_where_the_first_steps_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    learn, measure = loop._Run._learn, loop._Run._distortion
+
+    def slow(run: loop._Run, data: object) -> None:
+        nonlocal now
+        now += 1.0 if run.step < 25 else 0.5
+        learn(run, data)
+
+    def checked(run: loop._Run, data: object, *, rounded: bool) -> float:
+        nonlocal now
+        now += 2.0
+        return measure(run, data, rounded=rounded)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(loop._Run, "_learn", slow)
+    monkeypatch.setattr(loop._Run, "_distortion", checked)
+    result = train(Options(steps=1000, minutes=1.0, places=200, validate_every=20, patience=1000, variants=1))
+    assert 59 < now <= 60
+    # six times the distortion is measured, two of them at the end
+    assert result.history[-1].step == pytest.approx(25 + (60 - 25 - 6 * 2) / 0.5, abs=2)
 
 
 def test_encoder_starts_from_the_closed_form() -> None:

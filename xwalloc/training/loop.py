@@ -34,8 +34,8 @@ WARM_UP = 100
 """Steps in which the learning rate rises: at full rate from the first step on, wide networks died (only zeros)."""
 
 
-PACE, TRAINING_SHARE = 20, 0.7
-"""Steps from which the pace of training is judged; part of the time that is for steps, the rest for validations."""
+PACE = 20
+"""Steps after which the pace of training is first judged."""
 
 
 class NothingToLearnError(ConfigError):
@@ -52,7 +52,7 @@ class Options:
         Steps of the optimiser, at most; with 0, what training would start from is measured.
     minutes
         Time that training may take, preparation included: there are as many steps as fit in, and the learning rate
-        falls to zero over these. None for no limit; a training that stays below its limit is the same without it.
+        falls to zero over these. None for no limit; a training that stays well below its limit is the same without it.
     places
         About so many places of a grid, times components, make a batch.
     rate
@@ -212,6 +212,7 @@ class _Run:
         self.step, self.steps = 0, options.steps
         self.started = time.monotonic()
         self.first_step = 0
+        self.validation_seconds = 0.0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -243,8 +244,7 @@ class _Run:
         first = time.monotonic()
         while self.step < self.steps and stale < self.options.patience:
             self._learn(data)
-            if self.step - self.first_step == PACE:
-                self._keep_to_time(first)
+            self._keep_to_time(first)
             if self.step % self.options.validate_every == 0 or self.step == self.steps:
                 before = min(record.distortion for record in self.history)
                 self._validate(held)
@@ -268,12 +268,17 @@ class _Run:
         )
 
     def _keep_to_time(self, first: float) -> None:
-        """Take as many steps as fit into the time there is, judged by those since `first`."""
-        if self.options.minutes is not None:
-            each = (time.monotonic() - first) / PACE
-            left = 60 * self.options.minutes - (time.monotonic() - self.started)
-            # Validations take their time, too: a share that is a guess.
-            self.steps = min(self.options.steps, self.step + max(0, int(TRAINING_SHARE * left / each)))
+        """Plan as many steps as fit into the time there is, judged by all since `first` and their validations.
+
+        It is judged again at every step: the first ones on a device are slow.
+        """
+        done = self.step - self.first_step
+        if self.options.minutes is None or done < PACE:
+            return
+        now = time.monotonic()
+        # the last validation, and that of unrounded weights, are to come
+        left = self.started + 60 * self.options.minutes - 2 * self.validation_seconds - now
+        self.steps = min(self.options.steps, self.step + max(0, int(left / (now - first) * done)))
 
     def _learn(self, data: _Data) -> None:
         """One step of the optimiser."""
@@ -315,8 +320,10 @@ class _Run:
         return data.linear - saved / data.latents
 
     def _validate(self, held: _Data) -> None:
+        begin = time.monotonic()
         with torch.no_grad():
             distortion = self._distortion(held, rounded=True)
+        self.validation_seconds = time.monotonic() - begin
         self.history.append(Record(step=self.step, rate=held.bits, distortion=distortion))
         if self.progress is not None:
             done = self.step - self.first_step
