@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xwalloc
+
 HEAVY = ("torch", "dask", "distributed", "numba", "zarr", "xarray", "scipy", "rasterio", "matplotlib")
 
 
@@ -38,6 +40,21 @@ def test_accessor_in_either_order_of_imports(order):
         print(json.dumps([found, [name for name in ("torch", "dask", "numba") if name in sys.modules]]))
     """
     assert fresh(code) == [[True] * 3, []]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_opening_a_store_imports_nothing_that_computes(tmp_path, zarr_format):
+    da = xr.DataArray(np.random.default_rng(0).normal(size=(3, 20, 20)).cumsum(1), dims=("band", "y", "x"), name="r")
+    model = xwalloc.fit(da, max_error=0.5)
+    options = {"model": model, "zarr_format": zarr_format, "consolidated": False}
+    da.to_dataset().walloc.to_zarr(tmp_path / "s.zarr", **options)
+    code = f"""
+        import json, sys, xarray
+        opened = xarray.open_zarr({str(tmp_path / "s.zarr")!r}, consolidated=False, chunks=None)
+        assert opened.r.shape == (3, 20, 20)
+        print(json.dumps([name for name in ("torch", "dask", "numba") if name in sys.modules]))
+    """
+    assert fresh(code) == []
 
 
 def test_finding_xarray_without_importing_it_is_harmless():

@@ -1,4 +1,7 @@
-"""The codec as numcodecs and Zarr v2 know it."""
+"""The codec as numcodecs and Zarr v2 know it.
+
+What computes is imported with the first chunk: numba takes longer to load than a store to open.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from numcodecs.compat import ensure_bytes, ensure_ndarray
 
 from xwalloc.bitstream.frame import DecodeLimits, parse_header
 from xwalloc.codec import engine
-from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig, Configuration
 from xwalloc.errors import ConfigError, FormatError
 
@@ -70,6 +72,8 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         ConfigError
             If the configuration does not fit the array, or its dtype is not accepted.
         """
+        from xwalloc.codec.chunk import ChunkCodec
+
         try:
             array = ensure_ndarray(buf)
         except (TypeError, ValueError) as error:
@@ -99,6 +103,8 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         ConfigError
             If `out` cannot hold the chunk.
         """
+        from xwalloc.codec.decode import decode_frame
+
         try:
             frame = ensure_bytes(buf)
         except TypeError as error:

@@ -1,4 +1,7 @@
-"""The codec as Zarr v3 knows it: an array-to-bytes codec, named "xwalloc" in the metadata of an array."""
+"""The codec as Zarr v3 knows it: an array-to-bytes codec, named "xwalloc" in the metadata of an array.
+
+What computes is imported with the first chunk: numba takes longer to load than a store to open.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from zarr.core.codec_pipeline import BatchedCodecPipeline
 
 from xwalloc.bitstream.frame import DecodeLimits
 from xwalloc.codec import engine
-from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig, Configuration
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.models import sidecar
@@ -121,9 +123,13 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
             await asyncio.wrap_future(engine.submit(sidecar.fetch, place, self.config.model))
 
     def _encode(self, chunk_data: NDBuffer) -> bytes:
+        from xwalloc.codec.chunk import ChunkCodec
+
         return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
 
     def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None) -> np.ndarray:
+        from xwalloc.codec.decode import decode_frame
+
         dtype = native_dtype(chunk_spec.dtype)
         limits = DecodeLimits(max_bytes=int(np.prod(chunk_spec.shape, dtype=object)) * dtype.itemsize)
         array = decode_frame(
