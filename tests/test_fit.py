@@ -467,3 +467,46 @@ def test_regions_and_profiles(data, model):
 
         part = decode_frame(frame, region=(slice(2, 9), slice(5, 30), slice(60, 80)))
         np.testing.assert_array_equal(part, whole[2:9, 5:30, 60:80])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channel_dim": "bands"}, "Did you mean 'band'"),
+        ({"signal_dims": ("yy", "x")}, "signal_dims"),
+        ({"latents": 3.5, "max_error": None}, "a number of latents"),
+        ({"max_error": {"0": 1.0}}, "Did you mean 0, of type int"),
+    ],
+)
+def test_slips_are_named(options, message):
+    da = xr.DataArray(np.zeros((2, 16, 16)), dims=("band", "y", "x"), coords={"band": [0, 1]})
+    with pytest.raises(ConfigError, match=message):
+        xwalloc.fit(da, **{"max_error": 1.0, **options})
+
+
+def test_bounds_beyond_all_integers(data):
+    model = xwalloc.fit(data.astype("i4"), max_error=2.0**33)
+    chunk = data.values[:, :32, :32].astype("i4")
+    with_model = codec(max_error=2.0**33, model=model)
+    assert with_model.decode(with_model.encode(chunk)).shape == chunk.shape
+
+
+def test_stores_take_the_nodata_of_their_model(tmp_path):
+    rng = np.random.default_rng(0)
+    da = xr.DataArray(rng.normal(size=(4, 40, 40)).cumsum(1).astype("f4"), dims=("band", "y", "x"), name="r")
+    da[:, 5:20, 7:30] = -9999
+    model = xwalloc.fit(da, snr=30, nodata=-9999)
+    da.to_dataset().walloc.to_zarr(tmp_path / "s.zarr", model=model, consolidated=False)
+    found = xr.open_zarr(tmp_path / "s.zarr", consolidated=False, mask_and_scale=False).r.values
+    np.testing.assert_array_equal(found == -9999, da.values == -9999)
+
+
+@pytest.mark.parametrize(
+    "forged", [{"target": None}, {"target": {"snr": 3}}, {"tree": None, "wavelet": {}}, {"fit": {"samples": 3}}]
+)
+def test_forged_descriptions_are_named(model, forged):
+    bad = Model(description={**model.description, **forged}, arrays=model.arrays)
+    if forged != {"tree": None, "wavelet": {}}:
+        with pytest.raises(FormatError, match="damaged"):
+            bad.facts()
+    assert bad.id in repr(bad)

@@ -171,3 +171,41 @@ def test_patches_of_short_axes_are_as_short():
     assert found.sizes["y_patch"] == 3  # too short to be split
     assert found.attrs["patch"] == [1, 8]
     assert model.encode(da).attrs["patch"] == [8, 8]
+
+
+@pytest.mark.parametrize("chunks", [{"y": 16, "x": 16}, {"y": 24, "x": 40}, {"y": 70, "x": 64}])
+def test_latents_of_a_store_decode_to_what_it_decodes_to(tmp_path, chunks):
+    """Chunks were encoded each by itself: borders, and levels that short ones do not have."""
+    rng = np.random.default_rng(0)
+    mixed = np.tensordot(rng.normal(size=(5, 2)), rng.normal(size=(2, 70, 64)).cumsum(1).cumsum(2), 1)
+    da = xr.DataArray(mixed, dims=("band", "y", "x"), name="r")
+    model = xwalloc.fit(da, snr=30, levels=4)
+    da.to_dataset().walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks=chunks, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).r.values
+    latents = xwalloc.open_latents(tmp_path / "s.zarr", "r")
+    decoded = xwalloc.decode_latents(latents * 1, model)
+    assert decoded.shape == da.shape
+    # up to the points within steps to which the codec reconstructs
+    assert np.abs(decoded - stored).max() < 3 * model.target["step"]
+    if chunks["x"] == 40:
+        second = latents.isel(x_patch=latents.x_chunk.values == 1)
+        np.testing.assert_array_equal(model.decode(second), decoded[:, :, 40:])
+        with pytest.raises(ConfigError, match="whole chunks"):
+            model.decode(latents.isel(x_patch=slice(1, None)))
+
+
+def test_latents_keep_the_extent_and_the_dimensions():
+    rng = np.random.default_rng(0)
+    da = xr.DataArray(rng.normal(size=1003).cumsum(), dims="time")
+    model = xwalloc.fit(da, snr=30)
+    latents = model.encode(da)
+    assert model.decode(latents).dims == ("time",)
+    assert model.decode(latents).shape == (1003,)
+    assert model.decode(latents[:, :4]).shape == (64,)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    assert model.encode(torch.from_numpy(da.values).bfloat16()).shape == latents.shape
+    for wrong in (latents.astype("f4") * np.nan, latents.to_dataset(name="a")):
+        with pytest.raises(ConfigError, match="Expected"):
+            (model.encode if isinstance(wrong, xr.Dataset) else model.decode)(wrong)
+    with pytest.raises(ConfigError, match="Expected a path"):
+        xwalloc.open_latents(latents, "a")

@@ -300,6 +300,16 @@ print(float(ds.radiance.values.mean()))
     assert abs(float(done.stdout) - float(scene.radiance.mean())) <= BOUND
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_forgets_the_locks_of_its_parent():
+    with sidecar._lock, library._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if sidecar._lock.acquire(timeout=2) and library._lock.acquire(timeout=2) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_references_without_weights_that_are_carried_are_left_alone(model):
     sidecar.fetch(zarr.storage.StorePath(zarr.storage.MemoryStore(), "a/c/0"), ModelReference.inline(model))
     sidecar.fetch(object(), ModelReference(model.id))

@@ -11,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
+from zarr.errors import ContainsArrayError
 
 from xwalloc.bitstream.frame import DecodeLimits, Frame
 from xwalloc.codec.config import CodecConfig
@@ -32,6 +33,13 @@ def open_variable(store: Any, variable: str, group: str | None) -> tuple[zarr.Ar
     try:
         node = zarr.open_group(store, mode="r", path=group or "")
         array = node[variable]
+    except ContainsArrayError:
+        raise ConfigError(
+            f"Expected a store or a group that holds array {variable!r}. Got {store}, itself an array. Give the group "
+            "around it."
+        ) from None
+    except TypeError as error:
+        raise ConfigError(f"Expected a path, a URL or a store of Zarr. Got {type(store).__name__} ({error}).") from None
     except (FileNotFoundError, KeyError) as error:
         raise ConfigError(f"Expected array {variable!r} in {store}. Got none ({error}). Check its name.") from None
     if not isinstance(array, zarr.Array) or watch(array, lambda frame: None) is None:

@@ -105,9 +105,7 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
 
     STORE is the path or URL of a Zarr store that xarray opens; a sample of blocks is read. Exactly one target is given.
     """
-    import xarray as xr
-
-    with xr.open_dataset(store, engine="zarr") as dataset:
+    with opened(store) as dataset:
         if variable not in dataset.data_vars:
             raise ConfigError(f"Expected VARIABLE to be one of {list(dataset.data_vars)}. Got {variable!r}.")
         found = xwalloc.fit(dataset[variable], signal_dims=signal_dim or None, **options)
@@ -187,11 +185,10 @@ def train(
     """
     from contextlib import ExitStack
 
-    import xarray as xr
     from rich.progress import Progress
 
     with ExitStack() as stack:
-        datasets = [stack.enter_context(xr.open_dataset(store, engine="zarr")) for store in source]
+        datasets = [stack.enter_context(opened(store)) for store in source]
         for dataset in datasets:
             if variable not in dataset.data_vars:
                 raise ConfigError(f"Expected --variable to be one of {list(dataset.data_vars)}. Got {variable!r}.")
@@ -209,6 +206,15 @@ def train(
         )  # fmt: skip
     found.save(model)
     show(model, found.facts())
+
+
+def opened(store: str) -> Any:
+    """The dataset in the root of a store, lazily, with consolidated metadata or without."""
+    import xarray as xr
+    import zarr
+
+    consolidated = zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None
+    return xr.open_dataset(store, engine="zarr", consolidated=consolidated)
 
 
 def show(title: str, lines: list[tuple[str, str]]) -> None:

@@ -68,7 +68,11 @@ def open_latents(store: Any, variable: str, *, dequantised: bool = False, group:
 
 
 def decode_latents(latents: xr.DataArray, model: Model, shape: tuple[int, ...] | None = None) -> xr.DataArray:
-    """Samples of latents that `open_latents` returned for a store with a model; the function form of `Model.decode`."""
+    """Samples of latents that `open_latents` returned for a store with a model; the function form of `Model.decode`.
+
+    Chunks are decoded each by itself, as they were encoded: coordinates (``y_chunk``) say which patches belong
+    together, and a selection must hold whole chunks.
+    """
     decoded: xr.DataArray = model.decode(latents, shape)
     return decoded
 
@@ -175,6 +179,9 @@ class LatentArray(BlockArray):
         else:  # a series has a latent before its first patch, and one behind the last
             widths, border = [self.network.patch] * len(names), BORDER[len(names)] // 2
         for name, axis, count, width in zip(names, self.signal, self.patches, widths, strict=True):
+            chunk = {"samples": self.array.chunks[axis], "extent": self.array.shape[axis]}
+            numbers = np.repeat(np.arange(self.blocks[axis]), count)
+            coords[adapt.chunk_coordinate(name)] = (f"{name}_patch", numbers, chunk)
             if name in variable.coords and variable.coords[name].dims == (name,):
                 first = (width - 1) / 2 - border * width
                 centres = self.positions(variable.coords[name].values, axis, count, width, first)

@@ -11,10 +11,16 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+
+try:
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "Learning on latents needs torch. Install it: pip install 'xwalloc[torch]'.", name="torch"
+    ) from error
 
 from xwalloc.errors import ConfigError
 from xwalloc.models.adapt import LATENT

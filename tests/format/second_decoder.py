@@ -1416,7 +1416,7 @@ def read_named_model(data: bytes, shape: Canonical, dimensions: int, named: byte
         integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
         packet=packet, reflect=reflect, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
         filters=bior44(tap_shift), signal=(z, y, x), matrix=matrix.T, shift=shift,
-        mean=np.rint(arrays["means"] / scales * per_sample), codes=codes.tolist(),
+        mean=np.rint(arrays["means"] / scales * per_sample) + 0.0, codes=codes.tolist(),
         residual_codes=[int(code) for code in residual_codes], scales=scales if (scales != 1).any() else None,
         book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
         network=read_network(description, arrays) if data[0] == 2 else None,
@@ -1468,7 +1468,8 @@ def read_rotated_model(
         expect(all(0 <= code <= 104 for code in codes), "impossible magnitude codes")
         layer = layer[4 + length :]
     model = replace(
-        own, matrix=matrix.T, shift=max(precisions), mean=np.rint(arrays["means"] / scales * per_sample) + offsets,
+        own, matrix=matrix.T, shift=max(precisions),
+        mean=np.rint(arrays["means"] / scales * per_sample) + offsets + 0.0,
         residual_codes=codes, scales=scales if (scales != 1).any() else None,
         book=(tuple(usual), tables + [table_of([int(f) for f in row]) for row in arrays["tables"]]),
     )  # fmt: skip

@@ -192,6 +192,8 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
             codes = found if residual else None
         codebook = fitted.codebook
         if fitted.scaled:
+            if not unit * float(fitted.scales.max()) < math.inf:
+                raise FormatError("The model of the frame has impossible units.")
             finish = replace(finish, scales=fitted.scales)
     return Contents(
         model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,

@@ -21,7 +21,7 @@ from xwalloc.bitstream.choices import count
 from xwalloc.bitstream.contexts import Kind, magnitude_code
 from xwalloc.codec import examine, transform_mode, transform_sections
 from xwalloc.codec.candidates import Chunk
-from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.chunk import LARGEST_BOUND, ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.engine import blas_in_one_thread, map_parallel
 from xwalloc.codec.transform_mode import Target, Transformed
@@ -343,7 +343,7 @@ class Fit:
             return Target(integral=False, step=0.0, quantum=value)
         if chunk.look.integral:
             bound = value if (self.sample.scales > 1).any() else 1.0
-            return Target(integral=True, step=2.0 * math.floor(value) + 1, quantum=0.0, bound=bound)
+            return Target(integral=True, step=2.0 * math.floor(min(value, LARGEST_BOUND)) + 1, quantum=0.0, bound=bound)
         return Target(integral=False, step=2 * value, quantum=0.0)
 
     def grid(self, chunk: Chunk) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from xwalloc.models.published import BORDER
 if TYPE_CHECKING:
     from xwalloc.models.model import Model
 
-__all__ = ["LATENT", "decode", "encode", "patch_dims"]
+__all__ = ["LATENT", "chunk_coordinate", "decode", "encode", "patch_dims"]
 
 LATENT = "latent"
 
@@ -27,8 +28,18 @@ def patch_dims(signal_dims: Sequence[Any]) -> list[str]:
     return [f"{dim}_patch" for dim in signal_dims]
 
 
+def chunk_coordinate(dim: Any) -> str:
+    """Name of the coordinate that says which chunk of a store a patch lies in.
+
+    Its attributes are the samples of a chunk, and the extent of the array along the axis.
+    """
+    return f"{dim}_chunk"
+
+
 def encode(model: Model, array: Any) -> Any:
     """`Model.encode`."""
+    if hasattr(array, "data_vars"):
+        raise ConfigError(f"Expected an array. Got a Dataset of {list(array.data_vars)}. Name one of its variables.")
     if hasattr(array, "dims"):
         return _encode_named(model, array)
     d, one = model.dimensions, model.channels == 1
@@ -54,6 +65,8 @@ def decode(model: Model, latents: Any, shape: Sequence[int] | None) -> Any:
     plain = _numpy(latents)
     if plain.ndim <= d:
         raise ConfigError(f"Expected latents of shape (..., latent, and {d} patch axes). Got {plain.shape}.")
+    if not np.isfinite(plain).all():
+        raise ConfigError("Expected finite latents. Got NaN or infinities: fill them first, with 0 for the mean.")
     lead, extent = plain.shape[: -d - 1], plain.shape[-d:]
     border = BORDER[d] if model.kind == PUBLISHED else 0
     signal = tuple((n - border) << model.levels for n in extent) if shape is None else tuple(shape)
@@ -82,6 +95,7 @@ def _encode_named(model: Model, array: Any) -> Any:
             attrs["patch"] = [model.published.patch] * len(signal)
     else:
         z, y, x = (1,) * (3 - len(signal)) + ordered.shape[-len(signal) :]
+        attrs["extent"] = list(ordered.shape[-len(signal) :])
         attrs["patch"] = [1 << splits for splits in model.fitted.grid((z, y, x)).plan.splits[-len(signal) :]]
         attrs["step"] = core.step_of(model.fitted, model.target)
     return xr.DataArray(
@@ -101,9 +115,51 @@ def _decode_named(model: Model, latents: Any, shape: Sequence[int] | None) -> An
     if not set(wanted) <= set(latents.dims):
         raise ConfigError(f"Expected latents with dimensions {wanted}. Got {latents.dims}.")
     before = [dim for dim in latents.dims if dim not in wanted]
-    found = decode(model, latents.transpose(*before, *wanted).values, shape)
+    ordered = latents.transpose(*before, *wanted)
+    if shape is None and all(chunk_coordinate(dim) in latents.coords for dim in signal):
+        found = _decode_chunks(model, ordered, signal)
+    else:
+        found = decode(model, ordered.values, _extent(latents, signal) if shape is None else shape)
     coords = {dim: latents.coords[dim] for dim in before if dim in latents.coords}
-    return xr.DataArray(found, dims=(*before, channel, *signal), coords=coords, name=latents.name)
+    dims = [*before, channel, *signal]
+    if model.kind != PUBLISHED and model.description.get("channel_dim") is None:
+        found, dims = found.squeeze(-len(signal) - 1), [*before, *signal]
+    return xr.DataArray(found, dims=dims, coords=coords, name=latents.name)
+
+
+def _decode_chunks(model: Model, latents: Any, signal: Sequence[Any]) -> Any:
+    """Samples of latents of a store, whose chunks were encoded each by itself: (..., channel, *signal)."""
+    marks = [latents.coords[chunk_coordinate(dim)] for dim in signal]
+    sizes = [int(mark.attrs["samples"]) for mark in marks]
+    runs = []  # along every axis: samples of a chunk, and its patches
+    for mark, size in zip(marks, sizes, strict=True):
+        edges = [0, *(np.flatnonzero(np.diff(mark.values)) + 1), mark.size]
+        lengths = [min(size, int(mark.attrs["extent"]) - int(mark.values[start]) * size) for start in edges[:-1]]
+        patches = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        runs.append(list(zip(lengths, patches, strict=True)))
+    values = latents.values
+
+    def block(place: tuple[tuple[int, slice], ...]) -> Any:
+        if len(place) < len(runs):
+            return [block((*place, run)) for run in runs[len(place)]]
+        try:
+            found = decode(model, values[(..., *(patches for _, patches in place))], sizes)
+        except ConfigError as error:
+            names = ", ".join(map(chunk_coordinate, signal))
+            raise ConfigError(f"{error} Select whole chunks of the store: see the coordinates {names}.") from None
+        return found[(..., *(slice(n) for n, _ in place))]
+
+    return np.block(block(()))
+
+
+def _extent(latents: Any, signal: Sequence[Any]) -> tuple[int, ...] | None:
+    """Samples along the signal axes of what `encode` made of an array; None where that is not said."""
+    extent, widths = latents.attrs.get("extent"), latents.attrs.get("patch")
+    if extent is None or widths is None:
+        return None
+    there = [latents.sizes[dim] for dim in patch_dims(signal)]
+    whole = there == [-(-n // width) for n, width in zip(extent, widths, strict=True)]
+    return tuple(extent) if whole else tuple(n * width for n, width in zip(there, widths, strict=True))
 
 
 def _dims(model: Model, array: Any) -> tuple[Any, list[Any]]:
@@ -122,7 +178,13 @@ def _dims(model: Model, array: Any) -> tuple[Any, list[Any]]:
 
 
 def _numpy(array: Any) -> Any:
-    return array.detach().cpu().numpy() if is_torch_array(array) else np.asarray(array)
+    if not is_torch_array(array):
+        return np.asarray(array)
+    there = array.detach().cpu()
+    try:
+        return there.numpy()
+    except TypeError:  # bfloat16
+        return there.float().numpy()
 
 
 def _like(found: Any, given: Any) -> Any:

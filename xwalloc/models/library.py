@@ -33,6 +33,16 @@ _lock = threading.Lock()
 _known: OrderedDict[bytes, Model] = OrderedDict()
 
 
+def reset() -> None:
+    """Forget the lock of the parent process, which a thread may have held at the fork."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=reset)
+
+
 def add(model: Model) -> Model:
     """Remember a model in this process; those used longest ago are forgotten."""
     with _lock:

@@ -167,8 +167,18 @@ class Model:
 
     @property
     def target(self) -> dict[str, float]:
-        """The quality target that the model was made for, such as ``{"max_error": 0.5}``."""
-        return dict(self.description.get("target", {}))
+        """The quality target that the model was made for, such as ``{"max_error": 0.5}``.
+
+        Raises
+        ------
+        FormatError
+            If the model is damaged.
+        """
+        found: Any = self.description.get("target")
+        wrong = not isinstance(found, Mapping) or set(found) not in ({"step"}, {"max_error"})
+        if wrong or not all(isinstance(value, int | float) for value in found.values()):
+            raise FormatError(f"Expected the model to state a quality target. Got {found!r:.80}: it is damaged.")
+        return dict(found)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -286,15 +296,29 @@ class Model:
         return type(self).from_bytes, (self.data,)
 
     def facts(self) -> list[tuple[str, str]]:
-        """What the model is good for, as label and text."""
+        """What the model is good for, as label and text.
+
+        Raises
+        ------
+        FormatError
+            If the model is damaged.
+        """
+        try:
+            return [*self._facts(), ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise FormatError(f"The description of the model is damaged: {error!r:.80}.") from None
+
+    def _facts(self) -> list[tuple[str, str]]:
         d = self.description
         target = ", ".join(f"{name} {value:g}" for name, value in self.target.items())
+        if "scales" in self.arrays and (largest := float(self.arrays["scales"].max())) > 1:
+            target += f" for the channel of the smallest bound, {largest:g} times that at most for others"
         found = [
             ("kind", self.kind),
             ("data", f"{self.channels} channels, {self.dimensions} signal axes"),
         ]
         if self.kind == PUBLISHED:
-            return [*found, *self._published_facts(), ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+            return [*found, *self._published_facts()]
         found += [
             ("transform", f"{d['tree']} tree of {d['levels']} levels, {d['wavelet']}"),
             ("made for", target),
@@ -313,7 +337,7 @@ class Model:
         trained = d.get("train")
         if isinstance(trained, Mapping) and isinstance(trained.get("report"), str):
             found.append(("training", trained["report"]))
-        return [*found, ("size", f"{len(self.data)} bytes"), ("id", self.id)]
+        return found
 
     def _published_facts(self) -> list[tuple[str, str]]:
         sizes, limits = self.description["architecture"], self.description.get("range")
@@ -332,7 +356,10 @@ class Model:
         ]
 
     def __repr__(self) -> str:
-        return f"<xwalloc.Model {'; '.join(f'{label}: {text}' for label, text in self.facts())}>"
+        try:
+            return f"<xwalloc.Model {'; '.join(f'{label}: {text}' for label, text in self.facts())}>"
+        except FormatError as error:
+            return f"<xwalloc.Model {self.id}: {error}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(

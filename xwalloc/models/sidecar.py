@@ -7,6 +7,7 @@ What is found counts only if its SHA-256 is that of its name.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,16 @@ LARGEST, MOST_CHUNKS = 1 << 29, 1 << 10
 """Bytes of the largest model that is read from a store, which is not trusted, and the number of its chunks."""
 
 _lock = threading.Lock()
+
+
+def reset() -> None:
+    """Forget the lock of the parent process, which a thread may have held at the fork."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=reset)
 
 
 def wanted(reference: ModelReference | None) -> bool:

@@ -140,8 +140,12 @@ class Source:
             If no model can be made of it.
         """
         variable = as_variable(obj)
+        if channel_dim is not None:
+            known("channel_dim", f"a dimension of {variable.name!r}", channel_dim, variable.dims)
         one = isinstance(signal_dims, str) or not isinstance(signal_dims, Sequence | None)
-        dims = (signal_dims,) if one else signal_dims
+        dims: Any = (signal_dims,) if one else signal_dims
+        for dim in dims or ():
+            known("signal_dims", f"dimensions of {variable.name!r}", dim, variable.dims)
         stored = as_stored(variable)
         if stored.dtype.newbyteorder("=") not in DTYPES:
             raise ConfigError(
@@ -149,7 +153,7 @@ class Source:
             )
         if not variable.size:
             raise ConfigError(f"Expected an array with samples. Got one of shape {variable.shape}.")
-        roles = resolve_roles(variable, channel_dim, dims)  # type: ignore[arg-type]
+        roles = resolve_roles(variable, channel_dim, dims)
         return cls(variable=variable, stored=stored, roles=roles, nodata=find_nodata(variable.name, stored, nodata))
 
     def part(self, dim: Hashable, start: int, stop: int | None) -> Source:
@@ -170,6 +174,7 @@ class Source:
         """What a description says of it."""
         dims, channel = self.variable.dims, self.roles.channel
         return {
+            **({} if self.nodata is None else {"nodata": float(self.nodata)}),
             "dtype": self.stored.dtype.newbyteorder("=").name,
             "channel_dim": None if channel is None else str(dims[channel]),
             "signal_dims": [str(dims[axis]) for axis in self.roles.signal],
@@ -218,6 +223,8 @@ def goal_of(variable: xr.DataArray, stored: xr.Variable, roles: Roles, **targets
         value = float(bounds.min())
         scales = bounds / value
     number = as_number(value)
+    if name == "latents" and number is not None and number != round(number):
+        raise ConfigError(f"Expected latents to be a number of latents. Got {value!r}.")
     if number is None or not (math.isfinite(number) and number > 0):
         raise ConfigError(f"Expected {name} to be a finite number above 0. Got {value!r}.")
     if name == "max_error":
@@ -241,7 +248,8 @@ def by_channel(variable: xr.DataArray, roles: Roles, bounds: Mapping[Any, float]
         known("max_error", f"labels of {dim!r}", label, labels)
     if missing := [label for label in labels if label not in bounds]:
         raise ConfigError(
-            f"Expected a max_error for every label of {dim!r}. Got none for {missing[:5]}. Name them all."
+            f"Expected a max_error for every label of {dim!r}. Got none for {len(missing)} of them: "
+            f"{missing[:5]!r:.200}. Name them all."
         )
     found = np.array([as_number(bounds[label]) or math.nan for label in labels], np.float64)
     if not (np.isfinite(found).all() and (found > 0).all()):

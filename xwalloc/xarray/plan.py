@@ -157,10 +157,14 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
         )
     roles = resolve_roles(variable, request.channel_dim, request.signal_dims)
     wanted = request.nodata.get(variable.name) if isinstance(request.nodata, Mapping) else request.nodata
+    nodata = find_nodata(variable.name, stored, wanted)
+    if nodata is None and request.model is not None and "nodata" in request.model.description:
+        if request.model.description.get("dtype") == stored.dtype.newbyteorder("=").name:
+            nodata = request.model.description["nodata"]
     config = CodecConfig(
         channel_axis=roles.channel,
         signal_axes=roles.signal,
-        nodata=find_nodata(variable.name, stored, wanted),
+        nodata=nodata,
         model=request.reference,
         **(request.model.target if request.model and not quality else in_packed_units(variable, stored, quality)),
     )
@@ -402,5 +406,7 @@ def known(parameter: str, what: str, name: Hashable, names: Iterable[Hashable]) 
     names = list(names)
     if name not in names:
         close = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        meant = next((n for n in names if close and str(n) == close[0]), None)
+        hint = f" Did you mean {meant!r}, of type {type(meant).__name__}?" if str(meant) == str(name) else ""
+        hint = hint or (f" Did you mean {meant!r}?" if close else "")
         raise ConfigError(f"Expected {parameter} to name {what}: {', '.join(map(repr, names))}. Got {name!r}.{hint}")

@@ -145,8 +145,9 @@ def read_weights(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     if foreign and not allow_pickle:
         raise UnsupportedFormatError(
             f"Expected a checkpoint that holds tensors only. {path} also names {_some(foreign)} in its pickle: a "
-            "legacy checkpoint, or a hostile file. If you know where it comes from, give allow_pickle=True (these "
-            "objects are dropped, not run), and save it again with `xwalloc.models.upstream.save`."
+            "legacy checkpoint, or a hostile file. If you know where it comes from, give allow_pickle=True, or "
+            "--pickle to the command: these objects are dropped, not run. Then save it again with "
+            "`xwalloc.models.upstream.save`."
         )
     stand_ins: list[Any] = [(Inert, name.replace(" ", ".", 1)) for name in foreign]
     try:
