@@ -501,6 +501,18 @@ def test_stores_take_the_nodata_of_their_model(tmp_path):
     np.testing.assert_array_equal(found == -9999, da.values == -9999)
 
 
+@pytest.mark.parametrize("forged", [{"channels": float("inf")}, {"levels": float("inf")}])
+def test_endless_numbers_are_refused(model, forged):
+    with pytest.raises(FormatError):
+        _ = Model(description={**model.description, **forged}, arrays=model.arrays).fitted
+
+
+@pytest.mark.parametrize(("name", "array"), [("table_classes", np.uint16(3)), ("scales", np.full(60, 1e308))])
+def test_impossible_arrays_are_refused(model, name, array):
+    with pytest.raises(FormatError):
+        _ = Model(description=model.description, arrays={**model.arrays, name: np.asarray(array)}).fitted
+
+
 @pytest.mark.parametrize(
     "forged", [{"target": None}, {"target": {"snr": 3}}, {"tree": None, "wavelet": {}}, {"fit": {"samples": 3}}]
 )

@@ -177,8 +177,12 @@ def test_wrong_arguments_are_refused():
     ):
         with pytest.raises(ConfigError, match="Expected"):
             LatentDataset(**{"latents": latents, **arguments})
+    with pytest.raises(ConfigError, match="DataArray"):
+        LatentDataset(latents.values)
     dataset = LatentDataset(latents)
     with pytest.raises(ConfigError, match="Expected"):
         LatentLoader(dataset, 0)
+    with pytest.raises(ConfigError, match="LatentDataset"):
+        LatentLoader(torch.utils.data.Subset(dataset, [0, 1]), 1)
     with pytest.raises(IndexError, match="Expected"):
         dataset[120]

@@ -1,5 +1,6 @@
 """Models that lie beside the arrays that use them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -204,6 +205,47 @@ def test_parts_of_chunks_are_written_as_without_a_sidecar(scene, model, tmp_path
     assert deviation(second, expected) <= 2 * BOUND
 
 
+@pytest.mark.parametrize("group", [None, "a/b"])
+def test_a_copy_by_xarray_alone_holds_it(scene, model, tmp_path, group):
+    scene.walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks=CHUNKS, consolidated=False)
+    first = opened(tmp_path / "s.zarr")
+    first.isel(y=slice(0, 64)).to_zarr(tmp_path / "c.zarr", group=group, consolidated=False)
+    forget()
+    sidecar._kept.clear()
+    assert used(tmp_path / "c.zarr" / (group or ""), model)
+    assert deviation(opened(tmp_path / "c.zarr", group=group).radiance, first.radiance[:, :64]) <= BOUND
+    # written anew at the same place, in the same process
+    again = opened(tmp_path / "s.zarr")
+    for _ in range(2):
+        again.to_zarr(tmp_path / "d.zarr", mode="w", consolidated=False)
+    forget()
+    assert deviation(opened(tmp_path / "d.zarr").radiance, first.radiance) <= BOUND
+
+
+def test_a_copy_into_shards_is_refused(scene, model, tmp_path):
+    scene.walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks=CHUNKS, consolidated=False)
+    first = opened(tmp_path / "s.zarr", chunks=None)
+    same = {key: first.radiance.encoding[key] for key in ("serializer", "compressors")}
+    into = {"encoding": {"radiance": {**same, "shards": (24, 64, 64), "chunks": (24, 32, 32)}}, "consolidated": False}
+    with pytest.raises(ConfigError, match="without shards"):
+        first.to_zarr(tmp_path / "c.zarr", **into)
+    model.save(tmp_path / f"{model.id[7:]}.safetensors")
+    with xwalloc.settings.set({"model_path": str(tmp_path)}):
+        first.to_zarr(tmp_path / "d.zarr", **into)
+
+
+def test_half_a_model_is_written_again(scene, model, tmp_path):
+    scene.walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks=CHUNKS, consolidated=False)
+    loaded = opened(tmp_path / "s.zarr").load()
+    chunk = tmp_path / "s.zarr" / "_xwalloc" / model.id[7:] / "c" / "0"
+    chunk.unlink()
+    sidecar._kept.clear()
+    loaded.isel(y=slice(0, 32)).drop_encoding().to_zarr(
+        tmp_path / "s.zarr", region={"y": slice(0, 32)}, consolidated=False
+    )
+    assert chunk.exists()
+
+
 def test_latents_and_previews_find_it(scene, tmp_path):
     few = xwalloc.fit(scene.radiance, latents=6, levels=2)
     scene.walloc.to_zarr(tmp_path / "s.zarr", model=few, chunks=CHUNKS, consolidated=False)
@@ -298,6 +340,25 @@ print(float(ds.radiance.values.mean()))
     arguments = [sys.executable, "-c", code, str(tmp_path / "s.zarr")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
     assert abs(float(done.stdout) - float(scene.radiance.mean())) <= BOUND
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"[]", b"null", b"[" * 100_000, b'{"chunk_grid": {"name": "regular"', "chunk 0", "fill"]
+)
+def test_forged_metadata_of_a_model_are_damage(scene, model, tmp_path, metadata):
+    scene.walloc.to_zarr(tmp_path / "s.zarr", model=model, chunks=CHUNKS, consolidated=False)
+    place = tmp_path / "s.zarr" / "_xwalloc" / model.id[7:] / "zarr.json"
+    if isinstance(metadata, str):
+        found = json.loads(place.read_text())
+        if metadata == "fill":
+            found["fill_value"] = -1
+        else:
+            found["chunk_grid"]["configuration"]["chunk_shape"] = [0]
+        metadata = json.dumps(found).encode()
+    place.write_bytes(metadata)
+    forget()
+    with pytest.raises(FormatError, match="something else"):
+        opened(tmp_path / "s.zarr", chunks=None).radiance.load()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -67,6 +67,9 @@ class LatentDataset(Dataset[Any]):
         window: int | Mapping[Hashable, int] = 1,
         cache: int = 8,
     ) -> None:
+        for name, array in (("latents", latents), ("labels", labels)):
+            if not isinstance(array, xr.DataArray | None):
+                raise ConfigError(f"Expected {name} to be an xarray.DataArray. Got {type(array).__name__}.")
         if LATENT not in latents.dims:
             raise ConfigError(f"Expected latents with a dimension {LATENT!r}. Got {latents.dims}.")
         axis = latents.dims.index(LATENT)
@@ -204,6 +207,11 @@ class LatentLoader:
         dequantised: bool = False,
         workers: int = 0,
     ) -> None:
+        if not isinstance(dataset, LatentDataset):
+            raise ConfigError(
+                f"Expected a LatentDataset. Got {type(dataset).__name__}: make datasets of parts of the latents, which "
+                "`isel` selects."
+            )
         step = dataset.latents.attrs.get("step")
         if dequantised and (step is None or dataset.latents.dtype.kind != "i"):
             raise ConfigError(

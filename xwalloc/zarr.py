@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin, ArrayBytesCodecPartialEncodeMixin
 from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.storage import StorePath
 
 from xwalloc.bitstream.frame import DecodeLimits
 from xwalloc.codec import engine
 from xwalloc.codec.config import CodecConfig, Configuration
 from xwalloc.errors import ConfigError, FormatError
-from xwalloc.models import sidecar
+from xwalloc.models import library, sidecar
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteGetter, ByteSetter
@@ -148,13 +149,30 @@ class WallocWithSidecar(Walloc, ArrayBytesCodecPartialEncodeMixin):
     """The codec of arrays whose model lies beside them.
 
     Zarr says where a chunk is to codecs that encode parts of chunks only, so this is one of them; but it leaves it to
-    Zarr's own pipeline to complete the chunk.
+    Zarr's own pipeline to complete the chunk. Whoever writes a chunk has the store hold the model first: xarray's own
+    `to_zarr` of a dataset that was opened, too.
     """
+
+    async def _keep_model(self, place: object) -> None:
+        """Have this process know the model, and the store hold it."""
+        await self._find_model(place)
+        reference = self.config.model
+        if reference is None:
+            return
+        if isinstance(place, StorePath):
+            if not await sidecar.kept(place, reference):
+                await asyncio.wrap_future(engine.submit(sidecar.keep, place, reference))
+        elif not await asyncio.wrap_future(engine.submit(library.installed, reference)):
+            raise ConfigError(
+                f"Expected an array without shards, beside which model {reference.id} can lie: codecs inside shards "
+                "are not told where they are, and nobody could read this store elsewhere. Leave shards out, or save "
+                "the model into a folder that XWALLOC_MODEL_PATH names, here and wherever the store is read."
+            )
 
     async def _encode_partial_single(
         self, byte_setter: ByteSetter, chunk_array: NDBuffer, selection: Any, chunk_spec: ArraySpec
     ) -> None:
-        await self._find_model(byte_setter)
+        await self._keep_model(byte_setter)
         pipeline = BatchedCodecPipeline.from_codecs([Walloc(**self.config.to_json())])
         part: Any = ...
         whole = all(

@@ -41,6 +41,7 @@ MOST_MULTIPLICATIONS = 1 << 14
 """Multiply-adds per coefficient that the network of a model may ask of a decoder."""
 
 MAX_CHANNELS = 1 << 16
+LARGEST_SCALE = 2.0**64
 
 ROTATION_BITS = 2
 """Further fractional bits of basis vectors that are sums of others."""
@@ -179,13 +180,15 @@ class Fitted:
             kept = _take(arrays, "kept", np.bool_, (rank, count))
             codes = _take(arrays, "codes", np.uint8, (rank, count)).astype(np.int64)
             residual_codes = _take(arrays, "residual_codes", np.uint8, (channels,)).astype(np.int64)
-        except (KeyError, TypeError, ValueError) as error:
+            codebook = book(arrays)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FormatError(f"The model is damaged: {error!r}.") from None
         possible = (
             1 <= rank <= channels
             and np.isfinite(means).all()
             and np.isfinite(scales).all()
             and (scales >= 1).all()
+            and (scales < LARGEST_SCALE).all()
             and precisions.max() <= MAX_PRECISION
             and max(codes.max(initial=0), residual_codes.max(initial=0)) < len(MAGNITUDES)
         )
@@ -194,7 +197,7 @@ class Fitted:
         return cls(
             dimensions=dimensions, levels=levels, tree=tree, boundary=boundary, ratio=ratio, means=means,
             scales=scales, vectors=vectors, precisions=precisions, kept=kept, codes=codes,
-            residual_codes=residual_codes, codebook=book(arrays),
+            residual_codes=residual_codes, codebook=codebook,
             network=_network(description, arrays, dimensions, levels, tree, rank),
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models.model import PREFIX, Model, ModelReference
 from xwalloc.settings import model_folders
 
-__all__ = ["add", "cached", "find", "load_model", "resolve"]
+__all__ = ["add", "cached", "find", "installed", "load_model", "resolve"]
 
 GROUP = "xwalloc.models"
 ENDING = ".safetensors"
@@ -95,6 +95,11 @@ def resolve(reference: ModelReference) -> Model:
     if model.id != reference.id:
         raise ModelError(f"Expected model {reference.id}. Got {model.id}, which begins with the same digits.")
     return model
+
+
+def installed(reference: ModelReference) -> bool:
+    """Whether packs or folders hold a model, whatever stores and this process know."""
+    return next(_in_folders(reference.key), None) is not None
 
 
 def missing(key: bytes, reference: ModelReference | None) -> str:

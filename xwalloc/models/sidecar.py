@@ -16,21 +16,30 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import BytesCodec
+from zarr.errors import ContainsArrayError, NodeTypeValidationError
 from zarr.storage import StorePath
 
 from xwalloc.errors import FormatError
 from xwalloc.models import library
 from xwalloc.models.model import PREFIX, Model, ModelReference
 
-__all__ = ["FOLDER", "fetch", "wanted", "write"]
+__all__ = ["FOLDER", "fetch", "keep", "kept", "wanted", "write"]
 
 FOLDER = "_xwalloc"
 DIMENSION = "byte"
+ZARR_JSON = "zarr.json"
 CHUNK_BYTES = 1 << 23
 LARGEST, MOST_CHUNKS = 1 << 29, 1 << 10
 """Bytes of the largest model that is read from a store, which is not trusted, and the number of its chunks."""
 
+DAMAGE = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What Zarr raises where there are no metadata of an array, or impossible ones, or a chunk is cut."""
+
 _lock = threading.Lock()
+_kept: set[str] = set()
+"""Places where this process has found whole models."""
 
 
 def reset() -> None:
@@ -58,6 +67,45 @@ def write(group: zarr.Group, model: Model) -> None:
         model.id.removeprefix(PREFIX), data=data, chunks=(min(len(data), CHUNK_BYTES),), dimension_names=(DIMENSION,),
         compressors=None, filters=None, overwrite=True, attributes={"long_name": "model of xwalloc, as safetensors"},
     )  # fmt: skip
+
+
+async def kept(place: StorePath, reference: ModelReference) -> bool:
+    """Whether this process has seen to it (`keep`) that a store holds a model for a chunk, and it is still there."""
+    for group in _groups(place):
+        there = _place(group, reference.id)
+        if str(there) in _kept and await (there / ZARR_JSON).exists():
+            return True
+    return False
+
+
+def keep(place: StorePath, reference: ModelReference) -> None:
+    """Have the store hold the model for a chunk that will be written, in a group around it.
+
+    Arrays that lie in no group are left alone. Must not be called on Zarr's event loop.
+
+    Parameters
+    ----------
+    place
+        Where the chunk will be.
+    reference
+        The model, which this process knows.
+
+    Raises
+    ------
+    ModelError
+        If this process does not know the model.
+    """
+    with _lock:
+        for group in _groups(place):
+            with suppress(FormatError):  # what is damaged is written again
+                if _read(_place(group, reference.id), reference.id) is not None:
+                    _kept.add(str(_place(group, reference.id)))
+                    return
+        for group in _groups(place):
+            with suppress(FileNotFoundError, NodeTypeValidationError, ContainsArrayError):
+                write(zarr.open_group(group, mode="r+"), library.resolve(reference))
+                _kept.add(str(_place(group, reference.id)))
+                return
 
 
 def fetch(place: object, reference: ModelReference | None) -> None:
@@ -120,7 +168,7 @@ def _read(where: StorePath, name: str) -> bytes | None:
             data = array[:].tobytes()
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):  # no metadata of an array, or a chunk that is cut
+    except DAMAGE:
         pass
     if hashlib.sha256(data).hexdigest() != name.removeprefix(PREFIX):
         raise FormatError(
