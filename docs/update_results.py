@@ -40,6 +40,7 @@ KINDS = {
 
 NAMES = (
     *("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained"),
+    "train_device",
     "decoders",
     "examples",
 )
@@ -328,6 +329,39 @@ def trained_table(found: dict[str, Any]) -> str:
     return table(head, rows, texts=3)
 
 
+def device_tables(found: dict[str, Any]) -> str:
+    """What `benchmarks.train_device` measured: training, and batches of latents, on a CPU and a GPU."""
+    machine = found["machine"]
+    names = {"cpu": f"CPU, {machine['cpu_threads']} threads", "cuda": machine["cuda"]}
+    training = [
+        [
+            names[item["device"]],
+            item["precision"],
+            f"{item['places']}",
+            f"{item['steps_per_second']:.0f}",
+            f"{item['megapixels_per_second']:.0f}",
+            f"{item['peak_device_bytes'] / 1e6:.0f}" if item["peak_device_bytes"] else "",
+            f"{item['gain_db']:.4f}",
+            f"{item['int8_loss_db']:.4f}",
+            "the same" if item["same_bits_on"] == ["cpu", "cuda"] else "differ",
+        ]
+        for item in found["training"]
+    ]
+    head = [
+        "device", "precision", "places in a batch", "steps per second", "megapixels per second",
+        "memory of the device, MB", "gain, dB", "int8 costs, dB", "corrections on CPU and GPU",
+    ]  # fmt: skip
+    loading = [
+        [names[item["device"]], f"{item['windows_per_second']:.0f}", f"{item['megabytes_per_second']:.0f}"]
+        for item in found["loader"]
+    ]
+    return (
+        f"torch {machine['torch']}, Python {machine['python']}, scene {found['scene']['source']} "
+        f"{' x '.join(map(str, found['scene']['shape']))}:\n\n{table(head, training, texts=2)}\n\n"
+        f"{table(['LatentLoader to', 'windows per second', 'MB per second'], loading)}"
+    )
+
+
 def land_cover_table(rows: Sequence[dict[str, Any]]) -> str:
     """Accuracy of the same classifier on several inputs."""
 
@@ -384,9 +418,22 @@ def chunk_table(recordings: dict[str, dict[str, Any]]) -> str:
 
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    measurements, report, stages, equal_snr, cost, modes, fitted, packet, dyadic, trained, decoders, examples = (
-        json.loads((results / f"{name}.json").read_text()) for name in NAMES
-    )
+    found = (json.loads((results / f"{name}.json").read_text()) for name in NAMES)
+    (
+        measurements,
+        report,
+        stages,
+        equal_snr,
+        cost,
+        modes,
+        fitted,
+        packet,
+        dyadic,
+        trained,
+        device,
+        decoders,
+        examples,
+    ) = found
     fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
     return {
         ROOT / "README.md": {"results": f"{rate_summary(measurements)}\n\n{speed_table(report, fractions[:1])}"},
@@ -398,6 +445,7 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "cost": cost_table(cost),
             "regions": region_table(cost["regions"]),
             "modes": mode_table(modes),
+            "device": device_tables(device),
         },
         ROOT / "docs" / "models.md": {
             "fitted": fitted_table(fitted),
