@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 import xarray as xr
+from click.testing import CliRunner
 from numcodecs import get_codec
 
 import xwalloc
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
+from xwalloc.cli import main
 from xwalloc.codec import transform_mode, transform_sections
 from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models import library
@@ -522,3 +524,27 @@ def test_forged_descriptions_are_named(model, forged):
         with pytest.raises(FormatError, match="damaged"):
             bad.facts()
     assert bad.id in repr(bad)
+
+
+def test_bounds_of_channels_are_those_of_their_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    da = xr.DataArray(
+        rng.normal(size=(3, 48, 48)).cumsum(1).cumsum(2),
+        dims=("band", "y", "x"),
+        name="r",
+        coords={"band": [3, 4, 8]},
+    )
+    model = xwalloc.fit(da, max_error={3: 0.5, 4: 5.0, 8: 50.0})
+    assert "smallest" in repr(model)
+    options = {"model": model, "consolidated": False}
+    with pytest.raises(ConfigError, match="in this order"):
+        da.isel(band=[2, 1, 0]).to_dataset().walloc.to_zarr(tmp_path / "s.zarr", **options)
+    with pytest.raises(ConfigError, match="bound for each channel"):
+        da.to_dataset().walloc.to_zarr(tmp_path / "s.zarr", max_error=1.0, **options)
+    with pytest.raises(ConfigError, match="bound for each channel"):
+        codec(max_error=1.0, model=model).encode(da.values)
+    da.to_dataset().walloc.to_zarr(tmp_path / "s.zarr", **options)
+    error = abs(xr.open_zarr(tmp_path / "s.zarr", consolidated=False).r - da).max(("y", "x"))
+    assert (error <= [0.5, 5.0, 50.0]).all()
+    done = CliRunner().invoke(main, ["info", str(tmp_path / "s.zarr")])
+    assert "for the channel of the smallest bound" in done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 import xwalloc
-from xwalloc.errors import ConfigError, XwallocError
+from xwalloc.errors import ConfigError, ModelError, XwallocError
+from xwalloc.models import library
+from xwalloc.models.model import parse_reference
 
 __all__ = ["main"]
 
@@ -230,6 +233,10 @@ def rows(item: Any) -> list[tuple[str, str]]:
     settings = item.configuration
     quality = next(key for key in ("max_error", "snr", "step", "lossless") if settings.get(key))
     bound = quality if quality == "lossless" else f"{quality} {settings[quality]:g}"
+    with suppress(ModelError):
+        reference = parse_reference(settings.get("model"))
+        if reference is not None and library.resolve(reference).scaled:
+            bound += " for the channel of the smallest bound, more for others"
     if "nodata" in settings:
         bound += f", nodata {settings['nodata']:g}"
     frames = f"{item.modes.total()} frame{'s' * (item.modes.total() != 1)}"

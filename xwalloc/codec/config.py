@@ -238,6 +238,11 @@ class CodecConfig:
                 f"model {model.id} was made. Got {channels} and {len(self.signal_axes)}. Fit a model to these data, "
                 "keep all channels in one chunk, or name the variables that the model is for."
             )
+        if model.scaled and self.max_error not in (None, model.target.get("max_error")):
+            raise ConfigError(
+                f"Expected no max_error beside a model with a bound for each channel. Got {self.max_error:g}, and "
+                f"{model.target} for the channel of the smallest. Leave max_error out, or fit a model to other bounds."
+            )
         if model.kind == PUBLISHED and self.step not in (None, 1):
             raise ConfigError(
                 f"Expected step 1, which is the own rate of a published WaLLoC model. Got {self.step:g}. For a finer "

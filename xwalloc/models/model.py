@@ -123,6 +123,12 @@ class Model:
         return self._count("dimensions")
 
     @property
+    def scaled(self) -> bool:
+        """Whether channels have error bounds of their own; the target is the smallest of them then."""
+        scales = self.arrays.get("scales")
+        return scales is not None and scales.size > 0 and bool((scales != 1).any())
+
+    @property
     def levels(self) -> int:
         """Levels of the wavelet transform."""
         return self._count("levels")
@@ -311,7 +317,8 @@ class Model:
     def _facts(self) -> list[tuple[str, str]]:
         d = self.description
         target = ", ".join(f"{name} {value:g}" for name, value in self.target.items())
-        if "scales" in self.arrays and (largest := float(self.arrays["scales"].max())) > 1:
+        if self.scaled:
+            largest = float(self.arrays["scales"].max())
             target += f" for the channel of the smallest bound, {largest:g} times that at most for others"
         found = [
             ("kind", self.kind),

@@ -163,6 +163,7 @@ def _read(where: StorePath, name: str) -> bytes | None:
             and array.ndim == 1
             and 0 < array.size <= LARGEST
             and array.nchunks <= MOST_CHUNKS
+            and array.nchunks_initialized == array.nchunks
             and all(isinstance(codec, BytesCodec) for codec in array.metadata.codecs)
         ):
             data = array[:].tobytes()

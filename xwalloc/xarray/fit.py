@@ -156,6 +156,12 @@ class Source:
         roles = resolve_roles(variable, channel_dim, dims)
         return cls(variable=variable, stored=stored, roles=roles, nodata=find_nodata(variable.name, stored, nodata))
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels of the channels."""
+        axis = self.roles.channel
+        return [] if axis is None else [str(label) for label in self.variable[self.variable.dims[axis]].values]
+
     def part(self, dim: Hashable, start: int, stop: int | None) -> Source:
         """A region of the array."""
         return replace(self, variable=self.variable.isel({dim: slice(start, stop)}))
@@ -193,7 +199,7 @@ def fit_sources(sources: Sequence[Source], targets: Mapping[str, Any], levels: i
     return library.add(
         fit_blocks(
             blocks, goal, dimensions=dimensions, nodata=source.nodata, levels=config.levels, tree=config.tree,
-            about=source.about,
+            about=source.about if goal.scales is None else {**source.about, "channel_labels": source.labels},
         )
     )  # fmt: skip
 

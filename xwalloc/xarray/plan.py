@@ -147,6 +147,24 @@ def plan(dataset: xr.Dataset, request: Request, *, named: bool = False, rechunk:
     return plans
 
 
+def check_scaled(model: Model, variable: xr.DataArray, roles: Roles, quality: Mapping[str, Any]) -> None:
+    """Refuse a bound for all channels, or channels in another order, with a model that has bounds of each."""
+    if quality and dict(quality) != model.target:
+        raise ConfigError(
+            f"Expected no quality target beside a model with a bound for each channel. Got {dict(quality)}. Leave it "
+            "out, or fit a model to other bounds."
+        )
+    meant = model.description.get("channel_labels")
+    if meant is None or roles.channel is None or (dim := variable.dims[roles.channel]) not in variable.coords:
+        return
+    labels = [str(label) for label in variable[dim].values]
+    if labels != list(meant):
+        raise ConfigError(
+            f"Expected the channels of the model, {', '.join(map(str, meant))}, in this order: each has its own bound. "
+            f"Got {', '.join(labels)}. Select them so, by .sel({dim}=[...]), or fit a model to this order."
+        )
+
+
 def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Request, *, rechunk: bool) -> Plan:
     """Plan of one variable under one quality target, in units that the user sees."""
     stored = as_stored(variable)
@@ -170,6 +188,8 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
     )
     if request.model is not None:
         library.add(request.model)
+        if request.model.scaled:
+            check_scaled(request.model, variable, roles, quality)
 
     def choose(dask_chunks: tuple[tuple[int, ...], ...] | None) -> Grid:
         def grid_of(chunks: Mapping[Hashable, int] | None) -> Grid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from xwalloc.training import Progress
 
 __all__ = ["train"]
+
+logger = logging.getLogger("xwalloc")
 
 SIDES = {1: 8192, 2: 128, 3: 32}
 """Side of a block along every signal axis, by their number, about: larger than for `fit`, with fewer borders."""
@@ -124,6 +127,9 @@ def train(
         raise ConfigError("Expected torch, which training needs. Got none: pip install 'xwalloc[torch]'.")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("Expected matplotlib, which plot needs. Got none: pip install matplotlib, or leave out plot.")
+    for parameter, path in (("plot", plot), ("checkpoint", checkpoint)):
+        if path is not None and not Path(path).parent.is_dir():
+            raise ConfigError(f"Expected {parameter} to lie in a folder that exists. Got {os.fspath(path)!r}.")
     if kind not in ("shared", "fixed"):
         raise ConfigError(f"Expected kind to be 'shared' or 'fixed'. Got {kind!r}.")
     several = isinstance(obj, Sequence)
@@ -156,13 +162,16 @@ def train(
         checkpoint=None if checkpoint is None else Path(checkpoint), progress=progress,
     )  # fmt: skip
     if plot is not None and result is not None:
-        plot_history(result, Path(plot))
+        try:
+            plot_history(result, Path(plot))
+        except (ValueError, OSError) as error:  # the model took longer to make
+            logger.warning("The picture %s was not written: %s", os.fspath(plot), error)
     return library.add(found)
 
 
 def network_of(start: Model | None, model: Model) -> Network | None:
     """The network that training starts from; None for one that corrects nothing."""
-    if start is not None and start.fitted.network is None:
+    if start is not None and (start.kind != LINEAR or start.fitted.network is None):
         raise ConfigError(
             f"Expected a model with a network to start from. Got one without: {start.id}. Leave out start."
         )
