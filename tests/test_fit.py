@@ -516,8 +516,12 @@ def test_impossible_arrays_are_refused(model, name, array):
 
 
 @pytest.mark.parametrize(
-    "forged", [{"target": None}, {"target": {"snr": 3}}, {"tree": None, "wavelet": {}}, {"fit": {"samples": 3}}]
-)
+    "forged",
+    [
+        {"target": None}, {"target": {"snr": 3}}, {"target": {"step": 0}}, {"target": {"step": 10**400}},
+        {"tree": None, "wavelet": {}}, {"fit": {"samples": 3}},
+    ],
+)  # fmt: skip
 def test_forged_descriptions_are_named(model, forged):
     bad = Model(description={**model.description, **forged}, arrays=model.arrays)
     if forged != {"tree": None, "wavelet": {}}:

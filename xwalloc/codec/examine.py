@@ -42,8 +42,9 @@ def squares(scale: float, nodata: Samples) -> Examine:
 
     def examine(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
         given = samples[:, first : first + decoded.shape[1]].astype(np.float64)
-        error = (given - _as_stored(decoded, nodata)) / scale
-        return float(np.sum(error * error))
+        with np.errstate(over="ignore"):  # infinite, of what a network makes far from its range
+            error = (given - _as_stored(decoded, nodata)) / scale
+            return float(np.sum(error * error))
 
     return examine
 

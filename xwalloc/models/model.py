@@ -53,6 +53,9 @@ LINEAR, PUBLISHED = "linear", "published"
 DEFLATED = 1 << 20
 """A model is deflated in pieces of so many bytes."""
 
+LARGEST_TARGET = 2.0**512
+"""No model is made for a step or a bound above this."""
+
 PREFIX = "sha256:"
 METADATA = "xwalloc"
 
@@ -182,7 +185,7 @@ class Model:
         """
         found: Any = self.description.get("target")
         wrong = not isinstance(found, Mapping) or set(found) not in ({"step"}, {"max_error"})
-        if wrong or not all(isinstance(value, int | float) for value in found.values()):
+        if wrong or not all(type(value) in (int, float) and 0 < value < LARGEST_TARGET for value in found.values()):
             raise FormatError(f"Expected the model to state a quality target. Got {found!r:.80}: it is damaged.")
         return dict(found)
 
