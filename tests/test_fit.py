@@ -552,3 +552,15 @@ def test_bounds_of_channels_are_those_of_their_labels(tmp_path):
     assert (error <= [0.5, 5.0, 50.0]).all()
     done = CliRunner().invoke(main, ["info", str(tmp_path / "s.zarr")])
     assert "for the channel of the smallest bound" in done.output
+
+
+def test_integers_need_no_name_beside_the_model_of_their_like(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 40, 40)).cumsum(1).cumsum(2).astype("i2")
+    ds = xr.Dataset({"counts": (("band", "y", "x"), values), "scl": (("y", "x"), np.zeros((40, 40), "u1"))})
+    model = xwalloc.fit(ds.counts, max_error=2.0)
+    ds.walloc.to_zarr(tmp_path / "s.zarr", model=model, consolidated=False)
+    found = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)
+    assert found.counts.encoding["serializer"].config.max_error == 2.0
+    assert "xwalloc" not in str(found.scl.encoding["serializer"]).lower()
+    np.testing.assert_array_equal(found.scl, ds.scl)

@@ -133,10 +133,15 @@ class LatentArray(BlockArray):
                 mask, _ = unpack_mask(frame.sections[Section.MASK], layout.canonical, header.dtype.itemsize)
                 if mask.all():  # nothing but NaN and nodata
                     return np.zeros(self.sizes, self.dtype)
+            remedy = (
+                "Write the array with a model that was fitted for snr, bits, ratio or latents, or with a published one, "
+                "without a bound."
+            )
+            if header.mode == Mode.STORED:
+                remedy = "Chunks of so few samples are stored as they are: write larger ones."
             raise FormatError(
                 f"Expected a chunk in {own.name.lower()} mode. Got one in {header.mode.name.lower()} mode, which has "
-                f"no latents{' of the model' if self.network else ''}. Write the array with a model that was fitted "
-                "for snr, bits, ratio or latents, or with a published one, without a bound."
+                f"no latents{' of the model' if self.network else ''}. {remedy}"
             )
         models = partial(library.find, reference=self.config.model)
         if self.network is not None:

@@ -324,12 +324,21 @@ def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str
         return f"it holds flags ({flags[0]})"
     if request.channel_dim is not None and request.channel_dim not in variable.dims:
         return f"it has no dimension {request.channel_dim!r}"
-    exact = request.lossless or request.max_error == 0
-    if request.channel_dim is None and variable.dtype.kind != "f" and not named and not exact:
+    asked = request.lossless or request.max_error == 0 or made_for(request.model, variable)
+    if request.channel_dim is None and variable.dtype.kind != "f" and not named and not asked:
         return f"it holds integers ({variable.dtype})"
     if set(variable.dims) <= {resolve_channel(variable, request.channel_dim, request.signal_dims)}:
         return "it has no signal dimension"
     return None
+
+
+def made_for(model: Model | None, variable: xr.DataArray) -> bool:
+    """Whether a model was fitted to a variable like this one: its dtype, dimensions and number of channels."""
+    if model is None or model.description.get("dtype") != as_stored(variable).dtype.newbyteorder("=").name:
+        return False
+    channel, signal = model.description.get("channel_dim"), model.description.get("signal_dims", ())
+    there = {*signal, channel} - {None} <= set(variable.dims)
+    return there and (channel is None or variable.sizes[channel] == model.channels)
 
 
 def reason_to_ask(variable: xr.DataArray, request: Request) -> str | None:
