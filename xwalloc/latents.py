@@ -134,8 +134,8 @@ class LatentArray(BlockArray):
                 if mask.all():  # nothing but NaN and nodata
                     return np.zeros(self.sizes, self.dtype)
             remedy = (
-                "Write the array with a model that was fitted for snr, bits, ratio or latents, or with a published one, "
-                "without a bound."
+                "Write the array with a model that was fitted for snr, bits, ratio or latents, or with a published "
+                "one, without a bound."
             )
             if header.mode == Mode.STORED:
                 remedy = "Chunks of so few samples are stored as they are: write larger ones."
