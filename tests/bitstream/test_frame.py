@@ -136,7 +136,7 @@ def patched(at, value):
         (0, 0, FormatError),
         (4, FORMAT_VERSION + 1, UnsupportedFormatError),
         (4, 0, UnsupportedFormatError),
-        (5, 3, FormatError),
+        (5, 4, FormatError),
         (6, len(DTYPES), FormatError),
         (7, 2, FormatError),
         (8, 0, FormatError),
