@@ -160,7 +160,7 @@ def test_workers_encode_and_decode_with_it(scene, model, tmp_path):
     distributed = pytest.importorskip("distributed")
     path = tmp_path / "s.zarr"
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
     ):
         scene.chunk(CHUNKS).walloc.to_zarr(path, model=model, chunks=CHUNKS, consolidated=False)

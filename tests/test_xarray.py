@@ -355,7 +355,7 @@ def test_dask_cluster_of_processes(tmp_path, scene):
     tiled = xr.concat([scene[["radiance"]]] * 4, "x").drop_vars("x").chunk(y=32, x=50)
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
-        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         write(tiled, tmp_path / "d.zarr", max_error=BOUND)
