@@ -15,6 +15,7 @@ from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models import library, sidecar
 from xwalloc.models import model as model_module
 from xwalloc.models.model import ModelReference
+from xwalloc.zarr import Walloc
 
 BOUND = 2.0
 CHUNKS = {"y": 32, "x": 32}
@@ -232,6 +233,16 @@ def test_a_copy_into_shards_is_refused(scene, model, tmp_path):
     model.save(tmp_path / f"{model.id[7:]}.safetensors")
     with xwalloc.settings.set({"model_path": str(tmp_path)}):
         first.to_zarr(tmp_path / "d.zarr", **into)
+
+
+def test_an_array_that_is_the_root_of_its_store_is_warned_of(scene, model, tmp_path, caplog):
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=scene.radiance.shape, chunks=(24, 32, 32), dtype="f4", compressors=None,
+        serializer=Walloc(channel_axis=0, signal_axes=[1, 2], max_error=BOUND, model=model),
+    )  # fmt: skip
+    array[:] = scene.radiance.values
+    (told,) = [record for record in caplog.records if "root of store" in record.message]
+    assert model.id in told.message
 
 
 def test_half_a_model_is_written_again(scene, model, tmp_path):

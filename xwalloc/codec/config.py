@@ -81,8 +81,8 @@ class CodecConfig:
     model
         Model that the chunks share: a `Model`, a reference to one, or the JSON form of a reference. None: each chunk
         carries its own. With a model, `levels`, `tree`, `wavelet` and `boundary` are the model's. The configuration
-        carries models of up to 512 KiB; others it names only, and readers need their file (docs/models.md says where)
-        unless `.walloc.to_zarr` wrote the array.
+        carries models of up to 512 KiB. Others it names only: they lie beside arrays of Zarr v3, and elsewhere readers
+        need their file (docs/models.md says where).
 
     Raises
     ------

@@ -7,6 +7,7 @@ What is found counts only if its SHA-256 is that of its name.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ CHUNK_BYTES = 1 << 23
 LARGEST, MOST_CHUNKS = 1 << 29, 1 << 10
 """Bytes of the largest model that is read from a store, which is not trusted, and the number of its chunks."""
 
+logger = logging.getLogger("xwalloc")
+
 DAMAGE = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, OverflowError, RecursionError,
 )  # fmt: skip
@@ -40,6 +43,9 @@ DAMAGE = (
 _lock = threading.Lock()
 _kept: set[str] = set()
 """Places where this process has found whole models."""
+
+_warned: set[str] = set()
+"""Stores that were warned of."""
 
 
 def reset() -> None:
@@ -81,7 +87,8 @@ async def kept(place: StorePath, reference: ModelReference) -> bool:
 def keep(place: StorePath, reference: ModelReference) -> None:
     """Have the store hold the model for a chunk that will be written, in a group around it.
 
-    Arrays that lie in no group are left alone. Must not be called on Zarr's event loop.
+    Where an array is the root of its store, what lies around it is out of sight: a warning is logged, once for each
+    store. Must not be called on Zarr's event loop.
 
     Parameters
     ----------
@@ -106,6 +113,14 @@ def keep(place: StorePath, reference: ModelReference) -> None:
                 write(zarr.open_group(group, mode="r+"), library.resolve(reference))
                 _kept.add(str(_place(group, reference.id)))
                 return
+        if str(place.store) not in _warned:
+            _warned.add(str(place.store))
+            logger.warning(
+                "An array is the root of store %s, so that model %s cannot be seen or written beside it: readers need "
+                "it in a group around the array, or its file in a folder that XWALLOC_MODEL_PATH names.",
+                place.store,
+                reference.id,
+            )
 
 
 def fetch(place: object, reference: ModelReference | None) -> None:
