@@ -1,5 +1,17 @@
-"""Where torch is not installed, the modules that need it are not searched for doctests."""
+"""Where torch is not installed, modules that need it are not searched for doctests; one thread for tests of them."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["xwalloc/learning.py", "xwalloc/models/upstream"]
+import pytest
+
+collect_ignore = [] if find_spec("torch") else ["xwalloc/learning.py", "xwalloc/models/upstream", "xwalloc/training"]
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch with one thread: networks as small as those of tests only wait for more."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -26,19 +26,13 @@ from xwalloc.models.published import as_model, import_checkpoint, module_of  # n
 from xwalloc.models.upstream import Architecture, save  # noqa: E402
 from xwalloc.xarray.plan import Request, plan  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 CASES = (
     "codec1d_full_encoder", "codec1d_stereo_nopost", "codec1d_stereo_post", "codec2d_full_encoder",
     "codec2d_gray_J4_2bit", "codec2d_hyper8", "codec2d_rgb_light", "linear2d_16ch", "residual2d_2stage",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fresh(**sizes):

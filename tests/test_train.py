@@ -24,10 +24,7 @@ torch = pytest.importorskip("torch")
 
 STEP = {"snr": 14.0}
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def field(seed=0, side=160, bands=3, dtype="f4"):

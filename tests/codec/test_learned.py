@@ -21,6 +21,8 @@ from xwalloc.models import library, published  # noqa: E402
 from xwalloc.models.published import TOLERANCE, Published, as_model, module_of  # noqa: E402
 from xwalloc.models.upstream import Architecture  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = {
     "rgb": Architecture(kind="Codec2D", channels=3, J=2, latent_dim=6, latent_bits=4, Nd=32),
     "grey": Architecture(kind="Codec2D", channels=1, J=3, latent_dim=8, latent_bits=5, Nd=32),
@@ -45,15 +47,6 @@ def fresh(kind, **options):
             if name.startswith("encoder"):
                 weight.mul_(12)
     return as_model(module, **options)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks as small as these only wait for threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=KINDS)

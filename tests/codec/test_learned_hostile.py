@@ -20,17 +20,11 @@ from xwalloc.models.model import Model  # noqa: E402
 from xwalloc.models.published import as_model  # noqa: E402
 from xwalloc.models.upstream import Architecture  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LIMIT = DecodeLimits(max_bytes=1 << 20)
 SHAPE = (3, 36, 40)
 HEAD = struct.Struct("<8sddddBB")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,7 @@ SHORT = Options(steps=12, places=200, validate_every=4, patience=9, variants=2)
 PACKET = Architecture(tree="packet", levels=1, widths=(6,))
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_blocks(

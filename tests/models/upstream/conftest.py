@@ -13,12 +13,8 @@ GOLDEN = Path(__file__).parents[4] / "shared" / "golden"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def quick(one_thread):
+    """Networks as small as these only wait for threads."""
 
 
 @pytest.fixture(scope="session")
