@@ -9,6 +9,7 @@ python -m benchmarks.modes
 python -m benchmarks.fitted
 python -m benchmarks.neural
 python -m benchmarks.trained
+python -m benchmarks.train_device   # on a machine with a GPU
 python -m benchmarks.decoders   # in three parts, one of them on a GPU: docs/decoders.md
 python -m benchmarks.examples
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
@@ -21,29 +22,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, geometric_mean
+from statistics import geometric_mean
 from typing import Any
 
 from decoder_tables import decoder_blocks
-from tables import table
+from example_tables import example_blocks
+from model_tables import device_tables, fitted_table, neural_table, trained_table
+from tables import KINDS, table
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "xwalloc"
 SHOWN = ("SZ3", "SPERR", "zfp", "quantise+JXL", "quantise+J2K", "quantise+pcodec", "quantise+FLAC")
 """The peers in the table of README.md; docs/performance.md has all of them."""
-KINDS = {
-    "hyperspectral": "hyperspectral, integers",
-    "hyperspectral-float": "hyperspectral, floats",
-    "multispectral": "multispectral",
-    "timeseries": "time series",
-}
-
 NAMES = (
-    *("rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained"),
-    "train_device",
-    "decoders",
-    "examples",
-)
+    "rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained",
+    "train_device", "decoders", "examples",
+)  # fmt: skip
 """What is read: JSON of these names."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
@@ -248,217 +242,30 @@ def cost_table(report: dict[str, Any]) -> str:
     )
 
 
-def fitted_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Bytes of chunks with a model of the array by those of chunks that carry their own."""
-    groups: dict[tuple[str, str, int, int], list[dict[str, Any]]] = {}
-    for kind in KINDS:
-        some = [row for row in rows if row["kind"] == kind]
-        for scene in dict.fromkeys(row["scene"] for row in some):
-            bounds = sorted({row["bound"] for row in some if row["scene"] == scene})
-            for row in some:
-                if row["scene"] == scene:
-                    place = bounds.index(row["bound"])
-                    groups.setdefault((kind, row["split"], row["side"], place), []).append(row)
-    lines = []
-    order = list(KINDS)
-    for kind, split, side, place in sorted(groups, key=lambda group: (order.index(group[0]), *group[1:])):
-        found = groups[kind, split, side, place]
-        shares = [row["shared"] / row["own"] for row in found]
-        models = sum(row["models"]["shared"] for row in found) / sum(row["chunks"] for row in found)
-        lines.append(
-            [
-                KINDS[kind], split, f"{side} x {side}", ("tight", "middle", "loose")[place], str(len(found)),
-                f"{geometric_mean(shares):.3f}", f"{min(shares):.3f} to {max(shares):.3f}", f"{models:.0%}",
-            ]
-        )  # fmt: skip
-    head = [
-        "data",
-        "other half",
-        "chunks",
-        "bound",
-        "scenes",
-        "bytes, shared by own",
-        "range",
-        "chunks that use the model",
-    ]
-    return table(head, lines, texts=4)
-
-
-def neural_table(packet: dict[str, Any], dyadic: dict[str, Any]) -> str:
-    """What a network adds to the linear decoder, in dB at equal symbols."""
-    rows = []
-    for one, two in zip(packet["rows"], dyadic["rows"], strict=True):
-        figures = [
-            f"{case[key]:{form}}"
-            for case in (one, two)
-            for key, form in (("bits_per_sample", ".3f"), ("snr", ".1f"), ("gain", "+.3f"))
-        ]
-        rows.append([one["scene"], f"{one['step']:g}", *figures])
-    names = ("bits per sample", "SNR, dB", "gain, dB")
-    head = ["scene", "step", *(f"{tree}: {name}" for tree in ("packet", "dyadic") for name in names)]
-    return table(head, rows)
-
-
-def trained_table(found: dict[str, Any]) -> str:
-    """What `xwalloc.train` gained, by scene, goal and where the network is from."""
-    rows = []
-    for item in found["rows"]:
-        ((name, value),) = item["goal"].items()
-        figures = item["validation"]
-        saved = 1 - figures["refined_bytes"] / figures["linear_bytes"]
-        bounded = name == "max_error"
-        pays = f"{item['weight_bytes'] / saved / 1e6:.1f} MB" if bounded and item["kept"] else ""
-        rows.append(
-            [
-                item["scene"],
-                f"{name} {value:g}",
-                item["source"],
-                f"{item['gain']:+.3f}",
-                f"{item['int8_loss']:+.4f}",
-                f"{saved:+.2%}" if bounded else "",
-                f"{item['weight_bytes'] / 1000:.0f}",
-                "yes" if item["kept"] else "no",
-                pays,
-                f"{item['encoder']['change']:+.2%}" if "encoder" in item else "",
-            ]
-        )
-    head = [
-        "scene", "goal", "network of", "gain, dB", "int8 costs, dB", "bytes saved", "weights, kB", "kept", "pays above",
-        "encoder trained: cost",
-    ]  # fmt: skip
-    return table(head, rows, texts=3)
-
-
-def device_tables(found: dict[str, Any]) -> str:
-    """What `benchmarks.train_device` measured: training, and batches of latents, on a CPU and a GPU."""
-    machine = found["machine"]
-    names = {"cpu": f"CPU, {machine['cpu_threads']} threads", "cuda": machine["cuda"]}
-    training = [
-        [
-            names[item["device"]],
-            item["precision"],
-            f"{item['places']}",
-            f"{item['steps_per_second']:.0f}",
-            f"{item['megapixels_per_second']:.0f}",
-            f"{item['peak_device_bytes'] / 1e6:.0f}" if item["peak_device_bytes"] else "",
-            f"{item['gain_db']:.4f}",
-            f"{item['int8_loss_db']:.4f}",
-            "the same" if item["same_bits_on"] == ["cpu", "cuda"] else "differ",
-        ]
-        for item in found["training"]
-    ]
-    head = [
-        "device", "precision", "places in a batch", "steps per second", "megapixels per second",
-        "memory of the device, MB", "gain, dB", "int8 costs, dB", "corrections on CPU and GPU",
-    ]  # fmt: skip
-    loading = [
-        [names[item["device"]], f"{item['windows_per_second']:.0f}", f"{item['megabytes_per_second']:.0f}"]
-        for item in found["loader"]
-    ]
-    return (
-        f"torch {machine['torch']}, Python {machine['python']}, scene {found['scene']['source']} "
-        f"{' x '.join(map(str, found['scene']['shape']))}:\n\n{table(head, training, texts=2)}\n\n"
-        f"{table(['LatentLoader to', 'windows per second', 'MB per second'], loading)}"
-    )
-
-
-def land_cover_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracy of the same classifier on several inputs."""
-
-    def spread(values: Sequence[float]) -> str:
-        return f"{fmean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
-
-    lines = [
-        [
-            row["input"],
-            f"{row['numbers']:.1f}",
-            f"{row['bytes']:,}" if row["bytes"] else "",
-            spread(row["tiles"]),
-            spread(row["pixels"]),
-            f"{row['tiles_seconds']:.1f}",
-        ]
-        for row in rows
-    ]
-    head = ["input", "numbers per pixel", "bytes of the store", "tiles, %", "pixels, %", "seconds to train and test"]
-    return table(head, lines)
-
-
-def audio_table(sounds: dict[str, Sequence[dict[str, Any]]]) -> str:
-    """Rates and signal-to-noise ratios of stereo recordings."""
-    lines = []
-    for rows in zip(*sounds.values(), strict=True):
-        figures = [f"{row['kbit_per_s']:.0f}, {row['snr']:.1f}" if row["snr"] else f"{row['kbit_per_s']:.0f}, exact"
-                   for row in rows]  # fmt: skip
-        lines.append([rows[0]["codec"], rows[0]["setting"], *figures])
-    return table(["codec", "setting", *(f"{name}: kbit/s, dB" for name in sounds)], lines, texts=2)
-
-
-def biosignal_table(recordings: dict[str, dict[str, Any]]) -> str:
-    """Sizes at bounds in microvolts, and what survives."""
-    names = list(next(iter(recordings.values()))["bounds"][0]["bytes"])
-    lines = [
-        [name, f"{row['bound']:g}", f"{row['max_error']:.4g}"]
-        + [f"{row['raw'] / row['bytes'][codec]:.1f}" for codec in names]
-        + [row["survived"]]
-        for name, result in recordings.items()
-        for row in result["bounds"]
-    ]
-    return table(["recording", "bound, uV", "largest error, uV", *names, "what survives"], lines)
-
-
-def chunk_table(recordings: dict[str, dict[str, Any]]) -> str:
-    """Bytes of short chunks with a model of the whole recording, by those of chunks that carry their own."""
-    lines = [
-        [name, str(row["length"]), f"{row['bytes']['own']:,}", f"{row['bytes']['shared']:,}"]
-        for name, result in recordings.items()
-        for row in result["chunks"]
-    ]
-    return table(["recording", "samples in a chunk", "bytes", "bytes with a model"], lines)
-
-
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    found = (json.loads((results / f"{name}.json").read_text()) for name in NAMES)
-    (
-        measurements,
-        report,
-        stages,
-        equal_snr,
-        cost,
-        modes,
-        fitted,
-        packet,
-        dyadic,
-        trained,
-        device,
-        decoders,
-        examples,
-    ) = found
-    fractions = sorted({item["fraction"] for item in report["timings"]}, reverse=True)
+    found = {name: json.loads((results / f"{name}.json").read_text()) for name in NAMES}
+    speed, measurements = found["speed"], found["rate"]
+    fractions = sorted({item["fraction"] for item in speed["timings"]}, reverse=True)
     return {
-        ROOT / "README.md": {"results": f"{rate_summary(measurements)}\n\n{speed_table(report, fractions[:1])}"},
+        ROOT / "README.md": {"results": f"{rate_summary(measurements)}\n\n{speed_table(speed, fractions[:1])}"},
         ROOT / "docs" / "performance.md": {
             "rate": rate_details(measurements),
-            "speed": speed_table(report, fractions),
-            "stages": stage_table(stages),
-            "snr": snr_table(equal_snr),
-            "cost": cost_table(cost),
-            "regions": region_table(cost["regions"]),
-            "modes": mode_table(modes),
-            "device": device_tables(device),
+            "speed": speed_table(speed, fractions),
+            "stages": stage_table(found["stages"]),
+            "snr": snr_table(found["equal_snr"]),
+            "cost": cost_table(found["cost"]),
+            "regions": region_table(found["cost"]["regions"]),
+            "modes": mode_table(found["modes"]),
+            "device": device_tables(found["train_device"]),
         },
         ROOT / "docs" / "models.md": {
-            "fitted": fitted_table(fitted),
-            "neural": neural_table(packet, dyadic),
-            "trained": trained_table(trained),
+            "fitted": fitted_table(found["fitted"]),
+            "neural": neural_table(found["neural-packet"], found["neural-dyadic"]),
+            "trained": trained_table(found["trained"]),
         },
-        ROOT / "docs" / "decoders.md": decoder_blocks(decoders),
-        ROOT / "docs" / "examples.md": {
-            "land-cover": land_cover_table(examples["land_cover"]),
-            "audio": audio_table(examples["audio"]),
-            "biosignals": biosignal_table(examples["biosignals"]),
-            "chunks": chunk_table(examples["biosignals"]),
-        },
+        ROOT / "docs" / "decoders.md": decoder_blocks(found["decoders"]),
+        ROOT / "docs" / "examples.md": example_blocks(found["examples"]),
     }
 
 
