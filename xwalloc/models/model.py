@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -312,58 +311,9 @@ class Model:
         FormatError
             If the model is damaged.
         """
-        try:
-            return [*self._facts(), ("size", f"{len(self.data)} bytes"), ("id", self.id)]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise FormatError(f"The description of the model is damaged: {error!r:.80}.") from None
+        from xwalloc.models.facts import facts_of
 
-    def _facts(self) -> list[tuple[str, str]]:
-        d = self.description
-        target = ", ".join(f"{name} {value:g}" for name, value in self.target.items())
-        if self.scaled:
-            largest = float(self.arrays["scales"].max())
-            target += f" for the channel of the smallest bound, {largest:g} times that at most for others"
-        found = [
-            ("kind", self.kind),
-            ("data", f"{self.channels} channels, {self.dimensions} signal axes"),
-        ]
-        if self.kind == PUBLISHED:
-            return [*found, *self._published_facts()]
-        found += [
-            ("transform", f"{d['tree']} tree of {d['levels']} levels, {d['wavelet']}"),
-            ("made for", target),
-        ]
-        if "vectors" in self.arrays:
-            found.append(("latents", f"{len(self.arrays['vectors'])} components"))
-        if "network" in d:
-            weights = sum(array.size for name, array in self.arrays.items() if name.endswith(".weight"))
-            found.append(("decoder", f"linear, refined by a network of {weights} weights in chunks where that helps"))
-        fit = d.get("fit", {})
-        if fit:
-            words = f"{fit['samples']} samples of {fit['blocks']} blocks: {fit['bits_per_sample']:.3f} bits per sample"
-            if math.isfinite(fit.get("snr") or math.nan):
-                words += f", {fit['snr']:.1f} dB"
-            found.append(("measured on", words))
-        trained = d.get("train")
-        if isinstance(trained, Mapping) and isinstance(trained.get("report"), str):
-            found.append(("training", trained["report"]))
-        return found
-
-    def _published_facts(self) -> list[tuple[str, str]]:
-        sizes, limits = self.description["architecture"], self.description.get("range")
-        filters = ("wt.", "iwt.")
-        weights = sum(array.size for name, array in self.arrays.items() if not name.startswith(filters))
-        network = f", a network of width {sizes['Nd']}" if sizes.get("Nd") else ", linear"
-        stages = f" in each of {sizes['num_stages']} stages" if sizes.get("num_stages") else ""
-        return [
-            ("transform", f"packet tree of {self.levels} levels, bior4.4"),
-            ("latents", f"{sizes['latent_dim']} channels of {sizes['latent_bits']} bits{stages}"),
-            (
-                "decoder",
-                f"{weights} weights" + network,
-            ),
-            ("range", f"{limits[0]:g} to {limits[1]:g}" if limits else "that of 8-bit types, else that of each chunk"),
-        ]
+        return facts_of(self)
 
     def __repr__(self) -> str:
         try:

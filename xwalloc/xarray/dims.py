@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ import xarray as xr
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["Roles", "guess_kind", "resolve_roles"]
+__all__ = ["Roles", "guess_kind", "known", "resolve_roles"]
 
 Kind = Literal["channel", "t", "z", "y", "x"]
 
@@ -166,3 +167,14 @@ def guess_kinds(variable: xr.DataArray) -> dict[Hashable, Kind | None]:
 def first(kinds: dict[Hashable, Kind | None], kind: Kind, without: Iterable[Hashable] = ()) -> Hashable | None:
     """First dimension of a kind."""
     return next((dim for dim, k in kinds.items() if k == kind and dim not in set(without)), None)
+
+
+def known(parameter: str, what: str, name: Hashable, names: Iterable[Hashable]) -> None:
+    """Refuse a name that does not exist, with the one that was probably meant."""
+    names = list(names)
+    if name not in names:
+        close = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
+        meant = next((n for n in names if close and str(n) == close[0]), None)
+        hint = f" Did you mean {meant!r}, of type {type(meant).__name__}?" if str(meant) == str(name) else ""
+        hint = hint or (f" Did you mean {meant!r}?" if close else "")
+        raise ConfigError(f"Expected {parameter} to name {what}: {', '.join(map(repr, names))}. Got {name!r}.{hint}")

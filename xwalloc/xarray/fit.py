@@ -22,8 +22,8 @@ from xwalloc.fitting.linear import Goal, fit_blocks
 from xwalloc.models import library
 from xwalloc.models.model import Model
 from xwalloc.models.spec import Tree
-from xwalloc.xarray.dims import Roles, resolve_roles
-from xwalloc.xarray.plan import as_stored, find_nodata, in_packed_units, known
+from xwalloc.xarray.dims import Roles, known, resolve_roles
+from xwalloc.xarray.stored import as_stored, find_nodata, in_packed_units
 
 __all__ = ["Source", "fit", "fit_sources"]
 
