@@ -504,3 +504,22 @@ def test_the_check_catches_what_it_must():
         assert_within_bound(wide, moved, np.nextafter(256.0, 0))
     with pytest.raises(AssertionError):
         assert_within_bound(wide, -wide, 1.7e308)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f2", "f4", "f8"])
+@pytest.mark.parametrize(("channels", "bound"), [(3, 0.25), (3, 40.0), (24, 3.0), (24, 200.0)])
+def test_the_encoder_knows_its_largest_error(dtype, channels, bound):
+    rng = np.random.default_rng(channels)
+    field = rng.normal(size=(1, 40, 40)).cumsum(1).cumsum(2) * np.arange(1, channels + 1)[:, None, None]
+    values = (1000 + 900 * field / np.abs(field).max() + rng.normal(size=field.shape)).astype(dtype)
+    if dtype != "u2":
+        values[:, 3, 5] = np.nan
+        values[1, 7, 7] = 3e4
+    codec = ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=bound))
+    frame, largest = codec.encode_and_measure(values)
+    errors = np.abs(codec.decode(frame).astype("f8") - values.astype("f8"))
+    assert largest == np.nanmax(errors) <= bound
+    assert frame == codec.encode(values)
+    exact = ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1, 2), lossless=True))
+    assert exact.encode_and_measure(values)[1] == 0
+    assert ChunkCodec(CodecConfig(channel_axis=0, signal_axes=(1, 2), snr=30)).encode_and_measure(values)[1] is None

@@ -245,33 +245,40 @@ def _residual(
 
 @kernel
 def misses(samples, decoded, bounds, missed, first=0):
-    """Mark where a decoded sample differs by more than its channel's bound, exactly; returns how many do.
+    """Mark where a decoded sample differs by more than its channel's bound, exactly.
+
+    Returns the largest difference of the samples that do not, rounded to float64.
 
     `bounds` holds one number for each channel, or one for all.
     `decoded` holds the columns from `first` on of what `samples` and `missed` hold. The difference is taken with its
     rounding error (Knuth's TwoSum), so that the comparison is exact for float64 too.
     `missed` (bool) is only written where a sample misses.
     """
-    count = 0
+    largest = 0.0
     for c in range(samples.shape[0]):
         row = decoded[c]
         bound = bounds[min(c, bounds.shape[0] - 1)]
         source = samples[c][first : first + row.shape[0]]
-        suspects = 0
+        # Of floats without sign, bits are ordered as values are, NaN last; maxima of integers are vector instructions.
+        most = np.int64(0)
         for i in range(source.shape[0]):
-            # The rounded difference is below the bound only if the exact one is not above it.
-            suspects += not abs(np.float64(source[i]) - np.float64(row[i])) < bound
-        if suspects == 0:
+            bits = np.float64(abs(np.float64(source[i]) - np.float64(row[i]))).view(np.int64)
+            most = bits if bits > most else most
+        # The rounded difference is below the bound only if the exact one is not above it.
+        if np.int64(most).view(np.float64) < bound:
+            largest = max(largest, np.int64(most).view(np.float64))
             continue
         for i in range(source.shape[0]):
             a = np.float64(source[i])
             b = -np.float64(row[i])
             total = a + b
             if abs(total) < bound:
+                largest = max(largest, abs(total))
                 continue
             rest = total - a
             error = (a - (total - rest)) + (b - rest)
             if not abs(total) <= bound or (error if total > 0 else -error) > 0:
                 missed[c, first + i] = True
-                count += 1
-    return count
+            else:
+                largest = max(largest, abs(total))
+    return largest

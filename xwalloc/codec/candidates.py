@@ -42,7 +42,7 @@ class Candidate:
     missed : canonical shape, bool, or None
         Samples that its decoder would return beyond the bound; None where there are none.
     figure
-        Sum of what the examination returned: number of samples beyond the bound, or squared errors.
+        What the examination returned: the largest error of samples within the bound, or the sum of squared errors.
     """
 
     mode: Mode
@@ -159,7 +159,7 @@ def in_lattice_mode(chunk: Chunk, draft: lattice_mode.Draft | None, look: Examin
         return look(samples[part], decoded, flags[part], 0)
 
     figures = map_parallel(work, parts)
-    return Candidate(Mode.LATTICE, sections, missed, math.fsum(figures))
+    return Candidate(Mode.LATTICE, sections, missed, look.join(figures))
 
 
 def exact_draft(chunk: Chunk, profile: str) -> lattice_mode.Draft | None:

@@ -126,6 +126,14 @@ class ChunkCodec:
         ConfigError
             If the chunk does not fit the configuration.
         """
+        return self.encode_and_measure(array)[0]
+
+    def encode_and_measure(self, array: ArrayLike) -> tuple[bytes, float | None]:
+        """`encode`, with the largest error that the decoder will make; None where no bound is asked for.
+
+        The error is that of finite valid samples, rounded to float64. For float networks, whose values agree within a
+        tolerance only, it is the largest that any decoder will make.
+        """
         given = np.asarray(array)
         self.config.check(given.shape, given.dtype)
         if self.model is not None:
@@ -144,9 +152,11 @@ class ChunkCodec:
             if candidate is not None:
                 frame = _frame(header, chunk, candidate)
                 if len(frame) < given.nbytes:
-                    return frame
+                    bounded = self.config.max_error is not None or self.config.lossless
+                    return frame, candidate.figure if bounded else None
         native = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
-        return Frame(header=_with_mode(header, Mode.STORED), sections={Section.STORED: native.tobytes()}).to_bytes()
+        header = _with_mode(header, Mode.STORED)
+        return Frame(header=header, sections={Section.STORED: native.tobytes()}).to_bytes(), 0.0
 
     def decode(
         self,
@@ -362,7 +372,7 @@ def _frame(header: Header, chunk: Chunk, candidate: Candidate) -> bytes:
     special = chunk.special
     sections = dict(candidate.sections)
     positions, bits = special.positions, special.bits
-    if candidate.missed is not None and header.quality == Quality.MAX_ERROR and candidate.figure:
+    if candidate.missed is not None and header.quality == Quality.MAX_ERROR:
         missed = np.flatnonzero(candidate.missed)
         if chunk.look.special is not None:
             missed = missed[~chunk.look.special.reshape(-1)[missed]]

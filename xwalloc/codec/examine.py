@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,39 +17,77 @@ from xwalloc.codec import bound
 __all__ = ["Examine", "misses", "nothing", "squares"]
 
 Samples = NDArray[Any]
-Examine = Callable[[Samples, Samples, NDArray[np.bool_], int], float]
-"""Looks at samples (channel, n) and at what will be decoded for them (channel, width) from a column on, marks those
-that miss (channel, n), and returns a figure. Called from any thread."""
 
 
-def nothing(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
-    """Examination where nothing is promised of single samples."""
-    return 0.0
+class Examine(ABC):
+    """A look at samples beside what will be decoded for them. Called from any thread."""
+
+    @abstractmethod
+    def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
+        """Mark the samples that miss what is promised, and return a figure.
+
+        Parameters
+        ----------
+        samples : (channel, n)
+            The samples.
+        decoded : (channel, width)
+            What will be decoded for them, from column `first` on.
+        missed : (channel, n)
+            Is set where a sample misses.
+        """
+
+    def join(self, figures: Iterable[float]) -> float:
+        """One figure of several."""
+        return math.fsum(figures)
 
 
-def misses(limit: float | NDArray[np.float64], nodata: Samples) -> Examine:
-    """Examination that marks and counts what misses a bound, as stored; `nodata` as `bound.stored` takes it.
+class _Nothing(Examine):
+    def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
+        return 0.0
 
-    The bound may be one for each channel, where samples come by channels.
+
+nothing = _Nothing()
+"""Examination where nothing is promised of single samples."""
+
+
+@dataclass(frozen=True, eq=False)
+class misses(Examine):  # reads as the verb that it is
+    """Examination that marks what misses a bound, as stored; the figure is the largest error of what does not.
+
+    Parameters
+    ----------
+    limit
+        The bound, or one for each channel, where samples come by channels.
+    nodata
+        As `bound.stored` takes it.
     """
-    limits = np.atleast_1d(np.asarray(limit, np.float64))
 
-    def examine(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
-        return float(bound.misses(samples, _as_stored(decoded, nodata), limits, missed, first))
+    limit: float | NDArray[np.float64]
+    nodata: Samples
 
-    return examine
+    def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
+        """Mark, and return the largest error within the bound."""
+        limits = np.atleast_1d(np.asarray(self.limit, np.float64))
+        return float(bound.misses(samples, _as_stored(decoded, self.nodata), limits, missed, first))
+
+    def join(self, figures: Iterable[float]) -> float:
+        """The largest."""
+        return max(figures, default=0.0)
 
 
-def squares(scale: float, nodata: Samples) -> Examine:
-    """Examination that adds up squared errors, in units of `scale`."""
+@dataclass(frozen=True, eq=False)
+class squares(Examine):
+    """Examination that adds up squared errors, in units of `scale`; `nodata` as `bound.stored` takes it."""
 
-    def examine(samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
+    scale: float
+    nodata: Samples
+
+    def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
+        """Sum of squared errors."""
         given = samples[:, first : first + decoded.shape[1]].astype(np.float64)
         with np.errstate(over="ignore"):  # infinite, of what a network makes far from its range
-            error = (given - _as_stored(decoded, nodata)) / scale
+            error = (given - _as_stored(decoded, self.nodata)) / self.scale
             return float(np.sum(error * error))
-
-    return examine
 
 
 def _as_stored(decoded: Samples, nodata: Samples) -> Samples:

@@ -129,16 +129,15 @@ class Draft:
         missed = np.zeros(self.samples.shape, np.bool_)
         finish = _Finish(self._offset, self._scale, step, whole, self.original)
         rows = (-1, self.samples.shape[-1])
-        found = []
+        found, figures = [], []
         for x in (self._x - TOLERANCE, self._x + TOLERANCE) if target.step else (self._x,):
             found.append(finish.samples(x, residuals))
             looked_at = _without(found[-1], self.nodata).astype(self.samples.dtype, copy=False)
-            figure = examine(self.samples.reshape(rows), looked_at.reshape(rows), missed.reshape(rows), 0)
+            figures.append(examine(self.samples.reshape(rows), looked_at.reshape(rows), missed.reshape(rows), 0))
         if target.step:
             if self.nodata.size:
                 missed |= (found[0] <= self.nodata[0]) & (self.nodata[0] <= found[1])
-            figure = float(np.count_nonzero(missed))
-        return Learned(sections, missed, figure)
+        return Learned(sections, missed, examine.join(figures))
 
 
 @dataclass(frozen=True)

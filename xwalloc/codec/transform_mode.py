@@ -100,7 +100,7 @@ class Transformed:
     missed : (batch, channel, z, y, x) bool
         Samples that the examination marked.
     figure
-        Sum of what the examination returned.
+        What the examination returned.
     """
 
     sections: dict[Section, bytes]
@@ -221,7 +221,8 @@ def encode(
                 codes = magnitude_code(sums / max(1, residuals[:, 0].size))
                 layer = residuals.reshape(samples.shape)
                 streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
-        return _Attempt(codes, streams, missed, math.fsum(figure for figure, _ in figures))
+        figure = examine.join(figure for figure, _ in figures)
+        return _Attempt(codes, streams, missed, figure, cost=(len(streams), 0.0 if finish.step else figure))
 
     try:
         kept, kind = attempt(None), NAMED
@@ -261,11 +262,8 @@ class _Attempt:
     streams: bytes
     missed: NDArray[np.bool_]
     figure: float
-
-    @property
-    def cost(self) -> tuple[int, float]:
-        """Of attempts with the same symbols, the one of lower cost is kept: fewer bytes, and then smaller errors."""
-        return len(self.streams), self.figure
+    cost: tuple[int, float]
+    """Of attempts with the same symbols, the one of lower cost is kept: fewer bytes; without bound, smaller errors."""
 
 
 def _fill_empty(

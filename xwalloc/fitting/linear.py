@@ -117,6 +117,18 @@ def fit_blocks(
             ) from None
 
 
+class _Errors(examine.Examine):
+    """Examination that adds up squared errors, and remembers the largest errors of its calls."""
+
+    def __init__(self) -> None:
+        self.largest = [0.0]
+
+    def __call__(self, samples: Any, decoded: Any, missed: Any, first: int) -> float:
+        error = samples[:, first : first + decoded.shape[1]].astype(np.float64) - decoded
+        self.largest.append(float(np.abs(error).max(initial=0.0)))
+        return float((error * error).sum())
+
+
 class Fit:
     """A model while it is fitted."""
 
@@ -370,20 +382,12 @@ class Fit:
         model = self.model({})
         total, squares, valid, largest = 0, 0.0, 0, 0.0
         for chunk in chunks:
-            worst = [0.0]
-
-            def look(
-                samples: Any, decoded: Any, missed: Any, first: int, chunk: Chunk = chunk, worst: list[float] = worst
-            ) -> float:
-                error = samples[:, first : first + decoded.shape[1]].astype(np.float64) - decoded
-                worst.append(float(np.abs(error).max(initial=0.0)))
-                return float((error * error).sum())
-
+            look = _Errors()
             coded = self.encode(model, chunk, value, look)
             total += FRAME_BYTES + sum(map(len, coded.sections.values()))
             squares += coded.figure
             valid += chunk.samples.size
-            largest = max(largest, *worst)
+            largest = max(largest, *look.largest)
         return 8 * total / valid, squares / valid, largest
 
     def contents(self, model: Model, chunk: Chunk, value: float) -> Contents:
