@@ -1,7 +1,8 @@
-"""Frames of an array, found through Zarr's own pipeline: shards, both formats and every store come for free."""
+"""Frames of an array, met in Zarr's own pipeline: shards, both formats and every store come for free."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,12 +15,18 @@ from zarr.codecs import ShardingCodec
 
 from xwalloc import numcodecs as v2
 from xwalloc import zarr as v3
+from xwalloc.codec import engine
+from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.inspect import inspect
 
-__all__ = ["Note", "configuration", "watch"]
+__all__ = ["Measure", "Note", "configuration", "measure", "watch"]
 
 Note = Callable[[bytes], None]
 """Is shown a frame."""
+
+Measure = Callable[[float | None], None]
+"""Is told the largest error of a chunk; None where there is no bound."""
 
 
 def watch(array: zarr.Array[Any], note: Note) -> zarr.Array[Any] | None:
@@ -27,25 +34,44 @@ def watch(array: zarr.Array[Any], note: Note) -> zarr.Array[Any] | None:
 
     Whatever is read of it is zeros.
     """
+    return with_codec(array, lambda codec: NoteV2(note) if isinstance(codec, v2.Walloc) else NoteV3(note))
+
+
+def measure(array: zarr.Array[Any], tell: Measure) -> zarr.Array[Any] | None:
+    """The same array with a codec that tells the errors of chunks that are written; None where there is none of ours.
+
+    The model of the codec must be known to this process.
+    """
+
+    def measuring(codec: Any) -> Any:
+        if isinstance(codec, v2.Walloc):
+            return MeasureV2(tell, codec.get_config())
+        return MeasureV3(tell, codec.config)
+
+    return with_codec(array, measuring)
+
+
+def with_codec(array: zarr.Array[Any], other: Callable[[Any], Any]) -> zarr.Array[Any] | None:
+    """The same array with another codec in place of ours; None where there is none."""
     metadata: Any = array.metadata
     if metadata.zarr_format == 2:
         if not isinstance(metadata.compressor, v2.Walloc):
             return None
-        metadata = replace(metadata, compressor=NoteV2(note))
+        metadata = replace(metadata, compressor=other(metadata.compressor))
     else:
-        codecs = noting(metadata.codecs, note)
+        codecs = replaced(metadata.codecs, other)
         if codecs == metadata.codecs:
             return None
         metadata = replace(metadata, codecs=codecs)
     return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=array.store_path))
 
 
-def noting(codecs: tuple[Any, ...], note: Note) -> tuple[Any, ...]:
+def replaced(codecs: tuple[Any, ...], other: Callable[[Any], Any]) -> tuple[Any, ...]:
     """Codecs with ours replaced, inside shards as well."""
     return tuple(
-        NoteV3(note)
+        other(codec)
         if isinstance(codec, v3.Walloc)
-        else replace(codec, codecs=noting(codec.codecs, note))
+        else replace(codec, codecs=replaced(codec.codecs, other))
         if isinstance(codec, ShardingCodec)
         else codec
         for codec in codecs
@@ -97,3 +123,43 @@ class NoteV3(ArrayBytesCodec):
         self.note(chunk_data.to_bytes())
         zeros = np.zeros(chunk_spec.shape, v3.native_dtype(chunk_spec.dtype))
         return chunk_spec.prototype.nd_buffer.from_numpy_array(zeros)
+
+
+class MeasureV2(Codec):  # type: ignore[misc]  # numcodecs has no types
+    """Encodes as `xwalloc.numcodecs.Walloc` does, and tells errors."""
+
+    codec_id = "xwalloc"
+
+    def __init__(self, tell: Measure, configuration: dict[str, Any]) -> None:
+        self._tell = tell
+        self._codec = ChunkCodec(CodecConfig.from_json({k: v for k, v in configuration.items() if k != "id"}))
+
+    def encode(self, buf: Any) -> bytes:
+        """The frame of a chunk."""
+        frame, error = engine.run(self._codec.encode_and_measure, buf)
+        self._tell(error)
+        return frame
+
+    def decode(self, buf: Any, out: Any = None) -> Any:
+        """Not meant to be used."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MeasureV3(ArrayBytesCodec):
+    """Encodes as `xwalloc.zarr.Walloc` does, and tells errors."""
+
+    is_fixed_size = False
+    tell: Measure = field(compare=False)
+    config: CodecConfig
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
+        """Not known before encoding."""
+        raise NotImplementedError
+
+    async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
+        codec = ChunkCodec(self.config)
+        submitted = engine.submit(codec.encode_and_measure, chunk_data.as_numpy_array())
+        frame, error = await asyncio.wrap_future(submitted)
+        self.tell(error)
+        return chunk_spec.prototype.buffer.from_bytes(frame)
