@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xarray.conventions import decode_cf_variable
 
 from xwalloc.codec.config import CodecConfig
-from xwalloc.convert.sources.base import Region, Source
+from xwalloc.convert.sources.base import Region, Source, placeholder
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model
 from xwalloc.xarray.grid import Grid
@@ -204,7 +205,7 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
                     dtype=variable.dtype,
                     grid=grid,
                     config=config,
-                )  # fmt: skip
+                )
             )
     return Plan(
         granules=granules, templates=tuple(templates), arrays=tuple(arrays), model=request.model,
@@ -220,22 +221,31 @@ def plan_granule(
     Bounds are in the units that users see. What is packed is compressed as it is packed, so that no rounding of packing
     counts towards them.
     """
-    seen = xr.decode_cf(template, decode_times=False, decode_coords=False)
     named = source.named and request.channel_dim is None
-    wanted = by_variable(seen.set_coords(template.coords), request, named=named)
+    wanted = by_variable(as_seen(template), request, named=named)
     targets: dict[str, dict[Hashable, float]] = {"max_error": {}, "snr": {}}
     bare = {name: quality for name, quality in wanted.items() if not quality}  # the model has the target
     for name, quality in wanted.items():
         if "max_error" in quality or quality.get("lossless"):
-            targets["max_error"][name] = quality.get("max_error", 0.0) / scale_of(template[name])
+            bound = quality.get("max_error", 0.0) / scale_of(template[name]) - source.rounding(name)
+            targets["max_error"][name] = max(0.0, bound)
         elif "snr" in quality:
             targets["snr"][name] = quality["snr"]
     asked = {key: value for key, value in targets.items() if value}
-    nodata = request.nodata
-    request = replace(request, max_error=asked.get("max_error"), snr=asked.get("snr"), lossless=False, nodata=nodata)
+    request = replace(request, max_error=asked.get("max_error"), snr=asked.get("snr"), lossless=False)
     plans = plan_variables(template[list(bare)] if bare else template, request, named=bool(bare))
     for name, item in plans.items():
         yield name, (item.grid, item.config)
+
+
+def as_seen(template: xr.Dataset) -> xr.Dataset:
+    """A template with the dtypes that users see when CF packing is undone."""
+    found = {}
+    for name, variable in template.data_vars.items():
+        sample = xr.Variable(variable.dims, np.zeros((1,) * variable.ndim, variable.dtype), variable.attrs)
+        seen = decode_cf_variable(name, sample, decode_times=False)
+        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs)
+    return template.assign(found)
 
 
 def scale_of(variable: xr.DataArray) -> float:

@@ -58,6 +58,10 @@ class Source(ABC):
     def identity(self) -> dict[str, Any]:
         """What tells this source from others, and from itself before a change; of JSON types."""
 
+    def rounding(self, variable: Hashable) -> float:
+        """How far values move before `read` returns them, as stored: half a unit where they are packed on the way."""
+        return 0.0
+
     def blocks(self, variable: Hashable) -> tuple[int, ...] | None:
         """Shape of the pieces in which a variable is stored; None where it can be read in any."""
         return None

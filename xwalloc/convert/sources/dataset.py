@@ -73,6 +73,11 @@ class DatasetSource(Source):
                 digest.update(dask.base.tokenize(data).encode())
         return {"dataset": digest.hexdigest()}
 
+    def rounding(self, variable: Hashable) -> float:
+        """Half a unit where floats are packed to integers."""
+        array = self.dataset[variable]
+        return 0.5 if array.dtype.kind == "f" and as_stored(array).dtype.kind in "iu" else 0.0
+
     def blocks(self, variable: Hashable) -> tuple[int, ...] | None:
         """Chunks of Dask."""
         parts = self.dataset[variable].variable.chunks
