@@ -21,7 +21,7 @@ from threadpoolctl import ThreadpoolController
 
 from xwalloc.settings import settings, thread_count
 
-__all__ = ["blas_in_one_thread", "map_parallel", "run", "submit"]
+__all__ = ["blas_in_one_thread", "device_kind", "map_parallel", "run", "submit"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -178,3 +178,8 @@ def blas_in_one_thread() -> Iterator[None]:
             if _blas_users == 0:
                 _blas_limit.restore_original_limits()
                 _blas_limit = None
+
+
+def device_kind() -> str:
+    """Kind of the device that chunks are computed on."""
+    return "cpu"

@@ -1,0 +1,117 @@
+"""What a worker does: one unit is read, encoded and written, and noted in the manifest."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import StorePath
+
+from xwalloc import frames
+from xwalloc.codec import engine
+from xwalloc.convert.manifest import Manifest, Record
+from xwalloc.convert.plan import ArrayPlan, Granule, Plan, UnitId, unit_name
+from xwalloc.convert.store import Recorder
+from xwalloc.errors import ConfigError, XwallocError
+from xwalloc.models import library
+from xwalloc.models.model import Model
+
+__all__ = ["Job", "SourceError", "read", "read_and_write", "write"]
+
+
+class SourceError(XwallocError, OSError):
+    """A part of a source could not be read."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What workers must know of a conversion; each gets it once.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    granules, arrays
+        As in `Plan`.
+    model
+        Bytes of the model that chunks share.
+    """
+
+    store: Store
+    granules: tuple[Granule, ...]
+    arrays: tuple[ArrayPlan, ...]
+    model: bytes | None
+    _ready: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, plan: Plan, store: Store) -> Job:
+        """The job of a plan."""
+        return cls(store, plan.granules, plan.arrays, None if plan.model is None else plan.model.data)
+
+    def __reduce__(self) -> Any:
+        return Job, (self.store, self.granules, self.arrays, self.model)
+
+    def prepare(self) -> None:
+        """Have this process know the model."""
+        if self.model is not None and not self._ready.is_set():
+            library.add(Model.from_bytes(self.model))
+            self._ready.set()
+
+
+def read(job: Job, unit: UnitId) -> NDArray[Any]:
+    """Samples of a unit, as stored.
+
+    Raises
+    ------
+    SourceError
+        If the source cannot be read there.
+    """
+    number, place = unit
+    array = job.arrays[number]
+    source = job.granules[array.granule].source
+    region = array.region(place)
+    try:
+        values = np.asarray(source.read(array.variable, region))
+    except Exception as error:  # libraries that read raise whatever they like
+        raise SourceError(f"{source.name} could not be read: {type(error).__name__}: {error}") from error
+    expected = tuple(part.stop - part.start for part in region)
+    if values.shape != expected or values.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
+        raise ConfigError(
+            f"Expected {array.dtype} {expected} of variable {array.variable!r} in {source.name}. Got {values.dtype} "
+            f"{values.shape}: the source has changed since the conversion was planned."
+        )
+    return values
+
+
+def write(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
+    """Encode and write a unit, and note that it is done."""
+    job.prepare()
+    number, place = unit
+    array = job.arrays[number]
+    recorder = Recorder(job.store)
+    target: Any = zarr.Array.open(StorePath(recorder, array.path))
+    errors: list[float | None] = []
+    measured = frames.measure(target, errors.append)
+    exact = array.config is None or measured is None
+    (target if exact else measured)[array.region(place)] = values
+    known = [error for error in errors if error is not None]
+    bounded = exact or array.config.max_error is not None or array.config.lossless  # type: ignore[union-attr]
+    record = Record(
+        unit=unit_name(unit),
+        objects=dict(recorder.objects()),
+        nbytes=values.nbytes,
+        max_error=max(known, default=0.0) if bounded else None,
+        device=engine.device_kind(),
+    )
+    Manifest(job.store).write(record)
+    return record
+
+
+def read_and_write(job: Job, unit: UnitId) -> Record:
+    """`read` and `write` in one task: samples never leave the worker."""
+    return write(job, unit, read(job, unit))
