@@ -45,7 +45,7 @@ class Record:
     Parameters
     ----------
     unit
-        Its name: number of the array, and place in the grid of units.
+        Its name: path of the array, and place in the grid of units.
     objects
         ``(bytes, CRC-32C)`` of the objects that hold it, by key. A chunk that is all fill value has none.
     nbytes

@@ -79,8 +79,8 @@ def project(plan: Plan, workers: list[Worker], *, apart: bool) -> Projection:
     if room < 0:
         raise ConfigError(
             f"Expected a conversion to take at most {limit * SHARE / 1e6:.0f} MB on each worker, {SHARE:.0%} of its "
-            f"limit. {tightest.tasks} units at once need {tightest.peak / 1e6:.0f} MB. Give workers more memory or fewer "
-            "threads, or make chunks or shards smaller."
+            f"limit. {tightest.tasks} units at once need {tightest.peak / 1e6:.0f} MB. Give workers more memory or "
+            "fewer threads, or make chunks or shards smaller."
         )
     return tightest
 

@@ -169,12 +169,6 @@ class Plan:
         return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
 
 
-def unit_name(unit: UnitId) -> str:
-    """Name of a unit in the manifest."""
-    number, place = unit
-    return ".".join(map(str, (number, *place)))
-
-
 def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[str, Any]) -> Plan:
     """Plan the conversion of granules.
 

@@ -17,7 +17,7 @@ from xwalloc.convert.plan import ArrayPlan, Plan
 from xwalloc.models import sidecar
 from xwalloc.models.model import ModelReference
 
-__all__ = ["finish_groups", "layout", "put_arrays"]
+__all__ = ["finish_groups", "is_finished", "layout", "put_arrays"]
 
 ATTRIBUTE = "xwalloc"
 """Attribute of the root group that says where a store comes from."""
@@ -118,16 +118,19 @@ def put_arrays(store: Store, plan: Plan, made: dict[str, bytes]) -> None:
             objects.put(store, key, data)
 
 
-def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[str]) -> None:
+def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[str], *, root: bool) -> None:
     """Make groups what readers can open, the innermost first and the root last.
 
     Parameters
     ----------
     whole
         Groups of granules whose units are all written. The root, and groups around others, come only if all are.
+    root
+        Whether the root may come.
     """
     groups = groups_of(plan)
-    done = groups if whole >= {granule.group for granule in plan.granules} else whole - {""}
+    complete = root and whole >= {granule.group for granule in plan.granules}
+    done = groups if complete else whole - {""}
     held = [key for key in made if held_back(key, groups) and key.rpartition("/")[0] in done]
     for key in sorted(held, key=lambda key: (-key.count("/") if "/" in key else 1, key)):
         objects.put(store, key, made[key])

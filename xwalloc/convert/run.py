@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Units on the workers of a cluster: as many at once as they can hold, again where one fails, noted where one is done."""
+"""Units on the workers of a cluster: as many at once as they can hold, and again where one fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Client, Future, as_completed
 
 from xwalloc.convert.manifest import Record
-from xwalloc.convert.plan import UnitId, unit_name
+from xwalloc.convert.plan import UnitId
 from xwalloc.convert.unit import Job, read, read_and_write, write
 from xwalloc.convert.workers import Worker
 
@@ -143,31 +143,31 @@ def run(
     failures: list[Failure] = []
     names = itertools.count()
 
-    def submit(unit: UnitId) -> Future:
+    def submit(unit: UnitId) -> Future[Any]:
         attempts[unit] = attempts.get(unit, 0) + 1
-        key = f"xwalloc-{unit_name(unit)}-{next(names)}-{shared.key}"
+        key = f"xwalloc-{job.name(unit)}-{next(names)}-{shared.key}"
         if not apart:
             return client.submit(read_and_write, shared, unit, key=key, pure=False)
         values = client.submit(read, shared, unit, key=f"read-{key}", pure=False)
         return client.submit(write, shared, unit, values, key=key, pure=False, resources={"GPU": 1})
 
-    def more(count: int) -> Iterator[Future]:
+    def more(count: int) -> Iterator[Future[Any]]:
         for unit in itertools.islice(waiting, count):
             future = submit(unit)
             under_way[future] = unit
             yield future
 
-    under_way: dict[Future, UnitId] = {}
+    under_way: dict[Future[Any], UnitId] = {}
     completed = as_completed(list(more(max(2, AHEAD * slots))))
     for future in completed:
         unit = under_way.pop(future)
-        again: list[Future] = []
+        again: list[Future[Any]] = []
         if future.status == "finished":
             done(future.result())
         else:
             error = future.exception() if future.status == "error" else RuntimeError("the task was cancelled")
             if isinstance(error, OSError) and attempts[unit] < ATTEMPTS:
-                logger.info("Unit %s is tried again: %s", unit_name(unit), error)
+                logger.info("Unit %s is tried again: %s", job.name(unit), error)
                 again = [submit(unit)]
                 under_way[again[0]] = unit
             else:

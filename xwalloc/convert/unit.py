@@ -15,7 +15,7 @@ from zarr.storage import StorePath
 from xwalloc import frames
 from xwalloc.codec import engine
 from xwalloc.convert.manifest import Manifest, Record
-from xwalloc.convert.plan import ArrayPlan, Granule, Plan, UnitId, unit_name
+from xwalloc.convert.plan import ArrayPlan, Granule, Plan, UnitId
 from xwalloc.convert.store import Recorder
 from xwalloc.errors import ConfigError, XwallocError
 from xwalloc.models import library
@@ -55,6 +55,11 @@ class Job:
 
     def __reduce__(self) -> Any:
         return Job, (self.store, self.granules, self.arrays, self.model)
+
+    def name(self, unit: UnitId) -> str:
+        """Name of a unit in the manifest."""
+        number, place = unit
+        return ".".join([self.arrays[number].path, *map(str, place)])
 
     def prepare(self) -> None:
         """Have this process know the model."""
@@ -97,12 +102,11 @@ def write(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
     target: Any = zarr.Array.open(StorePath(recorder, array.path))
     errors: list[float | None] = []
     measured = frames.measure(target, errors.append)
-    exact = array.config is None or measured is None
-    (target if exact else measured)[array.region(place)] = values
+    (target if measured is None else measured)[array.region(place)] = values
     known = [error for error in errors if error is not None]
-    bounded = exact or array.config.max_error is not None or array.config.lossless  # type: ignore[union-attr]
+    bounded = array.config is None or array.config.max_error is not None or array.config.lossless
     record = Record(
-        unit=unit_name(unit),
+        unit=job.name(unit),
         objects=dict(recorder.objects()),
         nbytes=values.nbytes,
         max_error=max(known, default=0.0) if bounded else None,

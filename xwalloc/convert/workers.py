@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """The cluster of a conversion: its own or the caller's, looked at before work is given to it."""
 
 from __future__ import annotations
@@ -87,11 +88,7 @@ def cluster(client: Client | None, scheduler: str | None, workers: int | None) -
     if workers is not None and workers < 1:
         raise ConfigError(f"Expected workers to be 1 or more. Got {workers}.")
     count = workers or 1
-    options: dict[str, Any] = {
-        "processes": workers is not None,
-        "dashboard_address": None,
-        "silence_logs": logging.ERROR,
-    }
+    options = {"processes": workers is not None, "dashboard_address": None, "silence_logs": logging.ERROR}
     with (
         LocalCluster(n_workers=count, threads_per_worker=max(1, cores // count), **options) as local,
         Client(local) as own,
@@ -111,7 +108,7 @@ def look(client: Client, manifest: Manifest | None = None) -> list[Worker]:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
         raise ConfigError(
-            f"Expected a worker on the cluster of {client.scheduler.address} within {PATIENCE} s. Got none: start "
+            f"Expected a worker on the cluster of {client} within {PATIENCE} s. Got none: start "
             "workers, or scale the cluster, and run this again."
         ) from None
     info = client.scheduler_info(n_workers=-1)["workers"]
