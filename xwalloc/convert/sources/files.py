@@ -38,7 +38,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     """File system of fsspec and the path in it."""
     from fsspec.core import url_to_fs
 
-    return url_to_fs(url)
+    files, path = url_to_fs(url)
+    return files, str(path)
 
 
 def head(path: str, count: int = 1024) -> bytes:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 import xarray as xr
 import zarr
@@ -54,8 +54,8 @@ class ZarrSource(OpenedSource):
                 )
         consolidated = group.metadata.consolidated_metadata is not None
         return xr.open_dataset(
-            self.store, engine="zarr", group=self.group or None, consolidated=consolidated, decode_cf=False, cache=False,
-            chunks=None,
+            cast("str", self.store), engine="zarr", group=self.group or None, consolidated=consolidated,
+            decode_cf=False, cache=False, chunks=None,
         )  # fmt: skip
 
     def template(self) -> xr.Dataset:
