@@ -59,7 +59,7 @@ def band_metadata(raster: Any, dtype: np.dtype[Any], name: str) -> tuple[Coords,
 
 
 def _spectrum(raster: Any, tags: list[dict[str, str]], envi: dict[str, str], coords: Coords) -> None:
-    """Wavelengths and widths of the bands: of their own tags, of the header of ENVI, or of GDAL, the most exact first."""
+    """Wavelengths and widths of bands: of their tags, of the header of ENVI, or of GDAL, the most exact first."""
     said = tags[0].get("wavelength_units") or raster.tags().get("wavelength_units") or envi.get("wavelength_units")
     for key, fallback in (("wavelength", "CENTRAL_WAVELENGTH_UM"), ("fwhm", "FWHM_UM")):
         units: str | None = said and _UNITS.get(said.strip().lower(), said.strip())

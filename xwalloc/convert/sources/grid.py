@@ -88,8 +88,9 @@ def _geozarr(raster: Any, placed: bool) -> dict[str, Any]:
     if placed:
         conventions.append(_SPATIAL)
         rows, columns = raster.shape
-        corners = [raster.transform * corner for corner in ((0, 0), (columns, 0), (0, rows), (columns, rows))]
-        xs, ys = zip(*corners, strict=True)
+        a, b, c, d, e, f = raster.transform[:6]
+        xs = [a * column + b * row + c for column in (0, columns) for row in (0, rows)]
+        ys = [d * column + e * row + f for column in (0, columns) for row in (0, rows)]
         attrs |= {
             "spatial:dimensions": ["y", "x"],
             "spatial:shape": [rows, columns],

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xwalloc.convert.sources.base import Region, Source, placeholder
 from xwalloc.convert.sources.bands import band_metadata
+from xwalloc.convert.sources.base import Region, Source, placeholder
 from xwalloc.convert.sources.files import Files, filesystem, head, is_url, listed, stamp
 from xwalloc.convert.sources.grid import grid_metadata
 from xwalloc.convert.sources.handles import Handles
