@@ -54,8 +54,7 @@ def head(path: str, count: int = 1024) -> bytes:
         with open(path, "rb") as file:
             return file.read(count)
     files, inside = filesystem(path)
-    with files.open(inside, "rb") as file:
-        return bytes(file.read(count))
+    return bytes(files.cat_file(inside, start=0, end=count))[:count]
 
 
 def listed(folder: str) -> list[str]:

@@ -21,7 +21,7 @@ from xwalloc.convert.sources.grid import grid_metadata
 from xwalloc.convert.sources.handles import Handles
 from xwalloc.errors import ConfigError
 
-__all__ = ["ENVI_SUFFIXES", "VARIABLE", "RasterSource", "envi_data"]
+__all__ = ["ENVI_SUFFIXES", "VARIABLE", "RasterSource", "envi_data", "envi_header"]
 
 VARIABLE = "band_data"
 """Name of the one variable of a raster."""
@@ -105,7 +105,7 @@ class RasterSource(Source):
             return {"path": self.name}
         data = self._data()
         facts = stamp(data)
-        header = _envi_header(data)
+        header = envi_header(data)
         return facts if header is None else {**facts, "header": stamp(header)}
 
     def blocks(self, variable: Hashable) -> tuple[int, ...] | None:
@@ -149,8 +149,8 @@ def _name(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _envi_header(data: str) -> str | None:
-    """The header of a data file on a disk."""
+def envi_header(data: str) -> str | None:
+    """The header of ENVI beside a data file on a disk, if there is one."""
     for header in (Path(data).with_suffix(".hdr"), Path(f"{data}.hdr")):
         if not is_url(data) and header.is_file() and str(header) != data:
             return str(header)
