@@ -83,7 +83,7 @@ def find(sources: Sequence[Given], *, along: str | None = None, groups: Collecti
     """
     entries: list[tuple[Given, str | None]] = list(_without_pairs(_expanded(sources)))
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(lambda entry: _opened(*entry, groups), entries))
+        results = list(pool.map(lambda entry: _opened(entry[0], entry[1], groups), entries))
     unreadable = [
         (_called(given), found) for (given, _), found in zip(entries, results, strict=True) if isinstance(found, str)
     ]
@@ -92,7 +92,7 @@ def find(sources: Sequence[Given], *, along: str | None = None, groups: Collecti
     ]
     if along is not None:
         return Found(granules=_stacked([found for _, found in readable], along), unreadable=unreadable)
-    names = _unique([_called(given) for given, _ in entries]) if len(entries) > 1 else [""] * len(entries)
+    names = _unique([_short(given) for given, _ in entries]) if len(entries) > 1 else [""] * len(entries)
     granules = [
         Granule(path="/".join(filter(None, (name, group))), source=source)
         for name, found in zip(names, results, strict=True)
@@ -211,8 +211,8 @@ def _reason(path: str, error: Exception) -> str:
         return f"It is an HDF4 file, which GDAL cannot read here. Convert it to HDF5 first (h4toh5). GDAL says: {error}"
     if what == "unknown":
         return (
-            "It is of no kind that can be read: neither GeoTIFF, ENVI (with its .hdr beside it), NetCDF, HDF5 nor Zarr, "
-            f"nor anything that GDAL opens. GDAL says: {error}"
+            "It is of no kind that can be read: neither GeoTIFF, ENVI (with its .hdr beside it), NetCDF, HDF5, Zarr, "
+            f"nor anything else that GDAL opens. GDAL says: {error}"
         )
     return f"It is damaged, or was cut off while it was copied: {error}"
 
@@ -243,12 +243,21 @@ def _called(given: Given) -> str:
     return str(given) if isinstance(given, Store) else os.fspath(given)
 
 
+def _short(given: Given) -> str:
+    """What a group may be called after."""
+    if isinstance(given, xr.Dataset | xr.DataArray):
+        return _called(given)
+    if isinstance(given, Store):
+        return stem(str(getattr(given, "root", getattr(given, "path", "store"))))
+    return stem(os.fspath(given))
+
+
 def _unique(names: list[str]) -> list[str]:
-    """File stems as names of nodes in a Zarr store, told apart also where upper and lower case are the same."""
+    """Names made names of nodes in a Zarr store, told apart also where upper and lower case are the same."""
     taken: set[str] = set()
     found = []
     for name in names:
-        cleaned = re.sub(r"[^\w.-]+", "_", stem(name)).lstrip(".")
+        cleaned = re.sub(r"[^\w.-]+", "_", name).lstrip(".")
         if not cleaned or cleaned.startswith("__") or cleaned == "_xwalloc" or cleaned == "zarr.json":
             cleaned = f"source{cleaned}" if cleaned.startswith("_") else f"source_{cleaned}".rstrip("_")
         chosen, count = cleaned, 1

@@ -16,8 +16,8 @@ _ZARR = {"zarr.json", ".zgroup", ".zarray", ".zmetadata"}
 _RASTER = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"<VRTDataset", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _SUFFIXES = (
-    ".tif", ".tiff", ".gtif", ".gtiff", ".vrt", ".jp2", ".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5", ".he5",
-    ".hdf", ".zarr",
+    ".tif", ".tiff", ".gtif", ".gtiff", ".vrt", ".jp2", ".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".hdf5",
+    ".he5", ".hdf", ".zarr",
 )  # fmt: skip
 
 
