@@ -48,10 +48,12 @@ def band_metadata(raster: Any, dtype: np.dtype[Any], name: str) -> tuple[Coords,
     tags = [raster.tags(band) for band in range(1, count + 1)]
     envi = raster.tags(ns="ENVI")
     descriptions = [text or "" for text in raster.descriptions]
-    if any(descriptions):
-        coords["band_name"] = ("band", np.array(descriptions, object))
+    names = [text.strip() for text in envi.get("band_names", "").strip("{} ").split(",")]
+    names = names if len(names) == count and any(names) else descriptions  # GDAL adds wavelengths to those of ENVI
+    if any(names):
+        coords["band_name"] = ("band", np.array(names, object))
         if count == 1:
-            attrs["long_name"] = descriptions[0]
+            attrs["long_name"] = names[0]
     _spectrum(raster, tags, envi, coords)
     _values(raster, dtype, envi, name, coords, attrs)
     _other(raster, tags, envi, descriptions, coords, attrs)

@@ -30,7 +30,6 @@ ENVI_SUFFIXES = ("", ".raw", ".img", ".dat", ".bil", ".bip", ".bsq", ".bin", ".c
 """Suffixes of data files beside the header of ENVI, in lower case."""
 
 _CACHE = 64  # MB of blocks that GDAL keeps in a process, so that memory can be planned
-_NATIVE = ("http://", "https://", "s3://", "gs://", "az://")  # what GDAL reads by ranges itself
 _PER_THREAD = threading.local()
 
 
@@ -163,9 +162,10 @@ def _open(path: str) -> Any:
 
     # for the whole process, as undoing it again would race with other threads; templates log what is missing
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE):
-        if not is_url(path) or path.startswith(_NATIVE):
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_DISABLE_READDIR_ON_OPEN=is_url(path)):
+        if not is_url(path):
             return rasterio.open(path)
+        # through fsspec, as all other sources; GDAL's own way over the network stops all Python while it opens a file
         files, inside = filesystem(path)
         return rasterio.open(inside, opener=Files(files))
 
