@@ -117,7 +117,10 @@ def test_rioxarray_finds_it_all_again_in_a_store(tmp_path):
     path = write(tmp_path / "a.tif", values(), nodata=-9999)
     template = RasterSource(path).template()
     template.to_zarr(tmp_path / "a.zarr", consolidated=False)
-    with rasterio.open(path) as raster, xr.open_zarr(tmp_path / "a.zarr", consolidated=False, decode_coords="all") as found:
+    with (
+        rasterio.open(path) as raster,
+        xr.open_zarr(tmp_path / "a.zarr", consolidated=False, decode_coords="all") as found,
+    ):
         assert found.rio.crs == raster.crs
         assert found.rio.transform(recalc=True) == found.rio.transform() == raster.transform
         assert found.band_data.rio.encoded_nodata == raster.nodata
@@ -157,7 +160,13 @@ def test_without_crs_or_with_one_of_no_authority(tmp_path, caplog):
 
 def test_ground_control_points_are_kept(tmp_path):
     points = [GroundControlPoint(row, col, 10 + col, 50 - row) for row, col in ((0, 0), (0, 30), (20, 0), (20, 30))]
-    path = write(tmp_path / "a.tif", values(), crs=None, transform=None, change=lambda r: setattr(r, "gcps", (points, "EPSG:4326")))
+    path = write(
+        tmp_path / "a.tif",
+        values(),
+        crs=None,
+        transform=None,
+        change=lambda r: setattr(r, "gcps", (points, "EPSG:4326")),
+    )
     template = RasterSource(path).template()
     assert len(template.rio.get_gcps()) == 4
     assert "x" not in template.coords
@@ -248,7 +257,9 @@ def test_pickles_small_and_reads_from_many_threads(tmp_path):
     text = pickle.dumps(source)
     assert len(text) < 300
     copy = pickle.loads(text)
-    regions = [(slice(b, b + 1), slice(r, r + 7), slice(c, c + 9)) for b in range(3) for r in (0, 5, 13) for c in (0, 11)]
+    regions = [
+        (slice(b, b + 1), slice(r, r + 7), slice(c, c + 9)) for b in range(3) for r in (0, 5, 13) for c in (0, 11)
+    ]
     with ThreadPoolExecutor(8) as pool:
         for region, found in zip(regions * 8, pool.map(lambda r: copy.read("band_data", r), regions * 8), strict=True):
             np.testing.assert_array_equal(found, expected[region])
