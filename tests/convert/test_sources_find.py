@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 
 def tiff(path, value=1):
     with rasterio.open(
-        path, "w", driver="GTiff", count=1, height=4, width=5, dtype="u1", crs="EPSG:4326",
+        path, "w", driver="GTiff", count=1, height=4, width=5, dtype="uint8", crs="EPSG:4326",
         transform=Affine(1, 0, 0, 0, -1, 9),
     ) as file:  # fmt: skip
         file.write(np.full((1, 4, 5), value, "u1"))
@@ -183,7 +183,7 @@ def test_urls(tmp_path):
 @needs_data
 def test_real_folders():
     found = find([DATA / "hyperspectral"])
-    assert [granule.path for granule in found.granules] == ["corn-kernel-hyperspectral"]
+    assert [granule.path for granule in found.granules] == [""]  # its other files are of no kind that is known
     assert len(find([DATA / "hyperspectral" / "enmap_potsdam"]).granules) == 20
     assert {granule.path for granule in find([DATA / "gridded"]).granules} == {
         "coads_climatology",

@@ -58,9 +58,11 @@ def whole(source, name):
 
 
 @needs_data
-def test_two_landsat_scenes_in_time():
+def test_two_landsat_scenes_in_time(caplog):
     source = StackSource([RasterSource(path) for path in STACKS], "time")
-    template = source.template()
+    with caplog.at_level(logging.WARNING, "xwalloc"):
+        template = source.template()
+    assert "_FillValue -9999 of 'band_data' is declared by some" in caplog.text
     assert template.band_data.dims == ("time", "band", "y", "x")
     assert template.band_data.shape == (2, 8, 250, 250)
     assert list(template.time.values) == [path.stem for path in STACKS]
@@ -120,7 +122,9 @@ def test_times_of_other_units_are_those_of_the_first(tmp_path):
     np.testing.assert_array_equal(template.time, [0, 1, 60, 61])
     np.testing.assert_array_equal(template.time_bnds[2:], [[60, 61], [61, 62]])
     assert template.time.attrs["units"] == "days since 2000-01-01"
-    third, _ = granule(tmp_path / "c.nc", 1, units="hours since 2000-03-01", time=np.array([0, 6]))
+    third, _ = granule(
+        tmp_path / "c.nc", 1, units="hours since 2000-03-01", time=np.array([0, 6]), bounds=np.zeros((2, 2), int)
+    )
     with pytest.raises(ConfigError, match=r"'time' of .*c.nc.* is no int64 in the units"):
         StackSource([first, third], "time").template()
     fourth, _ = granule(tmp_path / "d.nc", 1, units="months since 2000-03-01")
@@ -153,11 +157,21 @@ def test_rasters_apart(tmp_path):
     for name, change, message in (
         ("b.tif", {"crs": "EPSG:32634"}, "coordinate reference system"),
         ("c.tif", {"transform": Affine(10, 3, 500, 0, -10, 900)}, "the coordinates"),
-        ("d.tif", {"nodata": 0}, "_FillValue of 'band_data'"),
         ("e.tif", {"transform": Affine(20, 0, 500, 0, -20, 900)}, "grid|other values of 'x'"),
     ):
         with pytest.raises(ConfigError, match=message):
             StackSource([first, raster(tmp_path / name, values, **change)], "time").template()
+
+
+def test_nodata_that_only_some_declare_holds_for_all(tmp_path, caplog):
+    values = np.zeros((1, 4, 5), "u1")
+    made = [raster(tmp_path / f"{value}.tif", values, nodata=value) for value in (None, 255, 0)]
+    with caplog.at_level(logging.WARNING, "xwalloc"):
+        assert StackSource(made[:2], "time").template().band_data.attrs["_FillValue"] == 255
+        assert StackSource(made[1::-1], "time").template().band_data.attrs["_FillValue"] == 255
+    assert caplog.text.count("is declared by some") == 2
+    with pytest.raises(ConfigError, match=r"_FillValue of 'band_data'.* 0 .* 255"):
+        StackSource(made, "time").template()
 
 
 def test_bands_of_several_rasters_are_counted_on(tmp_path):

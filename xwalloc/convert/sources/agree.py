@@ -10,13 +10,16 @@ import xarray as xr
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["check_alike", "common", "is_number", "same"]
+__all__ = ["FILLS", "check_alike", "common", "is_number", "same"]
 
 _MEANING = (
     "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "units", "calendar", "flag_values",
     "flag_masks", "crs_wkt", "GeoTransform", "grid_mapping",
 )  # fmt: skip
 """Attributes without which values mean something else."""
+
+FILLS = ("_FillValue", "missing_value")
+"""Of these, what one granule declares holds for those that declare none."""
 
 _WORDS = {"crs_wkt": "coordinate reference system", "GeoTransform": "grid (GeoTransform)"}
 
@@ -58,6 +61,8 @@ def check_alike(first: xr.Dataset, other: xr.Dataset, dim: str, names: tuple[str
         times = " since " in str(variable.attrs.get("units")) and (dim in variable.dims or not variable.ndim)
         for key in _MEANING:
             if key == "units" and times and not (name in first.data_vars and is_number(variable)):
+                continue
+            if key in FILLS and (key in found.attrs) != (key in variable.attrs):
                 continue
             if not same(found.attrs.get(key), variable.attrs.get(key)):
                 what = f"another {_WORDS[key]}," if key in _WORDS else f"{key} of {name!r},"

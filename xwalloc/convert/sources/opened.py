@@ -84,7 +84,7 @@ def undecoded(dataset: xr.Dataset) -> xr.Dataset:
         dataset, concat_characters=True, mask_and_scale=False, decode_coords="all", decode_times=False,
         decode_timedelta=False,
     )  # fmt: skip
-    decoded.attrs = dict(dataset.attrs)
+    decoded.encoding = {}  # names of coordinates, which xarray writes again by itself
     for name, variable in decoded.variables.items():
         attrs = dict(dataset.variables[name].attrs)
         if variable.dtype.kind in "SU":

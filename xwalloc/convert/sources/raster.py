@@ -46,14 +46,16 @@ class RasterSource(Source):
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.name = os.fspath(url)
+        self._found: str | None = None
 
     def open(self) -> Any:
         """The raster as this thread has it open: GDAL wants one per thread."""
         handles: Handles[Any] | None = getattr(_PER_THREAD, "handles", None)
         if handles is None:
             handles = _PER_THREAD.handles = Handles(8, lambda raster: raster.close())
-        changed = os.stat(self.name).st_mtime_ns if os.path.exists(self.name) else None
-        return handles.get((self.name, changed), lambda: _open(self._data()))
+        data = self._data()
+        changed = os.stat(data).st_mtime_ns if os.path.exists(data) else None
+        return handles.get((data, changed), lambda: _open(data))
 
     def check(self) -> None:
         """Open it.
@@ -115,7 +117,10 @@ class RasterSource(Source):
         return (1 if layout == "BAND" else raster.count), rows, columns
 
     def _data(self) -> str:
-        return envi_data(self.name) if self.name.lower().endswith(".hdr") else self.name
+        """The file that GDAL opens, looked for once."""
+        if self._found is None:
+            self._found = envi_data(self.name) if self.name.lower().endswith(".hdr") else self.name
+        return self._found
 
 
 def envi_data(header: str) -> str:

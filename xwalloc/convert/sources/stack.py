@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from xwalloc.convert.sources.agree import check_alike, common, is_number, same
+from xwalloc.convert.sources.agree import FILLS, check_alike, common, is_number, same
 from xwalloc.convert.sources.base import Region, Source, placeholder
 from xwalloc.convert.sources.files import stem
 from xwalloc.convert.sources.raster import RasterSource
@@ -147,12 +147,20 @@ class StackSource(Source):
             )  # fmt: skip
 
         lengths, along = [], []
+        fills: dict[tuple[Hashable, str], Any] = {}
         with ThreadPoolExecutor(THREADS) as pool:
             for length, values, told, told_of_all in pool.map(facts, range(len(names))):
                 lengths.append(length)
                 along.append(values)
                 attrs = {name: common(old, told[name]) for name, old in attrs.items()}
                 whole = common(whole, told_of_all)
+                self._fill(fills, told)
+        for (name, key), value in fills.items():
+            if key not in attrs[name]:
+                logger.warning(
+                    "%s: %s %s of %r is declared by some sources only, and taken for all.", self.name, key, value, name
+                )
+            attrs[name][key] = value
         joined = self._joined(first, along, new)
         found: dict[Hashable, xr.Variable] = {}
         axes: dict[Hashable, int] = {}
@@ -182,6 +190,17 @@ class StackSource(Source):
             found["band"] = xr.Variable(("band",), np.arange(1, sum(lengths) + 1))
         template = xr.Dataset(found, attrs=whole).set_coords(coords)
         return template, _Layout(new=new, lengths=tuple(lengths), axes=axes)
+
+    def _fill(self, fills: dict[tuple[Hashable, str], Any], told: dict[Hashable, Any]) -> None:
+        """Note which fill values a granule declares."""
+        for name, attrs in told.items():
+            for key in FILLS:
+                value = attrs.get(key)
+                if value is not None and not same(fills.setdefault((name, key), value), value):
+                    raise ConfigError(
+                        f"Expected one {key} of {name!r} in sources along {self.dim!r}. Got {value} and "
+                        f"{fills[name, key]}. Convert those apart that have another one."
+                    )
 
     def _varies(self, first: xr.Dataset, name: Hashable, variable: xr.Variable, new: bool) -> bool:
         """Whether its values are in templates, and may differ from granule to granule."""
