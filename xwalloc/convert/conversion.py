@@ -324,10 +324,7 @@ class Task:
         names = sorted(records)
         parts = [names[i : i + CHECKED_AT_ONCE] for i in range(0, len(names), CHECKED_AT_ONCE)]
         manifest = self.manifest
-        futures = [
-            self.client.submit(check, manifest, [records[name] for name in part], pure=False)  # type: ignore[no-untyped-call]
-            for part in parts
-        ]
+        futures = [self.client.submit(check, manifest, [records[name] for name in part], pure=False) for part in parts]
         good = {name for found in self.client.gather(futures) for name in found}  # type: ignore[no-untyped-call]
         for name in names:
             if name not in good:
@@ -338,7 +335,7 @@ class Task:
         """Make groups that are whole what readers can open; with the last of them, the root."""
         granules = range(len(self.plan.granules))
         open_ones = {self.plan.arrays[unit[0]].granule for name, unit in names.items() if name not in records}
-        whole = {self.plan.granules[number].group for number in granules if number not in open_ones}
+        whole = {self.plan.granules[number].path for number in granules if number not in open_ones}
         waits = bool(self.unreadable) and not self.skip
         if not open_ones and not waits and (repaired or not is_finished(self.store, self.plan)):
             ordered = [records[name] for name in names]

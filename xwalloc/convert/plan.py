@@ -20,27 +20,20 @@ from xarray.conventions import decode_cf_variable
 
 from xwalloc.codec.config import CodecConfig
 from xwalloc.convert.sources.base import Region, Source, placeholder
+from xwalloc.convert.sources.find import Granule
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model
 from xwalloc.xarray.grid import Grid
 from xwalloc.xarray.plan import Request, by_variable
 from xwalloc.xarray.plan import plan as plan_variables
 
-__all__ = ["ArrayPlan", "Granule", "Plan", "UnitId", "make_plan"]
+__all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan"]
 
 LARGEST_CHUNK = 8 << 20
 """Bytes of chunks of variables that xwalloc does not encode."""
 
 UnitId = tuple[int, tuple[int, ...]]
 """Number of an array, and place in the grid of its units."""
-
-
-@dataclass(frozen=True)
-class Granule:
-    """A source, and the group of the store that it becomes; the root is ``""``."""
-
-    group: str
-    source: Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +152,7 @@ class Plan:
                 "dtype": str(array.dtype), "shape": array.shape, "chunks": array.grid.chunks,
                 "shards": array.grid.shards, "codec": None if array.config is None else array.config.to_json(),
             }  # fmt: skip
-        sources = {granule.group: granule.source.identity() for granule in self.granules}
+        sources = {granule.path: granule.source.identity() for granule in self.granules}
         found = {"settings": self.settings, "zarr_format": self.zarr_format, "arrays": arrays, "sources": sources}
         return dict(json.loads(json.dumps(found, sort_keys=True, default=str)))
 
@@ -192,7 +185,7 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
             arrays.append(
                 ArrayPlan(
                     granule=number,
-                    group=granule.group,
+                    group=granule.path,
                     variable=name,
                     dims=variable.dims,
                     shape=variable.shape,

@@ -42,13 +42,15 @@ def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes
         dataset = template.assign(
             {a.variable: (a.dims, dask.array.zeros(a.shape, chunks=a.shape, dtype=a.dtype)) for a in arrays}
         )
+        encoding: dict[Any, dict[str, Any]] = {a.variable: encoding_of(a, plan.zarr_format) for a in arrays}
         for name, variable in template.variables.items():
             dataset[name].attrs = variable.attrs
-        encoding = {array.variable: encoding_of(array, plan.zarr_format) for array in arrays}
+            if "_FillValue" not in variable.attrs:  # xarray would declare NaN
+                encoding.setdefault(name, {})["_FillValue"] = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="zarr")  # of names of dtypes that Zarr v3 does not know
             dataset.to_zarr(
-                memory, group=granule.group or None, mode="a", compute=False, consolidated=False, encoding=encoding,
+                memory, group=granule.path or None, mode="a", compute=False, consolidated=False, encoding=encoding,
                 zarr_format=plan.zarr_format,
             )  # fmt: skip
     if plan.model is not None and ModelReference.of(plan.model).weights is None:
@@ -56,7 +58,7 @@ def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes
     root.attrs[ATTRIBUTE] = provenance(plan, created, missing)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata are no part of Zarr v3 yet
-        for path in sorted({granule.group for granule in plan.granules} - {""}):
+        for path in sorted({granule.path for granule in plan.granules} - {""}):
             zarr.consolidate_metadata(memory, path=path, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
         zarr.consolidate_metadata(memory, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
     return {key: objects.get(memory, key) or b"" for key in objects.keys(memory, "")}
@@ -88,7 +90,7 @@ def provenance(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, A
     found: dict[str, Any] = {
         "version": xwalloc.__version__,
         "created": created,
-        "sources": {granule.group: granule.source.name for granule in plan.granules},
+        "sources": {granule.path: granule.source.name for granule in plan.granules},
         "settings": plan.settings,
         "as_stored": bounds,
     }
@@ -105,7 +107,7 @@ def groups_of(plan: Plan) -> set[str]:
     """Groups that hold granules, and those around them."""
     found = {""}
     for granule in plan.granules:
-        parts = granule.group.split("/")
+        parts = granule.path.split("/")
         found |= {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
     return found
 
@@ -129,7 +131,7 @@ def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[s
         Whether the root may come.
     """
     groups = groups_of(plan)
-    complete = root and whole >= {granule.group for granule in plan.granules}
+    complete = root and whole >= {granule.path for granule in plan.granules}
     done = groups if complete else whole - {""}
     held = [key for key in made if held_back(key, groups) and key.rpartition("/")[0] in done]
     for key in sorted(held, key=lambda key: (-key.count("/") if "/" in key else 1, key)):

@@ -15,7 +15,8 @@ from zarr.storage import StorePath
 from xwalloc import frames
 from xwalloc.codec import engine
 from xwalloc.convert.manifest import Manifest, Record
-from xwalloc.convert.plan import ArrayPlan, Granule, Plan, UnitId
+from xwalloc.convert.plan import ArrayPlan, Plan, UnitId
+from xwalloc.convert.sources.find import Granule
 from xwalloc.convert.store import Recorder
 from xwalloc.errors import ConfigError, XwallocError
 from xwalloc.models import library
