@@ -14,6 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
+from xwalloc.codec.config import CodecConfig
 from xwalloc.convert.manifest import Manifest
 from xwalloc.convert.prepare import ATTRIBUTE
 from xwalloc.convert.sources.base import Region, Source
@@ -21,7 +22,6 @@ from xwalloc.convert.sources.find import find
 from xwalloc.errors import ConfigError
 from xwalloc.frames import configuration, watch
 from xwalloc.models import sidecar
-from xwalloc.models.model import ModelReference
 
 __all__ = ["Pair", "Side", "open_root", "sides"]
 
@@ -60,8 +60,8 @@ class Pair:
 
     def read(self, region: Region) -> tuple[NDArray[Any], NDArray[Any]]:
         """Original and decoded samples, as stored."""
-        if self.configuration is not None and self.configuration.get("model") is not None:
-            sidecar.fetch(self.array.store_path, ModelReference.from_json(self.configuration["model"]))
+        if self.configuration is not None:
+            sidecar.fetch(self.array.store_path, CodecConfig.from_json(self.configuration).model)
         return np.asarray(self.source.read(self.variable, region)), np.asarray(self.array[region])
 
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """`xwalloc.verify`: a store compared with its sources, unit by unit."""
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from xwalloc.convert.pairs import Pair, Side, sides
 from xwalloc.convert.sources.base import Region
 from xwalloc.errors import ConfigError, XwallocError
 from xwalloc.models import library
-from xwalloc.models.model import ModelReference
 from xwalloc.settings import settings, thread_count
 
 __all__ = ["Difference", "Verification", "verify"]
@@ -148,8 +148,8 @@ def compare(pair: Pair, region: Region) -> tuple[int, float, list[Difference]]:
     place = tuple((part.start, part.stop) for part in region)
     try:
         original, decoded = pair.read(region)
-    except (XwallocError, OSError, ValueError, KeyError) as error:
-        return 0, 0.0, [Difference(path=pair.path, region=place, reason=f"{type(error).__name__}: {error}")]
+    except (XwallocError, OSError, ValueError, KeyError) as failed:
+        return 0, 0.0, [Difference(path=pair.path, region=place, reason=f"{type(failed).__name__}: {failed}")]
     error, reasons = judge(pair, original, decoded)
     return original.nbytes, error, [Difference(path=pair.path, region=place, reason=reason) for reason in reasons]
 
@@ -195,18 +195,17 @@ def beyond(
     bound = config.max_error or 0.0
     channel = config.channel_axis
     limits = np.full(1 if channel is None else original.shape[channel], bound)
-    model = None if config.model is None else library.resolve(ModelReference.from_json(pair.configuration["model"]))  # type: ignore[index]
+    model = None if config.model is None else library.resolve(config.model)
     if model is not None and model.kind == "linear" and model.scaled:
         limits = bound * model.fitted.scales
     rows = (1, -1) if channel is None else (original.shape[channel], -1)
-    a, b, mask = (
-        np.ascontiguousarray(part if channel is None else np.moveaxis(part, channel, 0)).reshape(rows)
-        for part in (
-            original.astype(original.dtype.newbyteorder("=")),
-            decoded.astype(original.dtype.newbyteorder("=")),
-            valid,
-        )
-    )
+    native = original.dtype.newbyteorder("=")
+
+    def by_channel(samples: NDArray[Any]) -> NDArray[Any]:
+        moved = samples if channel is None else np.moveaxis(samples, channel, 0)
+        return np.ascontiguousarray(moved).reshape(rows)
+
+    a, b, mask = by_channel(original.astype(native)), by_channel(decoded.astype(native)), by_channel(valid)
     if config.lossless or not bound:
         missed = (a != b) & mask
     else:
