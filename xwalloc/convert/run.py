@@ -14,7 +14,7 @@ from distributed import Client, Future, as_completed
 
 from xwalloc.convert.manifest import Record
 from xwalloc.convert.plan import UnitId
-from xwalloc.convert.unit import Job, read, read_and_write, write
+from xwalloc.convert.unit import Job, Lost, read, read_and_write, write
 from xwalloc.convert.workers import Worker
 
 __all__ = ["Failure", "Progress", "run"]
@@ -162,24 +162,31 @@ def run(
     for future in completed:
         unit = under_way.pop(future)
         again: list[Future[Any]] = []
-        if future.status == "finished":
-            done(future.result())
+        answer = future.result() if future.status == "finished" else lost(future)
+        if isinstance(answer, Record):
+            done(answer)
+        elif answer.again and attempts[unit] < ATTEMPTS:
+            logger.info("Unit %s is tried again: %s", job.name(unit), answer.reason)
+            again = [submit(unit)]
+            under_way[again[0]] = unit
         else:
-            error = future.exception() if future.status == "error" else RuntimeError("the task was cancelled")
-            if isinstance(error, OSError) and attempts[unit] < ATTEMPTS:
-                logger.info("Unit %s is tried again: %s", job.name(unit), error)
-                again = [submit(unit)]
-                under_way[again[0]] = unit
-            else:
-                failures.append(failure(job, unit, error))
-                logger.error("%s", failures[-1])
+            failures.append(failure(job, unit, answer.reason))
+            logger.error("%s", failures[-1])
         future.release()
         for new in again or more(1):
             completed.add(new)
     return failures
 
 
-def failure(job: Job, unit: UnitId, error: BaseException) -> Failure:
+def lost(future: Future[Any]) -> Lost:
+    """Why a task came to nothing: its workers died, or all that knew what it needs."""
+    if future.status != "error":
+        return Lost("all workers that had to do with it are gone", True)
+    error = future.exception()
+    return Lost(f"{type(error).__name__}: {error}", False)
+
+
+def failure(job: Job, unit: UnitId, reason: str) -> Failure:
     """A unit that failed."""
     number, place = unit
     array = job.arrays[number]
@@ -187,7 +194,7 @@ def failure(job: Job, unit: UnitId, error: BaseException) -> Failure:
         source=job.granules[array.granule].source.name,
         path=array.path,
         region=tuple((part.start, part.stop) for part in array.region(place)),
-        reason=str(error) or type(error).__name__,
+        reason=reason,
     )
 
 

@@ -18,15 +18,27 @@ from xwalloc.convert.manifest import Manifest, Record
 from xwalloc.convert.plan import ArrayPlan, Plan, UnitId
 from xwalloc.convert.sources.find import Granule
 from xwalloc.convert.store import Recorder
-from xwalloc.errors import ConfigError, XwallocError
+from xwalloc.errors import XwallocError
 from xwalloc.models import library
 from xwalloc.models.model import Model
 
-__all__ = ["Job", "SourceError", "read", "read_and_write", "write"]
+__all__ = ["Job", "Lost", "read", "read_and_write", "write"]
 
 
-class SourceError(XwallocError, OSError):
-    """A part of a source could not be read."""
+@dataclass(frozen=True)
+class Lost:
+    """A unit that could not be read or written: an answer instead of an exception, which Dask would log at length.
+
+    Parameters
+    ----------
+    reason
+        What went wrong.
+    again
+        Whether it may be worth to try again.
+    """
+
+    reason: str
+    again: bool
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,17 @@ class Job:
     granules: tuple[Granule, ...]
     arrays: tuple[ArrayPlan, ...]
     model: bytes | None
+    zarr_format: int
     _ready: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     @classmethod
     def of(cls, plan: Plan, store: Store) -> Job:
         """The job of a plan."""
-        return cls(store, plan.granules, plan.arrays, None if plan.model is None else plan.model.data)
+        model = None if plan.model is None else plan.model.data
+        return cls(store, plan.granules, plan.arrays, model, plan.zarr_format)
 
     def __reduce__(self) -> Any:
-        return Job, (self.store, self.granules, self.arrays, self.model)
+        return Job, (self.store, self.granules, self.arrays, self.model, self.zarr_format)
 
     def name(self, unit: UnitId) -> str:
         """Name of a unit in the manifest."""
@@ -69,14 +83,8 @@ class Job:
             self._ready.set()
 
 
-def read(job: Job, unit: UnitId) -> NDArray[Any]:
-    """Samples of a unit, as stored.
-
-    Raises
-    ------
-    SourceError
-        If the source cannot be read there.
-    """
+def read(job: Job, unit: UnitId) -> NDArray[Any] | Lost:
+    """Samples of a unit, as stored."""
     number, place = unit
     array = job.arrays[number]
     source = job.granules[array.granule].source
@@ -84,23 +92,35 @@ def read(job: Job, unit: UnitId) -> NDArray[Any]:
     try:
         values = np.asarray(source.read(array.variable, region))
     except Exception as error:  # libraries that read raise whatever they like
-        raise SourceError(f"{source.name} could not be read: {type(error).__name__}: {error}") from error
+        return Lost(f"{source.name} could not be read: {type(error).__name__}: {error}", isinstance(error, OSError))
     expected = tuple(part.stop - part.start for part in region)
     if values.shape != expected or values.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
-        raise ConfigError(
+        return Lost(
             f"Expected {array.dtype} {expected} of variable {array.variable!r} in {source.name}. Got {values.dtype} "
-            f"{values.shape}: the source has changed since the conversion was planned."
+            f"{values.shape}: the source has changed since the conversion was planned.",
+            False,
         )
     return values
 
 
-def write(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
+def write(job: Job, unit: UnitId, values: NDArray[Any] | Lost) -> Record | Lost:
     """Encode and write a unit, and note that it is done."""
+    if isinstance(values, Lost):
+        return values
+    try:
+        return encode(job, unit, values)
+    except (XwallocError, OSError, ValueError, RuntimeError) as error:
+        return Lost(f"{type(error).__name__}: {error}", isinstance(error, OSError))
+
+
+def encode(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
+    """What `write` does where nothing goes wrong."""
     job.prepare()
     number, place = unit
     array = job.arrays[number]
     recorder = Recorder(job.store)
-    target: Any = zarr.Array.open(StorePath(recorder, array.path))
+    place_in_store = StorePath(recorder, array.path)
+    target: Any = zarr.open_array(place_in_store, mode="r+", zarr_format=job.zarr_format)  # type: ignore[arg-type]
     errors: list[float | None] = []
     measured = frames.measure(target, errors.append)
     (target if measured is None else measured)[array.region(place)] = values
@@ -117,6 +137,6 @@ def write(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
     return record
 
 
-def read_and_write(job: Job, unit: UnitId) -> Record:
+def read_and_write(job: Job, unit: UnitId) -> Record | Lost:
     """`read` and `write` in one task: samples never leave the worker."""
     return write(job, unit, read(job, unit))
