@@ -260,4 +260,4 @@ def same_values(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Whether two arrays hold the same, NaN included."""
     if a.dtype.kind in "iufcb" and b.dtype.kind in "iufcb":
         return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
-    return bool(np.array_equal(a.astype(str), b.astype(str)))
+    return [str(value) for value in a.ravel().tolist()] == [str(value) for value in b.ravel().tolist()]

@@ -1,83 +1,18 @@
-"""The command line: arguments in, calls down, text out."""
+"""`xwalloc fit`, `xwalloc train` and `xwalloc import-checkpoint`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 import xwalloc
-from xwalloc.errors import ConfigError, ModelError, XwallocError
-from xwalloc.models import library
-from xwalloc.models.model import parse_reference
-
-__all__ = ["main"]
+from xwalloc.cli.shell import debug_option, main, show
+from xwalloc.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Friendly(click.Group):
-    """A group whose commands end in messages instead of tracebacks."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; its errors become a message and exit code 1, unless ``--debug`` is given."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except Exception as error:
-            if ctx.meta.get("debug"):
-                raise
-            if isinstance(error, XwallocError):
-                raise click.ClickException(str(error)) from error
-            raise click.ClickException(
-                f"{type(error).__name__}: {error}\nRun the same command with --debug to see where this comes from."
-            ) from error
-
-
-def debug_option(command: F) -> F:
-    """``--debug``, before or after the name of a command."""
-
-    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.meta["debug"] = True
-
-    return click.option(
-        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks of errors."
-    )(command)
-
-
-@click.group(cls=Friendly, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(xwalloc.__version__)
-@debug_option
-def main() -> None:
-    """Lossy, error-bounded compression of multichannel arrays in Zarr stores."""
-
-
-@main.command()
-@click.argument("store")
-@debug_option
-def info(store: str) -> None:
-    """Show how the arrays of STORE are compressed.
-
-    STORE is the path or URL of a Zarr array or group. All its frames are read; none is decoded.
-    """
-    from xwalloc.info import describe  # keeps `xwalloc --help` quick
-
-    console = Console(soft_wrap=True, highlight=False)
-    found = False
-    for item in describe(store):
-        found = True
-        console.print(Text(item.path, style="bold"))
-        for label, text in rows(item):
-            console.print(Text(f"  {label:<16}{text}"))
-    if not found:
-        raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
 
 
 def model_options(command: F) -> F:
@@ -218,57 +153,3 @@ def opened(store: str) -> Any:
 
     consolidated = zarr.open_group(store, mode="r").metadata.consolidated_metadata is not None
     return xr.open_dataset(store, engine="zarr", consolidated=consolidated)
-
-
-def show(title: str, lines: list[tuple[str, str]]) -> None:
-    """Print labels and texts under a title."""
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(Text(title, style="bold"))
-    for label, text in lines:
-        console.print(Text(f"  {label:<16}{text}"))
-
-
-def rows(item: Any) -> list[tuple[str, str]]:
-    """Lines of one array: label and text."""
-    settings = item.configuration
-    quality = next(key for key in ("max_error", "snr", "step", "lossless") if settings.get(key))
-    bound = quality if quality == "lossless" else f"{quality} {settings[quality]:g}"
-    with suppress(ModelError):
-        reference = parse_reference(settings.get("model"))
-        if reference is not None and library.resolve(reference).scaled:
-            bound += " for the channel of the smallest bound, more for others"
-    if "nodata" in settings:
-        bound += f", nodata {settings['nodata']:g}"
-    frames = f"{item.modes.total()} frame{'s' * (item.modes.total() != 1)}"
-    grid = f"{item.dtype} {item.shape}, chunks {item.chunks}"
-    if item.shards:
-        grid += f", shards {item.shards}"
-    return [
-        ("array", f"{grid}, Zarr v{item.zarr_format}"),
-        ("ratio", f"{item.ratio:.2f} ({amount(item.nbytes)} in {amount(item.stored)}, {frames})"),
-        ("bits per sample", f"{item.bits_per_sample:.3f}"),
-        ("bound", bound),
-        ("model", counted(item.models)),
-        ("modes", counted(item.modes)),
-        ("sections", shares(item.sections)),
-    ]
-
-
-def counted(counts: Counter[str]) -> str:
-    """Names with their numbers, the most frequent first."""
-    return ", ".join(f"{name} ({n})" for name, n in counts.most_common()) or "no frames"
-
-
-def shares(sizes: Counter[str]) -> str:
-    """Names with their shares, the largest first."""
-    return ", ".join(f"{name} {n / sizes.total():.1%}" for name, n in sizes.most_common() if n) or "none"
-
-
-def amount(nbytes: int) -> str:
-    """Bytes in the largest unit that leaves a figure above one."""
-    value = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"

@@ -1,0 +1,62 @@
+"""`xwalloc info`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from xwalloc.cli.shell import amount, counted, debug_option, main, shares
+from xwalloc.errors import ConfigError, ModelError
+from xwalloc.models import library
+from xwalloc.models.model import parse_reference
+
+
+@main.command()
+@click.argument("store")
+@debug_option
+def info(store: str) -> None:
+    """Show how the arrays of STORE are compressed.
+
+    STORE is the path or URL of a Zarr array or group. All its frames are read; none is decoded.
+    """
+    from xwalloc.info import describe  # keeps `xwalloc --help` quick
+
+    console = Console(soft_wrap=True, highlight=False)
+    found = False
+    for item in describe(store):
+        found = True
+        console.print(Text(item.path, style="bold"))
+        for label, text in rows(item):
+            console.print(Text(f"  {label:<16}{text}"))
+    if not found:
+        raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
+
+
+def rows(item: Any) -> list[tuple[str, str]]:
+    """Lines of one array: label and text."""
+    settings = item.configuration
+    quality = next(key for key in ("max_error", "snr", "step", "lossless") if settings.get(key))
+    bound = quality if quality == "lossless" else f"{quality} {settings[quality]:g}"
+    with suppress(ModelError):
+        reference = parse_reference(settings.get("model"))
+        if reference is not None and library.resolve(reference).scaled:
+            bound += " for the channel of the smallest bound, more for others"
+    if "nodata" in settings:
+        bound += f", nodata {settings['nodata']:g}"
+    frames = f"{item.modes.total()} frame{'s' * (item.modes.total() != 1)}"
+    grid = f"{item.dtype} {item.shape}, chunks {item.chunks}"
+    if item.shards:
+        grid += f", shards {item.shards}"
+    return [
+        ("array", f"{grid}, Zarr v{item.zarr_format}"),
+        ("ratio", f"{item.ratio:.2f} ({amount(item.nbytes)} in {amount(item.stored)}, {frames})"),
+        ("bits per sample", f"{item.bits_per_sample:.3f}"),
+        ("bound", bound),
+        ("model", counted(item.models)),
+        ("modes", counted(item.modes)),
+        ("sections", shares(item.sections)),
+    ]
