@@ -23,7 +23,7 @@ INCOMPLETE = 3
 """Exit code where a command ran, and something could not be converted or is not as promised."""
 
 
-class Sizes(click.ParamType):
+class Sizes(click.ParamType[Any]):
     """``y=256,x=256``: sizes by dimension."""
 
     name = "DIM=SIZE,..."
@@ -37,7 +37,7 @@ class Sizes(click.ParamType):
             self.fail(f"Expected sizes by dimension, such as y=256,x=256. Got {value!r}.", param, ctx)
 
 
-class Target(click.ParamType):
+class Target(click.ParamType[Any]):
     """A number for all variables, or ``name=number,...``."""
 
     name = "NUMBER"
@@ -109,6 +109,7 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
 @click.pass_context
 def convert(
     ctx: click.Context,
+    /,
     source: tuple[str, ...],
     store: str,
     signal_dim: tuple[str, ...],
@@ -171,8 +172,8 @@ def convert(
     if not result.ok:
         if not as_json and not result.complete:
             click.echo(
-                "The store is not complete and its root cannot be opened yet. Run the same command again when the cause "
-                "is repaired; what is written stays. --skip-unreadable goes without sources that cannot be opened.",
+                "The store is not complete and its root cannot be opened yet. Run the same command again when the "
+                "cause is repaired; what is written stays. --skip-unreadable goes without sources that cannot be opened.",
                 err=True,
             )
         ctx.exit(INCOMPLETE)
@@ -258,6 +259,7 @@ class bar:  # used as a function
 @click.pass_context
 def verify(
     ctx: click.Context,
+    /,
     source: tuple[str, ...],
     store: str,
     sample: int | None,
