@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 import pytest
 import rasterio
-import rioxarray  # noqa: F401
+import rioxarray
 import xarray as xr
 from affine import Affine
 from rasterio.control import GroundControlPoint
@@ -41,7 +41,10 @@ def direct(path):
         return raster.read()
 
 
-def write(path, values, *, crs="EPSG:32633", transform=Affine(10, 0, 500, 0, -10, 900), change=None, **profile):
+NORTH_UP = Affine(10, 0, 500, 0, -10, 900)
+
+
+def write(path, values, *, crs="EPSG:32633", transform=NORTH_UP, change=None, **profile):
     profile = {"driver": "GTiff", "crs": crs, "dtype": values.dtype, **profile}
     if transform is not None:
         profile["transform"] = transform
@@ -88,12 +91,16 @@ def test_values_are_those_of_rasterio(path):
 def test_packed_hyperspectral_tiff():
     template = RasterSource(HYPER / "enmap_potsdam" / "enmap_potsdam_tile_128_0.tif").template()
     attrs = template.band_data.attrs
-    assert attrs["_FillValue"] == -32768 and attrs["_FillValue"].dtype == np.float32
+    assert attrs["_FillValue"] == -32768
+    assert attrs["_FillValue"].dtype == np.float32
     assert (attrs["scale_factor"], attrs["add_offset"]) == (0.0001, 0.0)
-    assert attrs["AREA_OR_POINT"] == "Area" and attrs["start_time"] == "2022-07-24T10:45:26"
-    assert template.wavelength.attrs == {"units": "nm"} and template.fwhm.attrs == {"units": "nm"}
+    assert attrs["AREA_OR_POINT"] == "Area"
+    assert attrs["start_time"] == "2022-07-24T10:45:26"
+    assert template.wavelength.attrs == {"units": "nm"}
+    assert template.fwhm.attrs == {"units": "nm"}
     np.testing.assert_array_equal(template.wavelength[:2], [418.24, 423.874])
-    assert template.fwhm[0] == 6.99561 and set(template.bbl.values) == {0, 1}
+    assert template.fwhm[0] == 6.99561
+    assert set(template.bbl.values) == {0, 1}
     assert template.band_name[0] == "band 1 (418.24 Nanometers)"
 
 
@@ -105,8 +112,10 @@ def test_envi_pair(suffix, caplog):
         template = source.template()
     assert "no coordinate reference system" in caplog.text
     assert template.sizes == {"band": 580, "y": 31, "x": 43}
-    assert template.wavelength[0] == 366.551 and template.wavelength.attrs == {"units": "nm"}
-    assert "spatial_ref" not in template.coords and "x" not in template.coords
+    assert template.wavelength[0] == 366.551
+    assert template.wavelength.attrs == {"units": "nm"}
+    assert "spatial_ref" not in template.coords
+    assert "x" not in template.coords
     assert source.blocks("band_data") == (580, 1, 43)
     assert source.identity()["header"]["path"].endswith(".hdr")
     assert source.named
@@ -150,7 +159,8 @@ def test_without_crs_or_with_one_of_no_authority(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "xwalloc"):
         template = RasterSource(write(tmp_path / "a.tif", values(), crs=None)).template()
     assert "no coordinate reference system" in caplog.text
-    assert template.rio.crs is None and template.x[0] == 505
+    assert template.rio.crs is None
+    assert template.x[0] == 505
     assert [entry["name"] for entry in template.attrs["zarr_conventions"]] == ["spatial:"]
     odd = "+proj=laea +lat_0=12.5 +lon_0=7.25 +x_0=1 +y_0=2 +ellps=GRS80 +units=m"
     template = RasterSource(write(tmp_path / "b.tif", values(), crs=odd)).template()
@@ -199,7 +209,8 @@ def test_header_of_envi(tmp_path):
     (tmp_path / "cube.IMG").write_bytes(cube.transpose(1, 2, 0).tobytes())
     (tmp_path / "cube.hdr").write_text(
         "ENVI\nsamples = 6\nlines = 5\nbands = 4\nheader offset = 0\nfile type = ENVI Standard\ndata type = 2\n"
-        "interleave = bip\nbyte order = 0\nsensor type = HySpex\ndata ignore value = -1\nreflectance scale factor = 5000\n"
+        "interleave = bip\nbyte order = 0\nsensor type = HySpex\ndata ignore value = -1\n"
+        "reflectance scale factor = 5000\n"
         "wavelength units = Micrometers\nwavelength = {0.4, 0.5, 0.6, 0.7}\nfwhm = {0.01, 0.02, 0.03, 0.04}\n"
         "bbl = {1, 1, 0, 1}\nband names = {a, b, c, d}\n"
     )

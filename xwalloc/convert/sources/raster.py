@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
@@ -53,6 +54,8 @@ class RasterSource(Source):
         handles: Handles[Any] | None = getattr(_PER_THREAD, "handles", None)
         if handles is None:
             handles = _PER_THREAD.handles = Handles(8, lambda raster: raster.close())
+            if threading.current_thread() is threading.main_thread():
+                atexit.register(handles.clear)  # later, GDAL complains that it cannot call Python any more
         data = self._data()
         changed = os.stat(data).st_mtime_ns if os.path.exists(data) else None
         return handles.get((data, changed), lambda: _open(data))
