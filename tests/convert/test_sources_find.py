@@ -186,8 +186,8 @@ def test_urls(tmp_path):
 def test_real_folders():
     found = find([DATA / "hyperspectral"])
     assert [granule.path for granule in found.granules] == [""]  # its other files are of no kind that is known
-    assert len(find([DATA / "hyperspectral" / "enmap_potsdam"]).granules) == len(
-        list((DATA / "hyperspectral" / "enmap_potsdam").glob("*.tif"))
+    tiles = DATA / "hyperspectral" / "enmap_potsdam"
+    assert len(find([tiles]).granules) == len(list(tiles.glob("*.tif")))
     )
     assert {granule.path for granule in find([DATA / "gridded"]).granules} == {
         "coads_climatology",

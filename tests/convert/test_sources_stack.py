@@ -165,7 +165,7 @@ def test_names_of_bands_may_be_missing_but_not_others(tmp_path):
         with rasterio.open(source.name, "r+") as file:
             file.descriptions = names
     assert list(StackSource(made[:2], "time").template().band_name.values) == ["red", "nir"]
-    with pytest.raises(ConfigError, match="c.tif has other values of 'band_name'"):
+    with pytest.raises(ConfigError, match=r"c.tif has other values of 'band_name'"):
         StackSource(made, "time").template()
 
 
