@@ -188,7 +188,6 @@ def test_real_folders():
     assert [granule.path for granule in found.granules] == [""]  # its other files are of no kind that is known
     tiles = DATA / "hyperspectral" / "enmap_potsdam"
     assert len(find([tiles]).granules) == len(list(tiles.glob("*.tif")))
-    )
     assert {granule.path for granule in find([DATA / "gridded"]).granules} == {
         "coads_climatology",
         "monthly_navy_winds",

@@ -18,6 +18,7 @@ import xarray as xr
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
+from xwalloc.convert.sources.find import find
 from xwalloc.convert.sources.raster import RasterSource
 from xwalloc.errors import ConfigError
 
@@ -317,20 +318,35 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_http(tmp_path):
-    expected = values()
-    write(tmp_path / "a.tif", expected)
+@pytest.fixture
+def server(tmp_path):
+    """URL of what lies in `tmp_path`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Ranges, directory=str(tmp_path)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
-        source = RasterSource(f"http://127.0.0.1:{server.server_port}/a.tif")
-        np.testing.assert_array_equal(whole(source), expected)
-        assert source.identity()["size"] == (tmp_path / "a.tif").stat().st_size
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_http(tmp_path, server):
+    expected = values()
+    write(tmp_path / "a.tif", expected)
+    (granule,) = find([f"{server}/a.tif"]).granules
+    np.testing.assert_array_equal(whole(granule.source), expected)
+    assert granule.source.identity()["size"] == (tmp_path / "a.tif").stat().st_size
+
+
+def test_http_of_other_kinds(tmp_path, server):
+    dataset = xr.Dataset({"v": (("y", "x"), np.arange(12.0).reshape(3, 4))})
+    dataset.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
+    dataset.to_zarr(tmp_path / "b.zarr", zarr_format=2, consolidated=True)
+    found = find([f"{server}/a.nc", f"{server}/b.zarr", f"{server}/none.nc"])
+    assert [granule.path for granule in found.granules] == ["a", "b"]
+    for granule in found.granules:
+        np.testing.assert_array_equal(granule.source.read("v", (slice(1, 3), slice(0, 2))), dataset["v"][1:3, :2])
+    assert found.unreadable == [(f"{server}/none.nc", "There is no such file or folder.")]
 
 
 def test_what_cannot_be_read_says_so(tmp_path):
