@@ -1,5 +1,6 @@
 """Rasters: values, metadata and coordinates as GDAL has them."""
 
+import contextvars
 import functools
 import http.server
 import logging
@@ -298,6 +299,18 @@ def test_memory_file_system(tmp_path):
     assert source.identity()["size"] == files.size("/rasters/a.tif")
 
 
+def test_each_task_in_a_context_of_its_own(tmp_path):
+    files = fsspec.filesystem("memory")
+    for index in range(20):
+        files.pipe_file(f"/contexts/{index}.tif", Path(write(tmp_path / "a.tif", values() + index)).read_bytes())
+    region = (slice(0, 1), slice(0, 2), slice(0, 2))
+    for index in range(20):
+        source = RasterSource(f"memory://contexts/{index}.tif")
+        for _ in range(2):
+            found = contextvars.copy_context().run(source.read, "band_data", region)
+            np.testing.assert_array_equal(found, values()[region] + index)
+
+
 class _Ranges(http.server.SimpleHTTPRequestHandler):
     """Files, also in parts, as object stores give them."""
 
@@ -305,7 +318,10 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted is None:
             return super().do_GET()
-        body = Path(self.translate_path(self.path)).read_bytes()
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        body = path.read_bytes()
         start, _, end = wanted.removeprefix("bytes=").partition("-")
         part = body[int(start) : int(end or len(body)) + 1]
         self.send_response(206)
@@ -362,6 +378,6 @@ def test_sub_datasets_are_named(tmp_path):
     xr.Dataset({name: (("y", "x"), np.zeros((3, 4))) for name in "ab"}).to_netcdf(tmp_path / "a.nc", engine="netcdf4")
     with rasterio.open(tmp_path / "a.nc") as raster:
         inside = raster.subdatasets
-    with pytest.raises(ConfigError, match=r"sub-datasets instead: .*:a, .*:b"):
+    with pytest.raises(ConfigError, match=r"sub-datasets: .*:a, .*:b"):
         RasterSource(tmp_path / "a.nc").template()
     assert RasterSource(inside[1]).template().band_data.shape == (1, 3, 4)
