@@ -68,7 +68,8 @@ def test_classic_netcdf(name):
         region = (slice(2, 5), slice(10, 30), slice(0, 7))
         np.testing.assert_array_equal(source.read("UWND", region), file["UWND"][region])
     assert netcdf.groups(str(DATA / name)) == [""]
-    assert " since " in template.TIME.units and template.TIME.dtype == "f8"
+    assert " since " in template.TIME.units
+    assert template.TIME.dtype == "f8"
 
 
 @pytest.mark.parametrize("layout", ["NETCDF3_64BIT", "NETCDF4"])
@@ -76,8 +77,10 @@ def test_packed_values_stay_packed(tmp_path, layout):
     dataset = packed()
     source = NetcdfSource(write(dataset, tmp_path / "a.nc", format=layout))
     template = source.template()
-    assert template.t2m.dtype == "i2" and template.t2m.values.strides == (0, 0, 0)
-    assert template.t2m.attrs == dataset.t2m.attrs and not template.t2m.encoding
+    assert template.t2m.dtype == "i2"
+    assert template.t2m.values.strides == (0, 0, 0)
+    assert template.t2m.attrs == dataset.t2m.attrs
+    assert not template.t2m.encoding
     assert set(template.coords) == {"time", "lat", "crs"}
     assert template.time.attrs == {"units": "days since 2000-01-01", "calendar": "noleap"}
     np.testing.assert_array_equal(template.lat, dataset.lat)
@@ -98,7 +101,8 @@ def test_text(tmp_path):
         )
         file.createVariable("v", "f4", ("station",))[:] = [1, 2]
     template = NetcdfSource(tmp_path / "a.nc").template()
-    assert template["name"].dims == ("station",) and list(template["name"].values) == ["Oslo", "Rome"]
+    assert template["name"].dims == ("station",)
+    assert list(template["name"].values) == ["Oslo", "Rome"]
     assert template["name"].dtype == object
 
 
@@ -182,8 +186,10 @@ def test_zarr(tmp_path, layout, consolidated):
     dataset[["count"]].to_zarr(path, group="more/counts", zarr_format=layout, consolidated=False)
     source = ZarrSource(path)
     template = source.template()
-    assert template.t2m.dtype == "i2" and template.t2m.attrs["scale_factor"] == 0.01
-    assert template.t2m.attrs["_FillValue"] == -999 and set(template.coords) == {"time", "lat", "crs"}
+    assert template.t2m.dtype == "i2"
+    assert template.t2m.attrs["scale_factor"] == 0.01
+    assert template.t2m.attrs["_FillValue"] == -999
+    assert set(template.coords) == {"time", "lat", "crs"}
     assert template.time.attrs["units"] == "days since 2000-01-01"
     np.testing.assert_array_equal(all_of(source, "t2m"), zarr.open_group(path, mode="r")["t2m"][:])
     assert source.blocks("t2m") == (1, 8, 5)
@@ -230,9 +236,11 @@ def test_handles_close_what_is_pushed_out():
     closed = []
     handles = Handles(2, closed.append)
     assert [handles.get(key, lambda key=key: key) for key in "abac"] == ["a", "b", "a", "c"]
-    assert closed == ["b"] and len(handles) == 2
+    assert closed == ["b"]
+    assert len(handles) == 2
     with pytest.raises(ZeroDivisionError):
         handles.get("x", lambda: 1 / 0)
     assert handles.get("x", lambda: "x") == "x"
     handles.clear()
-    assert sorted(closed) == ["a", "b", "c", "x"] and len(handles) == 0
+    assert sorted(closed) == ["a", "b", "c", "x"]
+    assert len(handles) == 0

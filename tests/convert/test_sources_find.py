@@ -86,7 +86,8 @@ def test_groups_keep_their_names(folder):
     np.testing.assert_array_equal(granules[1].source.read("w", (slice(1, 3),)), [1, 2])
     assert [granule.path for granule in find([folder / "groups.dat"], groups=["two"]).granules] == ["two"]
     ((_, reason),) = find([folder / "groups.dat"], groups=["three"]).unreadable
-    assert "none of the groups" in reason and "'one', 'two'" in reason
+    assert "none of the groups" in reason
+    assert "'one', 'two'" in reason
 
 
 def test_patterns_and_names_that_are_told_apart(folder):
@@ -143,7 +144,8 @@ def test_along(tmp_path):
     (tmp_path / "s3.tif").write_bytes(b"")
     found = find([tmp_path], along="time")
     (granule,) = found.granules
-    assert granule.path == "" and len(found.unreadable) == 1
+    assert granule.path == ""
+    assert len(found.unreadable) == 1
     np.testing.assert_array_equal(
         granule.source.read("band_data", (slice(0, 3), *[slice(0, 1)] * 3)).ravel(), [0, 1, 2]
     )
@@ -184,7 +186,8 @@ def test_urls(tmp_path):
 def test_real_folders():
     found = find([DATA / "hyperspectral"])
     assert [granule.path for granule in found.granules] == [""]  # its other files are of no kind that is known
-    assert len(find([DATA / "hyperspectral" / "enmap_potsdam"]).granules) == 20
+    tiles = DATA / "hyperspectral" / "enmap_potsdam"
+    assert len(find([tiles]).granules) == len(list(tiles.glob("*.tif")))
     assert {granule.path for granule in find([DATA / "gridded"]).granules} == {
         "coads_climatology",
         "monthly_navy_winds",

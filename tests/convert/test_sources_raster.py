@@ -1,5 +1,6 @@
 """Rasters: values, metadata and coordinates as GDAL has them."""
 
+import contextvars
 import functools
 import http.server
 import logging
@@ -13,11 +14,12 @@ import fsspec
 import numpy as np
 import pytest
 import rasterio
-import rioxarray  # noqa: F401
+import rioxarray
 import xarray as xr
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
+from xwalloc.convert.sources.find import find
 from xwalloc.convert.sources.raster import RasterSource
 from xwalloc.errors import ConfigError
 
@@ -41,7 +43,10 @@ def direct(path):
         return raster.read()
 
 
-def write(path, values, *, crs="EPSG:32633", transform=Affine(10, 0, 500, 0, -10, 900), change=None, **profile):
+NORTH_UP = Affine(10, 0, 500, 0, -10, 900)
+
+
+def write(path, values, *, crs="EPSG:32633", transform=NORTH_UP, change=None, **profile):
     profile = {"driver": "GTiff", "crs": crs, "dtype": values.dtype, **profile}
     if transform is not None:
         profile["transform"] = transform
@@ -88,12 +93,16 @@ def test_values_are_those_of_rasterio(path):
 def test_packed_hyperspectral_tiff():
     template = RasterSource(HYPER / "enmap_potsdam" / "enmap_potsdam_tile_128_0.tif").template()
     attrs = template.band_data.attrs
-    assert attrs["_FillValue"] == -32768 and attrs["_FillValue"].dtype == np.float32
+    assert attrs["_FillValue"] == -32768
+    assert attrs["_FillValue"].dtype == np.float32
     assert (attrs["scale_factor"], attrs["add_offset"]) == (0.0001, 0.0)
-    assert attrs["AREA_OR_POINT"] == "Area" and attrs["start_time"] == "2022-07-24T10:45:26"
-    assert template.wavelength.attrs == {"units": "nm"} and template.fwhm.attrs == {"units": "nm"}
+    assert attrs["AREA_OR_POINT"] == "Area"
+    assert attrs["start_time"] == "2022-07-24T10:45:26"
+    assert template.wavelength.attrs == {"units": "nm"}
+    assert template.fwhm.attrs == {"units": "nm"}
     np.testing.assert_array_equal(template.wavelength[:2], [418.24, 423.874])
-    assert template.fwhm[0] == 6.99561 and set(template.bbl.values) == {0, 1}
+    assert template.fwhm[0] == 6.99561
+    assert set(template.bbl.values) == {0, 1}
     assert template.band_name[0] == "band 1 (418.24 Nanometers)"
 
 
@@ -105,8 +114,10 @@ def test_envi_pair(suffix, caplog):
         template = source.template()
     assert "no coordinate reference system" in caplog.text
     assert template.sizes == {"band": 580, "y": 31, "x": 43}
-    assert template.wavelength[0] == 366.551 and template.wavelength.attrs == {"units": "nm"}
-    assert "spatial_ref" not in template.coords and "x" not in template.coords
+    assert template.wavelength[0] == 366.551
+    assert template.wavelength.attrs == {"units": "nm"}
+    assert "spatial_ref" not in template.coords
+    assert "x" not in template.coords
     assert source.blocks("band_data") == (580, 1, 43)
     assert source.identity()["header"]["path"].endswith(".hdr")
     assert source.named
@@ -150,7 +161,8 @@ def test_without_crs_or_with_one_of_no_authority(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "xwalloc"):
         template = RasterSource(write(tmp_path / "a.tif", values(), crs=None)).template()
     assert "no coordinate reference system" in caplog.text
-    assert template.rio.crs is None and template.x[0] == 505
+    assert template.rio.crs is None
+    assert template.x[0] == 505
     assert [entry["name"] for entry in template.attrs["zarr_conventions"]] == ["spatial:"]
     odd = "+proj=laea +lat_0=12.5 +lon_0=7.25 +x_0=1 +y_0=2 +ellps=GRS80 +units=m"
     template = RasterSource(write(tmp_path / "b.tif", values(), crs=odd)).template()
@@ -199,7 +211,8 @@ def test_header_of_envi(tmp_path):
     (tmp_path / "cube.IMG").write_bytes(cube.transpose(1, 2, 0).tobytes())
     (tmp_path / "cube.hdr").write_text(
         "ENVI\nsamples = 6\nlines = 5\nbands = 4\nheader offset = 0\nfile type = ENVI Standard\ndata type = 2\n"
-        "interleave = bip\nbyte order = 0\nsensor type = HySpex\ndata ignore value = -1\nreflectance scale factor = 5000\n"
+        "interleave = bip\nbyte order = 0\nsensor type = HySpex\ndata ignore value = -1\n"
+        "reflectance scale factor = 5000\n"
         "wavelength units = Micrometers\nwavelength = {0.4, 0.5, 0.6, 0.7}\nfwhm = {0.01, 0.02, 0.03, 0.04}\n"
         "bbl = {1, 1, 0, 1}\nband names = {a, b, c, d}\n"
     )
@@ -286,6 +299,18 @@ def test_memory_file_system(tmp_path):
     assert source.identity()["size"] == files.size("/rasters/a.tif")
 
 
+def test_each_task_in_a_context_of_its_own(tmp_path):
+    files = fsspec.filesystem("memory")
+    for index in range(20):
+        files.pipe_file(f"/contexts/{index}.tif", Path(write(tmp_path / "a.tif", values() + index)).read_bytes())
+    region = (slice(0, 1), slice(0, 2), slice(0, 2))
+    for index in range(20):
+        source = RasterSource(f"memory://contexts/{index}.tif")
+        for _ in range(2):
+            found = contextvars.copy_context().run(source.read, "band_data", region)
+            np.testing.assert_array_equal(found, values()[region] + index)
+
+
 class _Ranges(http.server.SimpleHTTPRequestHandler):
     """Files, also in parts, as object stores give them."""
 
@@ -293,7 +318,10 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted is None:
             return super().do_GET()
-        body = Path(self.translate_path(self.path)).read_bytes()
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        body = path.read_bytes()
         start, _, end = wanted.removeprefix("bytes=").partition("-")
         part = body[int(start) : int(end or len(body)) + 1]
         self.send_response(206)
@@ -306,20 +334,35 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_http(tmp_path):
-    expected = values()
-    write(tmp_path / "a.tif", expected)
+@pytest.fixture
+def server(tmp_path):
+    """URL of what lies in `tmp_path`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Ranges, directory=str(tmp_path)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    try:
-        source = RasterSource(f"http://127.0.0.1:{server.server_port}/a.tif")
-        np.testing.assert_array_equal(whole(source), expected)
-        assert source.identity()["size"] == (tmp_path / "a.tif").stat().st_size
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_http(tmp_path, server):
+    expected = values()
+    write(tmp_path / "a.tif", expected)
+    (granule,) = find([f"{server}/a.tif"]).granules
+    np.testing.assert_array_equal(whole(granule.source), expected)
+    assert granule.source.identity()["size"] == (tmp_path / "a.tif").stat().st_size
+
+
+def test_http_of_other_kinds(tmp_path, server):
+    dataset = xr.Dataset({"v": (("y", "x"), np.arange(12.0).reshape(3, 4))})
+    dataset.to_netcdf(tmp_path / "a.nc", engine="netcdf4")
+    dataset.to_zarr(tmp_path / "b.zarr", zarr_format=2, consolidated=True)
+    found = find([f"{server}/a.nc", f"{server}/b.zarr", f"{server}/none.nc"])
+    assert [granule.path for granule in found.granules] == ["a", "b"]
+    for granule in found.granules:
+        np.testing.assert_array_equal(granule.source.read("v", (slice(1, 3), slice(0, 2))), dataset["v"][1:3, :2])
+    assert found.unreadable == [(f"{server}/none.nc", "There is no such file or folder.")]
 
 
 def test_what_cannot_be_read_says_so(tmp_path):
@@ -335,6 +378,6 @@ def test_sub_datasets_are_named(tmp_path):
     xr.Dataset({name: (("y", "x"), np.zeros((3, 4))) for name in "ab"}).to_netcdf(tmp_path / "a.nc", engine="netcdf4")
     with rasterio.open(tmp_path / "a.nc") as raster:
         inside = raster.subdatasets
-    with pytest.raises(ConfigError, match=r"sub-datasets instead: .*:a, .*:b"):
+    with pytest.raises(ConfigError, match=r"sub-datasets: .*:a, .*:b"):
         RasterSource(tmp_path / "a.nc").template()
     assert RasterSource(inside[1]).template().band_data.shape == (1, 3, 4)

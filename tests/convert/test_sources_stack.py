@@ -53,6 +53,11 @@ def raster(path, values, transform=None, crs="EPSG:32633", **profile):
     return RasterSource(path)
 
 
+def direct(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
 def whole(source, name):
     return source.read(name, tuple(slice(0, size) for size in source.template()[name].shape))
 
@@ -66,8 +71,9 @@ def test_two_landsat_scenes_in_time(caplog):
     assert template.band_data.dims == ("time", "band", "y", "x")
     assert template.band_data.shape == (2, 8, 250, 250)
     assert list(template.time.values) == [path.stem for path in STACKS]
-    assert template.band_data.attrs["_FillValue"] == -9999 and template.rio.crs == "EPSG:32615"
-    expected = np.stack([rasterio.open(path).read() for path in STACKS])
+    assert template.band_data.attrs["_FillValue"] == -9999
+    assert template.rio.crs == "EPSG:32615"
+    expected = np.stack([direct(path) for path in STACKS])
     np.testing.assert_array_equal(whole(source, "band_data"), expected)
     region = (slice(1, 2), slice(2, 4), slice(10, 20), slice(0, 5))
     copy = pickle.loads(pickle.dumps(source))
@@ -148,7 +154,19 @@ def test_what_keeps_granules_apart_is_said(tmp_path, change, message):
     second, _ = granule(tmp_path / "b.nc", 1, **change)
     with pytest.raises(ConfigError, match=message) as error:
         StackSource([first, second], "time").template()
-    assert "b.nc has" in str(error.value) and "a.nc has" in str(error.value)
+    assert "b.nc has" in str(error.value)
+    assert "a.nc has" in str(error.value)
+
+
+def test_names_of_bands_may_be_missing_but_not_others(tmp_path):
+    values = np.zeros((2, 4, 5), "u1")
+    made = [raster(tmp_path / f"{name}.tif", values) for name in "abc"]
+    for source, names in zip(made, (("red", "nir"), ("red", ""), ("nir", "red")), strict=True):
+        with rasterio.open(source.name, "r+") as file:
+            file.descriptions = names
+    assert list(StackSource(made[:2], "time").template().band_name.values) == ["red", "nir"]
+    with pytest.raises(ConfigError, match=r"c.tif has other values of 'band_name'"):
+        StackSource(made, "time").template()
 
 
 def test_rasters_apart(tmp_path):
@@ -202,7 +220,8 @@ def test_identity_changes_with_one_file(tmp_path):
     made = [granule(tmp_path / f"{index}.nc", index)[0] for index in range(2)]
     source = StackSource(made, "time")
     before = source.identity()
-    assert before == StackSource(made, "time").identity() and before["count"] == 2
+    assert before == StackSource(made, "time").identity()
+    assert before["count"] == 2
     (tmp_path / "1.nc").unlink()
     granule(tmp_path / "1.nc", 1, dtype="f8")
     assert source.identity() != before

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError
 
@@ -68,7 +69,7 @@ def check_alike(first: xr.Dataset, other: xr.Dataset, dim: str, names: tuple[str
                 what = f"another {_WORDS[key]}," if key in _WORDS else f"{key} of {name!r},"
                 refuse(what, _short(found.attrs.get(key)), _short(variable.attrs.get(key)))
         may_differ = dim in variable.dims or not variable.ndim or (name in first.data_vars and is_number(variable))
-        if not may_differ and not same(found.values, variable.values):
+        if not may_differ and not same(*_where_known(found.values, variable.values)):
             refuse(f"other values of {name!r},", _short(found.values), _short(variable.values))
 
 
@@ -86,6 +87,14 @@ def same(one: Any, other: Any) -> bool:
     first, second = np.asarray(one), np.asarray(other)
     floats = first.dtype.kind in "fc" and second.dtype.kind in "fc"
     return bool(np.array_equal(first, second, equal_nan=floats))
+
+
+def _where_known(one: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of texts those that both have: bands without a name may be any."""
+    if one.dtype.kind not in "OSU" or other.dtype.kind not in "OSU":
+        return one, other
+    known = (one != "") & (other != "")
+    return one[known], other[known]
 
 
 def is_number(variable: xr.Variable) -> bool:

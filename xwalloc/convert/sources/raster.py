@@ -6,7 +6,8 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,23 @@ class RasterSource(Source):
         self.name = os.fspath(url)
         self._found: str | None = None
 
-    def open(self) -> Any:
-        """The raster as this thread has it open: GDAL wants one per thread."""
-        handles: Handles[Any] | None = getattr(_PER_THREAD, "handles", None)
-        if handles is None:
-            handles = _PER_THREAD.handles = Handles(8, lambda raster: raster.close())
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """The raster, open in this thread: GDAL wants one per thread, and keeps those on a disk for the next read.
+
+        What lies elsewhere is closed again: rasterio reads Python's files through a registry of the context that they
+        were opened in, which Dask changes with every task, and crashes where a thread ends with one still open.
+        """
         data = self._data()
-        changed = os.stat(data).st_mtime_ns if os.path.exists(data) else None
-        return handles.get((data, changed), lambda: _open(data))
+        if is_url(data):
+            with _open(data) as raster:
+                yield raster
+        else:
+            handles: Handles[Any] | None = getattr(_PER_THREAD, "handles", None)
+            if handles is None:
+                handles = _PER_THREAD.handles = Handles(8, lambda raster: raster.close())
+            changed = os.stat(data).st_mtime_ns if os.path.exists(data) else None
+            yield handles.get((data, changed), lambda: _open(data))
 
     def check(self) -> None:
         """Open it.
@@ -65,24 +75,29 @@ class RasterSource(Source):
         ConfigError
             If that fails; the message says why.
         """
+        with self._checked():
+            pass
+
+    @contextmanager
+    def _checked(self) -> Iterator[Any]:
         try:
-            raster = self.open()
+            with self.opened() as raster:
+                if raster.count == 0:
+                    inside = ", ".join(raster.subdatasets)
+                    raise ConfigError(f"{self.name} has no bands of its own. Give one of its sub-datasets: {inside}.")
+                yield raster
         except OSError as error:
             raise ConfigError(f"{self.name} cannot be read: {error}") from error
-        if raster.count == 0:
-            inside = ", ".join(raster.subdatasets) or "none"
-            raise ConfigError(f"{self.name} has no bands of its own. Give one of its sub-datasets instead: {inside}.")
 
     def template(self) -> xr.Dataset:
         """Bands, grid, CRS, nodata, scale and wavelengths, as rioxarray would find them in a store."""
-        self.check()
-        raster = self.open()
-        dtype = _dtype(raster)
-        bands, attrs = band_metadata(raster, dtype, self.name)
-        grid = grid_metadata(raster, self.name)
-        data = placeholder((raster.count, *raster.shape), dtype)
+        with self._checked() as raster:
+            dtype, shape = _dtype(raster), (raster.count, *raster.shape)
+            bands, attrs = band_metadata(raster, dtype, self.name)
+            grid = grid_metadata(raster, self.name)
         attrs = {**attrs, "grid_mapping": "spatial_ref"} if "spatial_ref" in grid.coords else attrs
-        return xr.Dataset({VARIABLE: (("band", "y", "x"), data, attrs)}, {**bands, **grid.coords}, grid.attrs)
+        data = (("band", "y", "x"), placeholder(shape, dtype), attrs)
+        return xr.Dataset({VARIABLE: data}, {**bands, **grid.coords}, grid.attrs)
 
     def read(self, variable: Hashable, region: Region) -> NDArray[Any]:
         """Part of the raster."""
@@ -91,14 +106,13 @@ class RasterSource(Source):
 
         bands, rows, columns = region
         shape = tuple(part.stop - part.start for part in region)
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE):
-            raster = self.open()
+        window = Window(columns.start, rows.start, shape[2], shape[1])
+        indexes = list(range(bands.start + 1, bands.stop + 1))
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE), self.opened() as raster:
             dtype = _dtype(raster)
             if 0 in shape:
                 return np.empty(shape, dtype)
-            window = Window(columns.start, rows.start, shape[2], shape[1])
-            found = raster.read(list(range(bands.start + 1, bands.stop + 1)), window=window, out_dtype=dtype)
-        return np.asarray(found)
+            return np.asarray(raster.read(indexes, window=window, out_dtype=dtype))
 
     def identity(self) -> dict[str, Any]:
         """Path, size and time of change; of ENVI those of the header as well, of sub-datasets the name."""
@@ -111,10 +125,10 @@ class RasterSource(Source):
 
     def blocks(self, variable: Hashable) -> tuple[int, ...] | None:
         """Blocks of GDAL, with all bands where these lie side by side."""
-        raster = self.open()
-        rows, columns = (max(sizes) for sizes in zip(*raster.block_shapes, strict=True))
-        layout = raster.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "BAND")
-        return (1 if layout == "BAND" else raster.count), rows, columns
+        with self.opened() as raster:
+            rows, columns = (max(sizes) for sizes in zip(*raster.block_shapes, strict=True))
+            layout = raster.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "BAND")
+            return (1 if layout == "BAND" else raster.count), rows, columns
 
     def _data(self) -> str:
         """The file that GDAL opens, looked for once."""
