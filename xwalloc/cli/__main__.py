@@ -1,0 +1,5 @@
+"""``python -m xwalloc.cli``."""
+
+from xwalloc.cli import main
+
+main()
