@@ -173,7 +173,8 @@ def convert(
         if not as_json and not result.complete:
             click.echo(
                 "The store is not complete and its root cannot be opened yet. Run the same command again when the "
-                "cause is repaired; what is written stays. --skip-unreadable goes without sources that cannot be opened.",
+                "cause is repaired; what is written stays. --skip-unreadable goes without sources that cannot be "
+                "opened.",
                 err=True,
             )
         ctx.exit(INCOMPLETE)

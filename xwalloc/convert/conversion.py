@@ -20,6 +20,7 @@ from xwalloc.convert.prepare import finish_groups, is_finished, layout, put_arra
 from xwalloc.convert.replace import Replacement
 from xwalloc.convert.run import Failure, Progress, run
 from xwalloc.convert.sources.find import find
+from xwalloc.convert.sources.opened import release
 from xwalloc.convert.unit import Job
 from xwalloc.convert.workers import Worker, cluster, look
 from xwalloc.errors import ConfigError
@@ -228,7 +229,11 @@ def convert(
             made=layout(preparation.plan, created, missing if skip_unreadable else {}),
             unreadable=preparation.unreadable, skip=skip_unreadable,
         )  # fmt: skip
-        result = task.work(progress or (lambda progress: None))
+        try:
+            result = task.work(progress or (lambda progress: None))
+        finally:
+            release()  # here, where sources were planned
+            connected.run(release)
     if replacement is not None and result.complete:
         replacement.swap()
     return result

@@ -19,6 +19,7 @@ from xwalloc.codec.config import CodecConfig
 from xwalloc.convert import store as objects
 from xwalloc.convert.pairs import Pair, Side, sides
 from xwalloc.convert.sources.base import Region
+from xwalloc.convert.sources.opened import release
 from xwalloc.errors import ConfigError, XwallocError
 from xwalloc.models import library
 from xwalloc.settings import settings, thread_count
@@ -130,14 +131,17 @@ def verify(
     def work(item: tuple[Pair, Region]) -> tuple[int, float, list[Difference]]:
         return compare(*item)
 
-    with settings.set({"device": "cpu"}), ThreadPoolExecutor(thread_count()) as pool:
-        for number, (count, error, found) in enumerate(pool.map(work, todo), 1):
-            path = todo[number - 1][0].path
-            nbytes += count
-            largest[path] = max(largest.get(path, 0.0), error)
-            differences += found
-            if progress is not None:
-                progress(number, len(todo))
+    try:
+        with settings.set({"device": "cpu"}), ThreadPoolExecutor(thread_count()) as pool:
+            for number, (count, error, found) in enumerate(pool.map(work, todo), 1):
+                path = todo[number - 1][0].path
+                nbytes += count
+                largest[path] = max(largest.get(path, 0.0), error)
+                differences += found
+                if progress is not None:
+                    progress(number, len(todo))
+    finally:
+        release()
     return Verification(
         units=units, checked=len(todo), nbytes=nbytes, max_error=largest, differences=tuple(differences)
     )

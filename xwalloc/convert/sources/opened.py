@@ -15,7 +15,7 @@ from xwalloc.convert.sources.base import Region, Source, placeholder
 from xwalloc.convert.sources.handles import Handles
 from xwalloc.errors import ConfigError
 
-__all__ = ["OpenedSource", "undecoded"]
+__all__ = ["OpenedSource", "release", "undecoded"]
 
 # Files that xarray has closed open again by themselves where a thread still reads from them.
 _OPEN: Handles[xr.Dataset] = Handles(32, xr.Dataset.close)
@@ -109,3 +109,8 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def release() -> None:
+    """Close what is kept open for the next read: HDF5 lets nobody write to a file that is open."""
+    _OPEN.clear()
