@@ -74,7 +74,7 @@ def test_killed_at_any_moment_the_same_command_completes(source, whole, tmp_path
             break
         with pytest.raises(FileNotFoundError):
             zarr.open_group(store, mode="r")
-        with pytest.raises(ConfigError, match="whole|Got none"):
+        with pytest.raises(ConfigError, match=r"whole|Got none"):
             verify(source, store)
     assert kills >= 3
     assert chunks(store) == chunks(whole)
@@ -174,7 +174,7 @@ def test_what_is_not_ours_is_never_touched(source, tmp_path, content):
         xr.Dataset({"a": ("x", np.arange(3))}).to_zarr(store, consolidated=False)
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match="not convert|something else"):
+        with pytest.raises(ConfigError, match=r"not convert|something else"):
             convert(source, store, overwrite=overwrite, **SETTINGS)
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
