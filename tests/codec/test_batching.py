@@ -15,6 +15,7 @@ from xwalloc.codec.batching import MOST_ITEMS, Batcher
 from xwalloc.errors import ConfigError
 from xwalloc.models.neural import Architecture, Network
 from xwalloc.models.neural.arithmetic import Layer
+from xwalloc.zarr import Walloc
 
 
 class Device:
@@ -76,7 +77,7 @@ def test_limits_of_a_batch(device):
     device.go_on.set()
     assert futures[-1].result(timeout=60) == 2 * MOST_ITEMS
     assert list(map(len, device.calls)) == [MOST_ITEMS, 1]
-    with settings.set({"batch.max_bytes": 0}), pytest.raises(ConfigError, match="batch.max_bytes"):
+    with settings.set({"batch.max_bytes": 0}), pytest.raises(ConfigError, match="max_bytes"):
         device.batcher.submit(device.twice, 0, nbytes=1)
 
 
@@ -253,28 +254,26 @@ def published_model():
 @pytest.mark.parametrize("name", ["cpu:0", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def test_concurrent_reads_of_a_store_merge_and_keep_values(monkeypatch, tmp_path: Path, name):
     pytest.importorskip("torch", reason="torch is not installed")
-    import xarray as xr
-
     model = published_model()
     rng = np.random.default_rng(0)
     rough = rng.random((3, 64, 64)).cumsum(1).cumsum(2)
-    data = xr.DataArray((rough / rough.max()).astype("f4"), dims=("band", "y", "x"), name="r")
-    data.to_dataset().walloc.to_zarr(
-        tmp_path / "s.zarr", model=model, step=1, channel_dim="band", chunks={"y": 16, "x": 16}, consolidated=False
-    )
-    array = zarr.open_group(tmp_path / "s.zarr", mode="r")["r"]
+    data = (rough / rough.max()).astype("f4")
+    codec = Walloc(channel_axis=0, signal_axes=[1, 2], step=1, model=model)
+    array = zarr.create_array(tmp_path / "s.zarr", data=data, chunks=(3, 16, 16), serializer=codec, compressors=())
     expected = array[...]
     sizes = []
     work = networks._Decode.__call__
     monkeypatch.setattr(networks._Decode, "__call__", lambda self, items: sizes.append(len(items)) or work(self, items))
     on(monkeypatch, name)
     with settings.set({"threads": 1}):
+        counts = set()
         for _ in range(2):  # the pool lends slots once somebody has waited
             sizes.clear()
             found = array[...]
-            assert sum(sizes) == 16
+            counts.add(sum(sizes))
             np.testing.assert_allclose(found, expected, rtol=0, atol=2**-20)
-    assert len(sizes) < 16
+    (learned,) = counts  # others take lattice mode
+    assert len(sizes) < learned <= 16
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from xwalloc.errors import ConfigError
 
@@ -54,13 +54,13 @@ def persist(obj: T, *, client: Client | None = None) -> T:
     ConfigError
         If there is no client, or nothing in the object is lazy.
     """
-    import dask
     import distributed
+    from dask.base import is_dask_collection
 
-    if not dask.is_dask_collection(obj):
+    if not is_dask_collection(obj):
         raise ConfigError(
-            f"Expected an object with Dask arrays to persist. Got {type(obj).__name__} without any. Open the store with "
-            "`xarray.open_zarr(store)`, or give `open_dataset` the argument `chunks={}`."
+            f"Expected an object with Dask arrays to persist. Got {type(obj).__name__} without any. Open the store "
+            "with `xarray.open_zarr(store)`, or give `open_dataset` the argument `chunks={}`."
         )
     if client is None:
         try:
@@ -72,6 +72,5 @@ def persist(obj: T, *, client: Client | None = None) -> T:
     workers = gpu_workers(client)
     logger.info("decoding on %s", f"{len(workers)} workers with GPUs" if workers else "any worker: none offers a GPU")
     # Given here instead of by dask.annotate: annotations of layers are lost when tasks fuse.
-    found: Any = client.persist(obj, resources=GPU if workers else None)
-    persisted: T = found
+    persisted: T = client.persist(obj, resources=GPU if workers else None)  # type: ignore[no-untyped-call]
     return persisted

@@ -42,7 +42,7 @@ from xwalloc.types import Parallel, in_turn
 __all__ = ["apply", "dequantised", "fit", "products", "reach", "rotate", "synthesise"]
 
 Refine = Callable[[NDArray[np.float64], NDArray[np.int32], Plan, NDArray[np.int64], int], None]
-"""Corrects latents in place, from their symbols, plan, magnitude codes and quantum, as `neural.Network.refined` does."""
+"""Corrects latents in place, from symbols, plan, magnitude codes and quantum, as `neural.Network.refined` does."""
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
