@@ -186,7 +186,10 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--out", default="benchmarks/results/convert.json")
     options = parser.parse_args()
-    found = {"machine": f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}", "load before": os.getloadavg()[0]}
+    found = {
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}",
+        "load before": os.getloadavg()[0],
+    }
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         if options.gigabytes:

@@ -1,5 +1,7 @@
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -7,7 +9,7 @@ import weakref
 import pytest
 
 from xwalloc import settings
-from xwalloc.codec import engine
+from xwalloc.codec import devices, engine
 from xwalloc.errors import ConfigError
 
 
@@ -111,3 +113,85 @@ def test_offers_that_nobody_took_keep_nothing_alive():
         go_on.set()
         for blocker in blockers:
             blocker.result(timeout=60)
+
+
+def fresh_devices(monkeypatch):
+    monkeypatch.setattr(devices, "_owners", {})
+    monkeypatch.setattr(devices, "_forked", False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CPU", "cuda:1000", 0, None, True])
+def test_impossible_devices_are_refused(device):
+    with settings.set({"device": device}), pytest.raises(ConfigError, match="XWALLOC_DEVICE"):
+        engine.device()
+
+
+@pytest.mark.parametrize(
+    ("environment", "driver", "reason"),
+    [({"CUDA_VISIBLE_DEVICES": ""}, True, "hides all"), ({"CUDA_VISIBLE_DEVICES": "0"}, False, "driver")],
+)
+def test_cuda_is_never_replaced_in_silence(monkeypatch, environment, driver, reason):
+    pytest.importorskip("torch", reason="torch is not installed")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(devices, "_has_driver", lambda: driver)
+    with settings.set({"device": "auto"}):
+        assert engine.device() == engine.device_kind() == "cpu"
+    for device in ("cuda", "cuda:1"):
+        with settings.set({"device": device}), pytest.raises(ConfigError, match=reason):
+            engine.device()
+
+
+def test_numbers_of_devices(monkeypatch):
+    monkeypatch.setattr(devices, "_cuda_devices", lambda: (2, "this process sees 2 CUDA devices"))
+    for device, expected in (("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")):
+        with settings.set({"device": device}):
+            assert engine.device() == expected
+    with settings.set({"device": "cuda:2"}), pytest.raises(ConfigError, match="sees 2"):
+        engine.device()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_cuda_is_refused_in_a_child_of_a_process_that_used_it(monkeypatch):
+    monkeypatch.setattr(devices, "_owners", {"cuda:0": None})
+    child = os.fork()
+    if child == 0:
+        try:
+            with settings.set({"device": "auto"}):
+                engine.device()
+        except ConfigError as error:
+            os._exit(0 if "spawn" in str(error) and not devices._owners else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_thread_of_a_device_is_one(monkeypatch):
+    fresh_devices(monkeypatch)
+    owner = devices.owner("cpu:0")
+    assert devices.owner("cpu:0") is owner
+    names = {owner.executor.submit(lambda: threading.current_thread().name).result() for _ in range(20)}
+    assert names == {"xwalloc-cpu:0_0"}
+    owner.executor.shutdown()
+
+
+def test_the_device_comes_without_torch():
+    code = (
+        "import sys; from xwalloc.codec import engine; import xwalloc.codec.networks\n"
+        "assert engine.device() == engine.device_kind() == 'cpu'; assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "XWALLOC_DEVICE": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, env=hidden, timeout=120)
+
+
+@pytest.mark.gpu
+def test_the_gpu_of_this_process():
+    import torch
+
+    with settings.set({"device": "auto"}):
+        assert engine.device() == "cuda:0"
+        assert engine.device_kind() == f"cuda: {torch.cuda.get_device_name(0)}"
+    with settings.set({"device": "cuda:99"}), pytest.raises(ConfigError, match="sees"):
+        engine.device()

@@ -15,6 +15,7 @@ from xwalloc.settings import settings
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
+    from xwalloc.convert.placement import persist
     from xwalloc.latents import decode_latents, open_latents
     from xwalloc.models.library import load_model
     from xwalloc.models.model import Model
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Model", "__version__", "decode_latents", "encoding", "errors", "fit", "inspect", "load_model", "open_latents",
-    "open_preview", "settings", "train",
+    "open_preview", "persist", "settings", "train",
 ]  # fmt: skip
 
 HOMES = {
@@ -39,6 +40,7 @@ HOMES = {
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),
+    "persist": ("xwalloc.convert.placement", "persist"),
     "train": ("xwalloc.xarray.train", "train"),
 }
 

@@ -8,24 +8,38 @@ YAML file in ``~/.config/xwalloc``.
 key                       default      meaning
 ========================  ===========  ==========================================================================
 ``threads``               null         kernel threads of this process; null: as many as the process may use
+``device``                auto         where networks run: "cpu", "cuda" (the first CUDA device that this process sees),
+                                       "cuda:1"; "auto": "cuda" where there is one and torch is installed, else "cpu"
+``batch.max_bytes``       1 GiB        memory, about, of chunks that a CUDA device decodes in one call
 ``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape
 ``model_path``            none         folders of shared models, separated as in ``PATH``
 ``model_cache``           null         folder of the user's models; null: ``~/.cache/xwalloc/models``
 ========================  ===========  ==========================================================================
+
+On a Dask cluster, whoever starts a worker for each GPU (dask-cuda does) has CUDA_VISIBLE_DEVICES show a worker its own
+GPU first: it needs no setting.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import donfig
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["decode_limit", "model_folders", "settings", "thread_count"]
+__all__ = ["batch_limit", "decode_limit", "device_choice", "model_folders", "settings", "thread_count"]
 
-DEFAULTS = {"threads": None, "decode": {"max_bytes": 2**31}, "model_path": "", "model_cache": None}
+DEFAULTS = {
+    "threads": None,
+    "device": "auto",
+    "batch": {"max_bytes": 2**30},
+    "decode": {"max_bytes": 2**31},
+    "model_path": "",
+    "model_cache": None,
+}
 
 settings = donfig.Config("xwalloc", defaults=[DEFAULTS])
 
@@ -46,6 +60,33 @@ def thread_count() -> int:
     raise ConfigError(f"Expected xwalloc setting 'threads' to be null or a positive integer. Got {threads!r}.")
 
 
+def device_choice() -> str:
+    """Where networks are to run: "auto", "cpu", "cuda", or "cuda:" and a number.
+
+    Raises
+    ------
+    ConfigError
+        If the setting ``device`` is none of these.
+    """
+    device = settings.get("device")
+    if isinstance(device, str) and re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", device):
+        return device
+    raise ConfigError(
+        f"Expected xwalloc setting 'device' (XWALLOC_DEVICE) to be 'auto', 'cpu', 'cuda' or 'cuda:1'. Got {device!r}."
+    )
+
+
+def batch_limit() -> int:
+    """Memory in bytes, about, of what a device computes in one call.
+
+    Raises
+    ------
+    ConfigError
+        If the setting ``batch.max_bytes`` is not an integer above 0.
+    """
+    return _bytes("batch.max_bytes", "1073741824")
+
+
 def decode_limit() -> int:
     """Largest array, in bytes, that a frame may claim where the caller does not say its shape.
 
@@ -54,12 +95,14 @@ def decode_limit() -> int:
     ConfigError
         If the setting ``decode.max_bytes`` is not an integer above 0.
     """
-    limit = settings.get("decode.max_bytes")
+    return _bytes("decode.max_bytes", "2147483648")
+
+
+def _bytes(key: str, example: str) -> int:
+    limit = settings.get(key)
     if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         return limit
-    raise ConfigError(
-        f"Expected xwalloc setting 'decode.max_bytes' to be a number of bytes, such as 2147483648. Got {limit!r}."
-    )
+    raise ConfigError(f"Expected xwalloc setting {key!r} to be a number of bytes, such as {example}. Got {limit!r}.")
 
 
 def model_folders() -> list[Path]:

@@ -221,7 +221,7 @@ def test_forged_weights(frame, model):
 def test_a_network_that_yields_no_numbers(frame, model, monkeypatch):
     from xwalloc.models.published import Published
 
-    monkeypatch.setattr(Published, "decode", lambda *_, single=False: np.full((1, *SHAPE), np.nan))
+    monkeypatch.setattr(Published, "decode", lambda *_, **__: np.full((1, *SHAPE), np.nan))
     assert outcome(frame) is None
     assert frame_of(model, step=1).header.mode != Mode.LEARNED
 

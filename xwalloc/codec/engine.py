@@ -4,6 +4,9 @@ Whole chunks enter the pool through `submit` and `run`; a chunk that is being co
 threads through `map_parallel`. Offers wait in the same queue behind the chunks, so chunks come first, and parts are
 shared only when cores would be idle otherwise. Nobody ever waits for work that has not begun: whoever called
 `map_parallel` does the parts that nobody took. Hence it may be nested and called from any thread without deadlock.
+
+Networks run on the `device` of the process. What goes to a CUDA device waits in `wait`, and another chunk gets the core
+meanwhile: chunks come together there that the device can compute in one call, on a worker with a single thread, too.
 """
 
 from __future__ import annotations
@@ -19,39 +22,86 @@ from typing import Any, Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from xwalloc.codec.batching import MOST_ITEMS
+from xwalloc.codec.devices import device, device_kind
 from xwalloc.settings import settings, thread_count
 
-__all__ = ["blas_in_one_thread", "device_kind", "map_parallel", "run", "submit"]
+__all__ = ["blas_in_one_thread", "device", "device_kind", "map_parallel", "run", "submit", "wait"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Pool:
-    """The pool of this process, made when it is first needed and again when its size is set to another value."""
+    """The pool of this process, made when it is first needed and again when its size is set to another value.
+
+    As many of its threads compute as there are slots. Once somebody has waited for a device, there are more threads
+    than slots: whoever waits has none.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.local = threading.local()
         self.executor: ThreadPoolExecutor | None = None
-        self.size = 0
+        self.size = self.waiters = self.built = 0
+        self.slots = threading.Semaphore(0)
 
     def submit(self, fn: Callable[..., R], *args: Any) -> Future[R]:
+        """Compute ``fn(*args)`` as soon as there is a slot."""
+        executor, slots = self.now()
+        return executor.submit(self.compute, slots, fn, *args)
+
+    def offer(self, fn: Callable[[], None]) -> Future[None]:
+        """Call a function if there is a slot when its turn comes; else forget it."""
+        executor, slots = self.now()
+        return executor.submit(self.help, slots, fn)
+
+    def now(self) -> tuple[ThreadPoolExecutor, threading.Semaphore]:
+        """Threads and slots."""
         size = available_threads()
         with self.lock:
-            if self.executor is None or self.size != size:
+            if self.size != size:
+                self.size, self.slots = size, threading.Semaphore(size)
+                self.built = 0
+            if self.executor is None or self.built != size + self.waiters:
                 if self.executor is not None:
                     self.executor.shutdown(wait=False)  # finishes what it was given
-                self.size = size
-                self.executor = ThreadPoolExecutor(size, "xwalloc", initializer=self.mark)
-            return self.executor.submit(fn, *args)
+                self.built = size + self.waiters
+                self.executor = ThreadPoolExecutor(self.built, "xwalloc")
+            return self.executor, self.slots
 
-    def mark(self) -> None:
-        self.local.inside = True
+    def compute(self, slots: threading.Semaphore, fn: Callable[..., R], *args: Any) -> R:
+        slots.acquire()
+        return self.holding(slots, fn, *args)
+
+    def help(self, slots: threading.Semaphore, fn: Callable[[], None]) -> None:
+        # Whoever made the offer holds a slot and waits for it: it must not wait for a slot.
+        if slots.acquire(blocking=False):
+            self.holding(slots, fn)
+
+    def holding(self, slots: threading.Semaphore, fn: Callable[..., R], *args: Any) -> R:
+        self.local.slots = slots
+        try:
+            return fn(*args)
+        finally:
+            self.local.slots = None
+            slots.release()
+
+    def wait(self, future: Future[R]) -> R:
+        """The result of what is computed elsewhere; lends the slot of the calling thread to others meanwhile."""
+        slots = getattr(self.local, "slots", None)
+        if slots is None:
+            return future.result()
+        self.waiters = MOST_ITEMS
+        slots.release()
+        try:
+            return future.result()
+        finally:
+            slots.acquire()
 
     def inside(self) -> bool:
         """Whether the calling thread belongs to the pool."""
-        return getattr(self.local, "inside", False)
+        return getattr(self.local, "slots", None) is not None
 
 
 pool = Pool()
@@ -88,6 +138,11 @@ def run(fn: Callable[..., R], *args: Any) -> R:
     return fn(*args) if pool.inside() else pool.submit(fn, *args).result()
 
 
+def wait(future: Future[R]) -> R:
+    """The result of what a device computes, for which another chunk may use the core of this one."""
+    return pool.wait(future)
+
+
 def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """``[fn(item) for item in items]``, with the help of idle threads of the pool.
 
@@ -108,7 +163,7 @@ def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:
     if helpers < 1:
         return [fn(item) for item in todo]
     work = _Work(fn, todo)
-    offers = [pool.submit(work.drain) for _ in range(helpers)]
+    offers = [pool.offer(work.drain) for _ in range(helpers)]
     work.drain()
     for offer in offers:
         if not offer.cancel():
@@ -178,8 +233,3 @@ def blas_in_one_thread() -> Iterator[None]:
             if _blas_users == 0:
                 _blas_limit.restore_original_limits()
                 _blas_limit = None
-
-
-def device_kind() -> str:
-    """Kind of the device that chunks are computed on."""
-    return "cpu"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.bitstream.frame import Section
-from xwalloc.codec import lattice_mode
+from xwalloc.codec import lattice_mode, networks
 from xwalloc.codec.bound import stored
 from xwalloc.codec.examine import Examine
 from xwalloc.codec.transform_mode import Target
@@ -204,10 +204,15 @@ def draft(
     if scale:
         with np.errstate(over="ignore"):
             x[...] = (samples.reshape(x.shape).astype(np.float64) - offset) / scale
-    latents = published.encode(x)
     shape = _latent_shape(published, samples.shape)
-    x = published.decode(latents, extent)
-    deviation = np.abs(published.decode(latents, extent, single=True) - x).max()
+
+    def see(device: str) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+        latents = published.encode(x, device)
+        exact = published.decode(latents, extent, device=device)
+        return latents, exact, published.decode(latents, extent, device=device, single=True)
+
+    latents, x, rough = networks.alone(see)
+    deviation = np.abs(rough - x).max()
     if not deviation <= STABLE:  # NaN among them
         return None
     try:
@@ -325,7 +330,7 @@ def decode(
         codes, streams = split_codes(sections[Section.RESIDUAL], shape[1])
         found = decode_residuals(streams, codes, shape, mask, dimensions, contents.parallel, region, None)
         residuals = found[region]
-    x = contents.published.decode(contents.latents, shape[-dimensions:])
+    x = networks.decode_published(contents.published, contents.latents, shape[-dimensions:])
     if not np.isfinite(x).all():
         raise FormatError("The network of the frame's model does not yield numbers for its latents.")
     within = x.reshape(-1, *shape[1:])[:, *region[1:]]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing, squares
+from xwalloc.codec.networks import refined
 from xwalloc.codec.transform_sections import (
     LINEAR,
     NAMED,
@@ -230,9 +232,9 @@ def encode(
         return None
     if network is not None:
         with suppress(BudgetError):
-            refined = attempt(network)
-            if refined.cost < kept.cost:
-                kept, kind = refined, REFINED
+            other = attempt(network)
+            if other.cost < kept.cost:
+                kept, kind = other, REFINED
     if shared is None:
         description, codes = head(LINEAR, finish, profile) + model_bytes, b""
         if kept.codes is not None:
@@ -289,7 +291,8 @@ def _latents(model: LinearModel, symbols: NDArray[np.int32], network: Network | 
     BudgetError
         If a partial sum of their synthesis, or of what follows, could be inexact.
     """
-    latents = linear.synthesise(model, symbols, map_parallel, network)
+    refine = None if network is None else partial(refined, network)
+    latents = linear.synthesise(model, symbols, map_parallel, refine)
     if not _fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
         raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
     return latents

@@ -13,7 +13,7 @@ model of the whole array.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,13 @@ from xwalloc.models.fitted import Fitted
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
+from xwalloc.transform.tree import Plan
 from xwalloc.types import Parallel, in_turn
 
-if TYPE_CHECKING:
-    from xwalloc.models.neural import Network
-
 __all__ = ["apply", "dequantised", "fit", "products", "reach", "rotate", "synthesise"]
+
+Refine = Callable[[NDArray[np.float64], NDArray[np.int32], Plan, NDArray[np.int64], int], None]
+"""Corrects latents in place, from symbols, plan, magnitude codes and quantum, as `neural.Network.refined` does."""
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
@@ -358,9 +359,9 @@ def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:
 
 
 def synthesise(
-    model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel, network: Network | None = None
+    model: LinearModel, symbols: NDArray[np.int32], parallel: Parallel, refine: Refine | None = None
 ) -> NDArray[np.float64]:
-    """Latents before the basis, integers in units, refined by a network if one is given: (batch, rank, n).
+    """Latents before the basis, integers in units, refined if something does that: (batch, rank, n).
 
     Raises
     ------
@@ -368,8 +369,8 @@ def synthesise(
         If a partial sum could reach 2^53.
     """
     coefficients = dequantised(model, symbols, parallel)
-    if network is not None:
-        network.refined(coefficients, symbols, model.grid.plan, model.codes, model.quantum, parallel)
+    if refine is not None:
+        refine(coefficients, symbols, model.grid.plan, model.codes, model.quantum)
     latents = model.grid.inverse(coefficients, model.filter_shift, parallel)
     return latents.reshape(*symbols.shape[:2], -1)
 

@@ -104,22 +104,19 @@ class Published:
             raise FormatError("The model has weights that are not finite.")
         return cls(architecture=architecture, limits=span, weights=arrays)
 
-    @cached_property
-    def double(self) -> Codec:
-        """The module in float64."""
-        return self._module("float64")
-
-    @cached_property
-    def single(self) -> Codec:
-        """The module in float32."""
-        return self._module("float32")
-
-    def _module(self, dtype: str) -> Codec:
+    def module(self, dtype: str, device: str = "cpu") -> Codec:
+        """The module in "float32" or "float64", on a device of torch; made once for each."""
         import torch
 
-        module = self.architecture.build("meta").to(getattr(torch, dtype)).to_empty(device="cpu")
-        module.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
-        return module.eval()
+        if (dtype, device) not in self._modules:
+            module = self.architecture.build("meta").to(getattr(torch, dtype)).to_empty(device=device)
+            module.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
+            self._modules[dtype, device] = module.eval()
+        return self._modules[dtype, device]
+
+    @cached_property
+    def _modules(self) -> dict[tuple[str, str], Codec]:
+        return {}
 
     @cached_property
     def size(self) -> int:
@@ -180,19 +177,35 @@ class Published:
             low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
         return low / 2 + high / 2, high - low
 
-    def encode(self, x: NDArray[np.float64]) -> NDArray[np.int32]:
+    def working_bytes(self, signal: Sequence[int]) -> int:
+        """Memory, about, that decoding a batch item takes: a few of the widest layers, and its attention."""
+        a = self.architecture
+        positions = math.prod(self.latent_signal(signal))
+        layers = 6 * positions * max(a.coefficients, a.latent_channels, a.decoder_width)
+        return 8 * (layers + (2 * positions**2 if a.decoder_width and a.dimensions == 2 else 0))
+
+    def encode(self, x: NDArray[np.float64], device: str = "cpu") -> NDArray[np.int32]:
         """Latents (batch, latent, *positions) of x (batch, channel, *signal); the last samples are continued.
 
-        Values beyond -1/2 and 1/2 count as these.
+        Values beyond -1/2 and 1/2 count as these. `device` is one of torch.
         """
         import torch
 
         widths = [(0, 0), (0, 0), *((0, -n % self.patch) for n in x.shape[2:])]
         padded = np.pad(np.clip(x, -0.5, 0.5).astype(np.float32), widths, mode="edge")
-        items = [self.single.encode(torch.from_numpy(item[None])).numpy() for item in padded]
+        module = self.module("float32", device)
+        items = [module.encode(torch.from_numpy(item[None]).to(device)).cpu().numpy() for item in padded]
         return np.concatenate(items).astype(np.int32)
 
-    def decode(self, latents: NDArray[Any], signal: Sequence[int], *, single: bool = False) -> NDArray[np.float64]:
+    def decode(
+        self,
+        latents: NDArray[Any],
+        signal: Sequence[int],
+        *,
+        single: bool = False,
+        device: str = "cpu",
+        at_once: int = 1,
+    ) -> NDArray[np.float64]:
         """x (batch, channel, *signal) of latents (batch, latent, *positions).
 
         Parameters
@@ -203,14 +216,19 @@ class Published:
             Extent of the signal axes.
         single
             Whether to compute in float32.
+        device
+            Of torch.
+        at_once
+            Batch items that the network sees together, each as a whole: memory is that of so many.
         """
         import torch
 
-        module = self.single if single else self.double
+        module = self.module("float32" if single else "float64", device)
         crop = tuple(slice(n) for n in signal)
         x = np.empty((len(latents), self.architecture.channels, *signal))
-        for item, out in zip(latents, x, strict=True):  # networks see a batch item as a whole: memory is that of one
-            out[...] = module.decode(torch.from_numpy(np.ascontiguousarray(item[None])))[0].numpy()[:, *crop]
+        for start in range(0, len(latents), at_once):
+            part = torch.from_numpy(np.ascontiguousarray(latents[start : start + at_once])).to(device)
+            x[start : start + at_once] = module.decode(part).cpu().numpy()[:, :, *crop]
         return x
 
     def latents_of(self, samples: NDArray[Any]) -> NDArray[np.int32]:
@@ -326,7 +344,7 @@ def module_of(model: Model) -> Codec:
     """
     if model.kind != PUBLISHED:
         raise ConfigError(f"Expected a model of kind {PUBLISHED!r}. Got one of kind {model.kind!r}.")
-    return copy.deepcopy(model.published.single)
+    return copy.deepcopy(model.published.module("float32"))
 
 
 def import_checkpoint(

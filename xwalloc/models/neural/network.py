@@ -19,7 +19,7 @@ hold only zeros, and nothing is spent on them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -49,6 +49,9 @@ PLACES, DEVICE_PLACES = 1 << 15, 1 << 20
 """Places of a grid, times components, that are worked on at once on a CPU, on other devices."""
 
 VERSION = 1
+
+Piece = tuple[int, int, int]
+"""A batch item and a range of its components."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,7 +161,8 @@ class Network:
         plan
             Geometry; axes before the network's signal axes have extent 1.
         codes
-            Shape (rank, subband), int: magnitude codes of the symbols (`bitstream.contexts`), subbands as in `plan`.
+            Shape (rank, subband) or (batch, rank, subband), int: magnitude codes of the symbols, of all batch items or
+            of each (`bitstream.contexts`), subbands as in `plan`.
         parallel
             Runs a function over items, perhaps on several threads.
 
@@ -173,7 +177,7 @@ class Network:
         """
         kind, xp = self.architecture, array_namespace(symbols)
         batch, rank = symbols.shape[:2]
-        if tuple(symbols.shape[2:]) != plan.shape or codes.shape != (rank, len(plan.subbands)):
+        if tuple(symbols.shape[2:]) != plan.shape or codes.shape[-2:] != (rank, len(plan.subbands)):
             raise ConfigError(
                 f"Expected symbols of (batch, rank, {plan.shape}) and codes of (rank, {len(plan.subbands)}). "
                 f"Got {tuple(symbols.shape)} and {codes.shape}."
@@ -182,18 +186,26 @@ class Network:
             raise ConfigError(f"Expected {kind.rank} components for this network. Got {rank}.")
         corrections = xp.zeros(symbols.shape, dtype=xp.int8, device=device(symbols))
         flat = xp.reshape(symbols, (batch, rank, -1))
+        codes, on_cpu = np.broadcast_to(codes, (batch, *codes.shape[-2:])), is_numpy_array(symbols)
         jobs = [
-            (item, view, first, last, rows)
+            (view, rows, pieces)
             for view in self.views(plan)
-            for item in range(batch)
-            for first, last in self._blocks(view, codes, is_numpy_array(symbols))
-            for rows in self._slabs(view, is_numpy_array(symbols))
+            for rows in self._slabs(view, on_cpu)
+            for pieces in _together(
+                [(i, *block) for i in range(batch) for block in self._blocks(view, codes[i], on_cpu)],
+                1 if on_cpu else max(1, DEVICE_PLACES // math.prod(n + 1 for n in view.grid)),
+            )
         ]
 
-        def work(job: tuple[int, View, int, int, slice]) -> None:
-            item, view, first, last, rows = job
-            found, seen = self._corrected(flat[item, ...], view, codes, first, last, rows)
-            _put(corrections[item, first:last, ...], found, view, seen, rows, plan.shape)
+        def work(job: tuple[View, slice, list[Piece]]) -> None:
+            view, rows, pieces = job
+            found, seen = self._corrected(flat, view, codes, pieces, rows)
+            start = 0
+            for item, first, last in pieces:
+                count = last - first if kind.kind == "shared" else 1
+                part = found[:, start : start + count, ...]
+                _put(corrections[item, first:last, ...], part, view, seen, rows, plan.shape)
+                start += count
 
         parallel(work, jobs)
         return corrections
@@ -206,6 +218,7 @@ class Network:
         codes: NDArray[np.int64],
         quantum: int,
         parallel: Parallel = in_turn,
+        correct: Callable[[NDArray[np.int32], NDArray[np.int64]], NDArray[np.int8]] | None = None,
     ) -> None:
         """Correct dequantised latents in place.
 
@@ -217,12 +230,14 @@ class Network:
             As for `correct`; components that a network of a fixed band set has beyond these are taken for zeros.
         quantum
             Units per step.
+        correct
+            What makes corrections of symbols and codes in the place of `correct`, to the same bits.
         """
         rank = symbols.shape[1]
         if (beyond := self.architecture.rank - rank) > 0:
             symbols = np.pad(symbols, [(0, 0), (0, beyond), *[(0, 0)] * len(plan.shape)])
             codes = np.pad(codes, [(0, beyond), (0, 0)])
-        corrections = self.correct(symbols, plan, codes, parallel)
+        corrections = correct(symbols, codes) if correct else self.correct(symbols, plan, codes, parallel)
 
         def work(k: int) -> None:
             latents[:, k] = refine(latents[:, k], corrections[:, k], quantum)
@@ -249,16 +264,23 @@ class Network:
         most = max(2 * self.architecture.reach, (PLACES if on_cpu else DEVICE_PLACES) // math.prod(n + 1 for n in rest))
         return [slice(start, min(start + most, rows)) for start in range(0, rows, most)]
 
+    def working_bytes(self) -> int:
+        """Memory, about, that a coefficient takes on a device: planes of the widest layer, and corrections."""
+        kind = self.architecture
+        return 16 + 8 * max(kind.planes, kind.outputs, *kind.widths) // kind.corrected
+
     def _corrected(
-        self, symbols: Any, view: View, codes: NDArray[np.int64], first: int, last: int, rows: slice
+        self, symbols: Any, view: View, codes: NDArray[np.int64], pieces: Sequence[Piece], rows: slice
     ) -> tuple[Any, slice]:
         """Corrections (own plane, item, row, ...) of rows and some around them, and which rows these are."""
         kind, xp = self.architecture, array_namespace(symbols)
         seen = slice(max(0, rows.start - kind.reach), min(view.grid[0], rows.stop + kind.reach))
         part = replace(view, index=view.index[:, seen])
         shared = kind.kind == "shared"
-        planes, signs = inputs(symbols, part, kind.shape.lows, first, last, shared)
-        spectral = self.codes.astype(np.int64) @ spectral_codes(codes[:, list(view.subbands)], first, last, shared)
+        parts = [inputs(symbols[i, ...], part, kind.shape.lows, first, last, shared) for i, first, last in pieces]
+        planes, signs = (xp.concat(each, axis=1) if len(pieces) > 1 else each[0] for each in zip(*parts, strict=True))
+        near = [spectral_codes(codes[i][:, list(view.subbands)], first, last, shared) for i, first, last in pieces]
+        spectral = self.codes.astype(np.int64) @ np.concatenate(near, axis=1)
         extra = xp.asarray(spectral.astype(np.float32), device=device(symbols))
         flat = a.pad(xp.astype(planes, xp.float32))
         *hidden, output = self._prepared(flat)
@@ -280,6 +302,21 @@ class Network:
     @cached_property
     def _cache(self) -> dict[tuple[str, str], list[a.Prepared]]:
         return {}
+
+
+def _together(pieces: Sequence[Piece], most: int) -> Iterator[list[Piece]]:
+    """Pieces, so many together as have no more than `most` components, or single."""
+    found: list[Piece] = []
+    count = 0
+    for piece in pieces:
+        size = piece[2] - piece[1]
+        if found and count + size > most:
+            yield found
+            found, count = [], 0
+        found.append(piece)
+        count += size
+    if found:
+        yield found
 
 
 def _expect(name: str, tensor: Any, dtype: type[np.generic], shape: Sequence[int]) -> None:

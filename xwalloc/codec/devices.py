@@ -1,0 +1,135 @@
+"""On which device networks of this process run, and the thread and batcher of each CUDA device.
+
+torch is imported only where the setting ``device`` allows for CUDA, torch is installed and there is a driver. A CUDA
+worker of Dask sees its own device first (CUDA_VISIBLE_DEVICES), so that "cuda" is that one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from xwalloc.codec.batching import Batcher
+from xwalloc.errors import ConfigError
+from xwalloc.settings import device_choice
+
+__all__ = ["CPU", "Owner", "device", "device_kind", "owner"]
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The one thread that uses a device: an executor for what runs alone, a batcher for what may be merged."""
+
+    executor: Executor
+    batcher: Batcher
+
+
+_lock = threading.Lock()
+_owners: dict[str, Owner] = {}
+_forked = False
+"""Whether a parent of this process used CUDA, which does not survive a fork."""
+
+
+def _reset() -> None:
+    """Forget the devices of the parent process."""
+    global _lock, _owners, _forked
+    _forked = _forked or any(name != CPU for name in _owners)
+    _lock, _owners = threading.Lock(), {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset)
+
+
+def device() -> str:
+    """Where networks run: "cpu", "cuda:0", "cuda:1" ...
+
+    Raises
+    ------
+    ConfigError
+        If the setting ``device`` asks for a CUDA device that this process cannot use, or is impossible.
+    """
+    wanted = device_choice()
+    if wanted == CPU:
+        return CPU
+    if _forked:
+        raise ConfigError(
+            "Expected a process that can use CUDA. This one was forked from one that had used it. Start workers with "
+            "the method 'spawn' or 'forkserver', or set XWALLOC_DEVICE=cpu."
+        )
+    count, reason = _cuda_devices()
+    if wanted == "auto":
+        return "cuda:0" if count else CPU
+    number = int(wanted.partition(":")[2] or 0)
+    if number >= count:
+        raise ConfigError(
+            f"Expected a CUDA device for the xwalloc setting 'device' (XWALLOC_DEVICE), {wanted!r}. "
+            f"Got none: {reason}. Use a machine that has one, or set the device to 'auto' or 'cpu'."
+        )
+    return f"cuda:{number}"
+
+
+def device_kind() -> str:
+    """What `device` is, for records: "cpu", or "cuda: " and the name of the GPU.
+
+    Raises
+    ------
+    ConfigError
+        As `device` does.
+    """
+    name = device()
+    if name == CPU:
+        return CPU
+    import torch
+
+    return f"cuda: {owner(name).executor.submit(torch.cuda.get_device_name, name).result()}"
+
+
+def owner(name: str) -> Owner:
+    """The thread of a device, made when it is first needed."""
+    with _lock:
+        if name not in _owners:
+            executor = ThreadPoolExecutor(1, f"xwalloc-{name}", initializer=_enter, initargs=(name,))
+            _owners[name] = Owner(executor, Batcher(executor))
+        return _owners[name]
+
+
+def _enter(name: str) -> None:
+    """What the thread of a device does first."""
+    if name.startswith("cuda"):
+        import torch
+
+        torch.cuda.set_device(name)
+
+
+def _cuda_devices() -> tuple[int, str]:
+    """How many CUDA devices this process can use, and why not more; imports torch only where there may be some."""
+    if find_spec("torch") is None:
+        return 0, "torch is not installed (pip install 'xwalloc[torch]')"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return 0, f"CUDA_VISIBLE_DEVICES={visible!r} hides all"
+    if not _has_driver():
+        return 0, "this machine has no driver of NVIDIA"
+    import torch
+
+    if torch.version.cuda is None:
+        return 0, "the torch that is installed is one without CUDA"
+    count = int(torch.cuda.device_count())
+    return count, f"this process sees {count} CUDA device{'s' * (count != 1)}"
+
+
+def _has_driver() -> bool:
+    """Whether the library of the CUDA driver is there; to load it starts nothing."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
