@@ -89,7 +89,7 @@ def test_differences_are_exact_and_rounded_up(dtype):
 
 def test_a_bound_missed_by_less_than_rounding():
     a, b = np.array([1.0]), np.array([-1e-20])
-    found = gather(a, b, [np.s_[0:1]], bound=1.0)
+    found = gather(a, b, [(slice(0, 1),)], bound=1.0)
     assert found.missed == 1
     assert found.overall.max_error > 1.0
 
