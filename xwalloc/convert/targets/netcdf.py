@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xwalloc.convert.targets.contents import Contents, attribute
-from xwalloc.errors import ConfigError
+from xwalloc.errors import ConfigError, XwallocError
 
 __all__ = ["write_netcdf"]
 
@@ -55,6 +55,8 @@ def write(dataset: xr.Dataset, target: Path, group: str, encoding: dict[Any, dic
             target, mode="a" if target.exists() else "w", group=group or None, format="NETCDF4", engine="netcdf4",
             encoding=encoding,
         )  # fmt: skip
+    except XwallocError:
+        raise  # a damaged chunk is not NetCDF's matter
     except (ValueError, TypeError) as error:
         raise ConfigError(
             f"Expected names, types and attributes that NetCDF can hold in group {group or '/'!r}. Got: {error} "
