@@ -134,6 +134,7 @@ def test_geotiff(store, tmp_path):
     assert alone("import rasterio; print(rasterio.open(sys.argv[1]).count)", target) == "5"
 
 
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray's own
 def test_a_real_tile_of_enmap(tmp_path):
     rioxarray = pytest.importorskip("rioxarray")
     rasterio = pytest.importorskip("rasterio")

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 __all__ = ["Line", "bar", "colours", "histogram", "lines", "png", "stretch"]
@@ -69,23 +69,22 @@ def lines(
     y: str,
     *,
     level: float | None = None,
-    bands: Sequence[tuple[Any, Any, Any, str]] = (),
-    width: float = 6.2,
     zero: bool = False,
 ) -> str:
-    """Lines over a common axis, with a level (a bound) if there is one; `bands` fill between two lines."""
-    with axes(width, 2.3, x, y) as (axis, out):
-        for places, low, high, colour in bands:
-            axis.fill_between(places, low, high, color=colour, linewidth=0.8, alpha=0.9)
+    """Lines over a common axis, with a level (a bound) if there is one."""
+    with axes(6.2, 2.3, x, y) as (axis, out):
         for places, values, colour, style in drawn:
             few = len(places) <= 16
             axis.plot(places, values, color=colour, linestyle="none" if style == "." else style,
                       marker="o" if few or style == "." else None, markersize=3)  # fmt: skip
+        if all(np.asarray(places).dtype.kind in "iu" for places, *_ in drawn):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if level is not None:
             axis.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1)
             axis.annotate("bound", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
         if zero:
-            axis.set_ylim(bottom=0)
+            highest = max([level or 0.0, *(float(np.nanmax(v, initial=0)) for _, v, _, _ in drawn)])
+            axis.set_ylim(0, 1.18 * highest or 1.0)
     return out[0]
 
 

@@ -110,6 +110,8 @@ def settings(value: Any) -> list[tuple[str, str, bool]]:
     for key, item in (value.items() if isinstance(value, dict) else [("value", value)]):
         if key == "model" and isinstance(item, dict):
             item = item.get("id", "inline")
+        if isinstance(item, list | tuple) and all(isinstance(one, str | int | float) for one in item):
+            item = ", ".join(map(str, item))
         if isinstance(item, dict) or (isinstance(item, list) and len(str(item)) > 80):
             text = json.dumps(item, indent=2, ensure_ascii=False, default=str)
             lines = [plain(line, 400) for line in text.splitlines()[:200]]
