@@ -40,7 +40,9 @@ def page(ds, folder, **arguments):
     ds.to_zarr(folder / "s.zarr", encoding=xwalloc.encoding(ds, **arguments), consolidated=False)
     root = zarr.open_group(folder / "s.zarr", mode="r")
     pairs = [Stored(root[name], v.values, v, name) for name, v in ds.data_vars.items()]
-    target = write_page(pairs, folder / "page.html", title=HOSTILE, provenance={HOSTILE: [HOSTILE], "n": {"a": HOSTILE}})
+    target = write_page(
+        pairs, folder / "page.html", title=HOSTILE, provenance={HOSTILE: [HOSTILE], "n": {"a": HOSTILE}}
+    )
     assert sorted(path.name for path in folder.iterdir()) == ["page.html", "s.zarr"]
     return target.read_text("utf-8"), pairs
 
@@ -67,7 +69,12 @@ def test_figures_of_a_cube(tmp_path):
     assert f"<dd>{error.max():.5g} K</dd>" in text
     assert f"<dd>{pairs[0].array.nbytes / pairs[0].array.nbytes_stored():.4g}</dd>" in text
     assert "Every value lies within the bound" in text
-    for words in ("compression ratio of chunks", "Spectra of four pixels", "largest error of each pixel", "spectral angle"):
+    for words in (
+        "compression ratio of chunks",
+        "Spectra of four pixels",
+        "largest error of each pixel",
+        "spectral angle",
+    ):
         assert words in text
     assert text.count("<img") == 5
 

@@ -108,7 +108,10 @@ def test_netcdf(store, tmp_path):
         assert found["cube"].attrs["_FillValue"] == np.int16(-32768)
         assert found["cube"].encoding["chunksizes"] == (5, 32, 32)
         assert json.loads(found.attrs["xwalloc"])["bound"] == 0.05
-    with xr.open_dataset(target, decode_coords="all") as found, xr.open_zarr(store, decode_coords="all", consolidated=False) as ours:
+    with (
+        xr.open_dataset(target, decode_coords="all") as found,
+        xr.open_zarr(store, decode_coords="all", consolidated=False) as ours,
+    ):
         np.testing.assert_array_equal(found.cube, ours.cube)
         np.testing.assert_array_equal(found.mask, ours.mask)
         assert found.label.values.tolist() == ours.label.values.tolist()
@@ -142,7 +145,7 @@ def test_a_real_tile_of_enmap(tmp_path):
         pytest.skip("../shared/data is not here")
     with rioxarray.open_rasterio(TILE) as source:
         source.to_dataset(name="reflectance").walloc.to_zarr(
-            tmp_path / "store.zarr", max_error={"reflectance": 8.0}, channel_dim="band"
+            tmp_path / "store.zarr", max_error={"reflectance": 8.0}, channel_dim="band", consolidated=False
         )
     target = export(tmp_path / "store.zarr", tmp_path / "back.tif")
     with rasterio.open(target) as found, rasterio.open(TILE) as before:

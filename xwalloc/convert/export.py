@@ -102,7 +102,11 @@ def check_target(path: Path, kind: str, store: Any, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     is_store = path.is_dir() and any((path / name).is_file() for name in STORE_FILES)
-    if path.is_symlink() or (path.is_dir() and not (kind == "zarr" and is_store)) or (kind == "zarr" and path.is_file()):
+    if (
+        path.is_symlink()
+        or (path.is_dir() and not (kind == "zarr" and is_store))
+        or (kind == "zarr" and path.is_file())
+    ):
         raise ConfigError(
             f"Expected {path} to be free, or what may be replaced by {kind}. Got something else, which is never "
             "deleted. Choose another name, or move it away yourself."

@@ -26,6 +26,7 @@ def section(pair: Pair) -> dict[str, Any]:
     scale, axes = Scale(pair.template), Axes.of(pair)
     found = measure(pair, composite(pair.template, axes.channel), scale.offset / scale.factor)
     overall, whole = found.comparison.overall, found.comparison
+    ours = pair.configuration is not None
     stored = pair.array.nbytes_stored()
     unit = f" {scale.unit}" if scale.unit else ""
     exact = whole.missed == 0 and whole.changed == 0 and overall.count > 0 and overall.max_error == 0
@@ -50,7 +51,7 @@ def section(pair: Pair) -> dict[str, Any]:
         "ratio": number(pair.array.nbytes / max(stored, 1), 4), "error": number(scale.error(overall.max_error)) + unit,
         "snr": number(overall.snr, 4), "shape": f"{dims}; {pair.array.dtype.name}", "bytes": bytes_words(stored),
         "raw": bytes_words(pair.array.nbytes), "good": whole.within, "verdict": verdict(found, pair, exact),
-        "invalid": whole.invalid, "pictures": pictures(found, pair, scale), "plots": plots(found, pair, scale),
+        "invalid": whole.invalid, "pictures": pictures(found, pair, scale) if ours else [], "plots": plots(found, pair, scale) if ours else [],
         "bands": bands(found, pair, scale), "worst": table(whole.worst, pair, scale),
         "changed": table(whole.changed_places, pair, scale), "attributes": settings(dict(attrs)),
         "settings": settings({**(pair.configuration or {"codec": "another one, exact"}),
@@ -160,7 +161,7 @@ def plots(found: Findings, pair: Pair, scale: Scale) -> list[dict[str, Any]]:
         has = found.bound is not None and found.bound.max() > 0
         same = found.bound is None or found.bound.min() == found.bound.max()
         factor = scale.error(float(whole.unit[0])) if same else 1.0
-        label = f"decoded − original{unit}" if same else "decoded − original, in bounds of its channel"
+        label = f"decoded \u2212 original{unit}" if same else "decoded \u2212 original, in bounds of its channel"
         edges, counts = steps(found, pair) if has else (whole.errors.edges, whole.errors.counts)
         add(figures.histogram(edges * factor, counts, label, bound=factor if has else None), "Errors")
     if math.isfinite(whole.angle[0]) and whole.angle[1] > 0:
@@ -216,7 +217,9 @@ def segments(found: Findings, pair: Pair, scale: Scale, unit: str) -> list[dict[
     svg = figures.lines([(at[cells], found.error * factor, ONE, "-")], name, f"error{unit}",
                         level=factor if has else None, zero=True)  # fmt: skip
     made = [{"svg": svg, "title": "Largest error along the series", "keys": ()}]
-    for title, index in [("Middle of the series", None)] + ([("Around the largest error", worst[0].index)] if worst else []):
+    for title, index in [("Middle of the series", None)] + (
+        [("Around the largest error", worst[0].index)] if worst else []
+    ):
         middle = [size // 2 for size in pair.array.shape] if index is None else list(index)
         start = max(min(middle[axis] - SEGMENT // 2, n - SEGMENT), 0)
         region: Region = tuple(slice(i, i + 1) for i in middle)
@@ -253,14 +256,16 @@ def pictures(found: Findings, pair: Pair, scale: Scale) -> list[dict[str, Any]]:
         else:
             title = title if found.axes.channel is None else f"{title}, channel {at}"
             (low, high), src = limits[0], png(view[0], *limits[0], "viridis")
-            made.append({"src": src, "title": title, "bar": bar("viridis", number(low, 4), number(high, 4), scale.unit)})
+            made.append(
+                {"src": src, "title": title, "bar": bar("viridis", number(low, 4), number(high, 4), scale.unit)}
+            )
     difference = bits[1] - bits[0]
     pick = np.abs(np.nan_to_num(difference)).argmax(0)[None]
     signed = np.take_along_axis(difference, pick, 0)[0]
     factor = scale.error(float(found.comparison.unit.max()))
     has = found.bound is not None and found.bound.max() > 0
     top = factor if has else float(np.abs(np.nan_to_num(signed)).max()) or 1.0
-    title = "decoded − original" + (", the largest of the three" if len(found.channels) == 3 else "")
+    title = "decoded \u2212 original" + (", the largest of the three" if len(found.channels) == 3 else "")
     made.append({"src": png(signed, -top, top, "RdBu_r"), "title": title,
                  "bar": bar("RdBu_r", number(-top, 4), number(top, 4), scale.unit)})  # fmt: skip
     error = found.error[::-1] if flip else found.error

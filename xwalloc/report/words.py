@@ -107,7 +107,7 @@ def composite(template: xr.DataArray, channel: int | None) -> tuple[int, ...]:
 def settings(value: Any) -> list[tuple[str, str, bool]]:
     """Keys and values of a mapping for a table; whether a value is a block of JSON."""
     found = []
-    for key, item in (value.items() if isinstance(value, dict) else [("value", value)]):
+    for key, item in value.items() if isinstance(value, dict) else [("value", value)]:
         if key == "model" and isinstance(item, dict):
             item = item.get("id", "inline")
         if isinstance(item, list | tuple) and all(isinstance(one, str | int | float) for one in item):
