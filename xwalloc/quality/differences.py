@@ -48,7 +48,8 @@ def changed(original: Array, decoded: Array) -> NDArray[np.bool_]:
         Of the same native dtype.
     """
     width = f"u{original.dtype.itemsize}"
-    return np.ascontiguousarray(original).view(width) != np.ascontiguousarray(decoded).view(width)
+    found: NDArray[np.bool_] = np.ascontiguousarray(original).view(width) != np.ascontiguousarray(decoded).view(width)
+    return found
 
 
 def magnitudes(original: Array, decoded: Array) -> NDArray[np.float64]:

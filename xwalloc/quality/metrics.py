@@ -325,7 +325,7 @@ class Comparison:
             self.changed_places = sorted([*self.changed_places, *found], key=by_index)[: self.kept]
         self._note_worst(np.where(both, error, 0), place)
         if len(a) == self.channels > 1:
-            found_angles = angles(original + self.offset, b.astype(np.float64) + self.offset, both.all(0))
+            found_angles = angles(original + self.offset, b.astype(np.float64) + self.offset, np.asarray(both.all(0)))
             self.angles.add(found_angles)
             self._angles += len(found_angles), found_angles.sum(), 0
             self._angles[2] = max(self._angles[2], found_angles.max(initial=0))

@@ -25,7 +25,7 @@ INKS = {"#010101": "currentColor", "#020202": "var(--rule)", "#030303": "var(--o
 INK, RULE, ONE, TWO, THREE = INKS
 """Colours that stand for those of the style sheet."""
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "axes.formatter.use_mathtext": False, "font.size": 9,
     "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": RULE,
     "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
@@ -49,8 +49,8 @@ def axes(width: float, height: float, x: str, y: str) -> Iterator[tuple[Any, lis
         axis.set_ylabel(y)
         yield axis, out
         for one in (axis.xaxis, axis.yaxis):
-            if isinstance(one.get_major_formatter(), ScalarFormatter):
-                one.get_major_formatter().set_useOffset(False)
+            if isinstance(shape := one.get_major_formatter(), ScalarFormatter):
+                shape.set_useOffset(False)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
@@ -121,7 +121,7 @@ def stretch(values: NDArray[Any], limits: Sequence[tuple[float, float]]) -> str:
 def uri(rgba: NDArray[Any]) -> str:
     """A picture as a PNG in a data URI."""
     out = io.BytesIO()
-    imsave(out, rgba, format="png", metadata={"Software": None})
+    imsave(out, rgba, format="png")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 

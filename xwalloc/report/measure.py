@@ -164,7 +164,7 @@ def show(
         if first <= channel < first + len(small):
             piece = small[channel - first]
             place = tuple(slice(w.start, w.start + n) for w, n in zip(where, piece.shape, strict=True))
-            view[(i, *place)] = piece
+            view[i][place] = piece
 
 
 def widen(

@@ -51,7 +51,8 @@ def section(pair: Pair) -> dict[str, Any]:
         "ratio": number(pair.array.nbytes / max(stored, 1), 4), "error": number(scale.error(overall.max_error)) + unit,
         "snr": number(overall.snr, 4), "shape": f"{dims}; {pair.array.dtype.name}", "bytes": bytes_words(stored),
         "raw": bytes_words(pair.array.nbytes), "good": whole.within, "verdict": verdict(found, pair, exact),
-        "invalid": whole.invalid, "pictures": pictures(found, pair, scale) if ours else [], "plots": plots(found, pair, scale) if ours else [],
+        "invalid": whole.invalid, "pictures": pictures(found, pair, scale) if ours else [],
+        "plots": plots(found, pair, scale) if ours else [],
         "bands": bands(found, pair, scale), "worst": table(whole.worst, pair, scale),
         "changed": table(whole.changed_places, pair, scale), "attributes": settings(dict(attrs)),
         "settings": settings({**(pair.configuration or {"codec": "another one, exact"}),
@@ -178,7 +179,8 @@ def steps(found: Findings, pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.
     if pair.array.dtype.kind not in "iu" or bound >= 32 or errors.reach != 1.0 or (whole.unit != bound).any():
         return errors.edges, errors.counts
     at = np.arange(-most, most + 1)
-    return (np.arange(-most, most + 2) - 0.5) / bound, errors.counts[errors.places(at / bound)]
+    edges: NDArray[np.float64] = (np.arange(-most, most + 2) - 0.5) / bound
+    return edges, errors.counts[errors.places(at / bound)]
 
 
 def spectra(found: Findings, pair: Pair, scale: Scale, at: Any, name: str, unit: str) -> str:
@@ -216,7 +218,7 @@ def segments(found: Findings, pair: Pair, scale: Scale, unit: str) -> list[dict[
     has = found.bound is not None and found.bound.max() > 0
     svg = figures.lines([(at[cells], found.error * factor, ONE, "-")], name, f"error{unit}",
                         level=factor if has else None, zero=True)  # fmt: skip
-    made = [{"svg": svg, "title": "Largest error along the series", "keys": ()}]
+    made: list[dict[str, Any]] = [{"svg": svg, "title": "Largest error along the series", "keys": ()}]
     for title, index in [("Middle of the series", None)] + (
         [("Around the largest error", worst[0].index)] if worst else []
     ):

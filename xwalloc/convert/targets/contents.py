@@ -50,7 +50,7 @@ class Contents:
         consolidated = self.root.metadata.consolidated_metadata is not None and not group
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about consolidated metadata
-            found = xr.open_zarr(
+            found: xr.Dataset = xr.open_zarr(
                 self.root.store, group="/".join(filter(None, (self.root.path, group))) or None, chunks=None,
                 decode_cf=False, consolidated=consolidated,
             )  # fmt: skip

@@ -180,7 +180,7 @@ def copy(array: zarr.Array[Any], file: Any, axes: tuple[int | None, int, int], s
                 block: Any = np.asarray(array[tuple(region)])
                 block = block.transpose((y, x))[None] if band is None else block.transpose((band, y, x))
                 block = block.astype(file.dtypes[0], copy=False)
-                window = Window(left, top, right - left, bottom - top)  # type: ignore[no-untyped-call]
+                window = Window(left, top, right - left, bottom - top)
                 file.write(block, indexes=list(range(first + 1, last + 1)), window=window)
 
 
