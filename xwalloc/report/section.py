@@ -179,7 +179,7 @@ def steps(found: Findings, pair: Pair) -> tuple[NDArray[np.float64], NDArray[np.
     if pair.array.dtype.kind not in "iu" or bound >= 32 or errors.reach != 1.0 or (whole.unit != bound).any():
         return errors.edges, errors.counts
     at = np.arange(-most, most + 1)
-    edges: NDArray[np.float64] = (np.arange(-most, most + 2) - 0.5) / bound
+    edges: NDArray[np.float64] = np.asarray((np.arange(-most, most + 2) - 0.5) / bound, np.float64)
     return edges, errors.counts[errors.places(at / bound)]
 
 
