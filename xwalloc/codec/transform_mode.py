@@ -224,7 +224,7 @@ def encode(
                 layer = residuals.reshape(samples.shape)
                 streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
         figure = examine.join(figure for figure, _ in figures)
-        return _Attempt(codes, streams, missed, figure, cost=(len(streams), 0.0 if finish.step else figure))
+        return _Attempt(codes, streams, missed, figure, finish.step > 0)
 
     try:
         kept, kind = attempt(None), NAMED
@@ -264,8 +264,12 @@ class _Attempt:
     streams: bytes
     missed: NDArray[np.bool_]
     figure: float
-    cost: tuple[int, float]
-    """Of attempts with the same symbols, the one of lower cost is kept: fewer bytes; without bound, smaller errors."""
+    bounded: bool
+
+    @property
+    def cost(self) -> tuple[int, float]:
+        """Of attempts with the same symbols, the lower one is kept: fewer bytes; without bound, smaller errors."""
+        return len(self.streams), 0.0 if self.bounded else self.figure
 
 
 def _fill_empty(

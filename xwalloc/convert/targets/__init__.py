@@ -1,0 +1,1 @@
+"""What stores are exported to: formats that are read without xwalloc."""

@@ -1,0 +1,1 @@
+"""How far a decoded array is from its original, in figures."""
