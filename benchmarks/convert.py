@@ -29,8 +29,8 @@ from distributed import Client, LocalCluster
 
 from xwalloc.codec import engine
 from xwalloc.codec.chunk import ChunkCodec
-from xwalloc.convert.conversion import convert, prepare
-from xwalloc.convert.manifest import FOLDER
+from xwalloc.conversion.convert import convert, prepare
+from xwalloc.conversion.manifest import FOLDER
 
 SIDE = 256
 BOUND = 20

@@ -35,7 +35,7 @@ class Stored:
 
 
 def page(ds, folder, **arguments):
-    from xwalloc.report import write_page
+    from xwalloc.reporting import write_page
 
     ds.to_zarr(folder / "s.zarr", encoding=xwalloc.encoding(ds, **arguments), consolidated=False)
     root = zarr.open_group(folder / "s.zarr", mode="r")
@@ -80,7 +80,7 @@ def test_figures_of_a_cube(tmp_path):
 
 
 def test_a_miss_is_said(tmp_path):
-    from xwalloc.report import write_page
+    from xwalloc.reporting import write_page
 
     _, pairs = page(xr.Dataset({"cube": (("band", "y", "x"), cube())}), tmp_path, max_error=0.1, channel_dim="band")
     pairs[0].data = pairs[0].data.copy()

@@ -15,7 +15,7 @@ from xwalloc.settings import settings
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
-    from xwalloc.convert.placement import persist
+    from xwalloc.conversion.placement import persist
     from xwalloc.latents import decode_latents, open_latents
     from xwalloc.models.library import load_model
     from xwalloc.models.model import Model
@@ -40,7 +40,7 @@ HOMES = {
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),
-    "persist": ("xwalloc.convert.placement", "persist"),
+    "persist": ("xwalloc.conversion.placement", "persist"),
     "train": ("xwalloc.xarray.train", "train"),
 }
 

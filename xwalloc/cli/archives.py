@@ -138,8 +138,8 @@ def convert(
       xwalloc convert scene.tif scene.zarr --max-error 20
       xwalloc convert 'granules/*.nc' archive.zarr --along time --max-error temperature=0.05 --workers 4
     """
+    from xwalloc.conversion.workers import cluster, look
     from xwalloc.convert import conversion, estimate
-    from xwalloc.convert.workers import cluster, look
 
     talk(quiet, as_json, verbose)
     options |= {
@@ -273,7 +273,7 @@ def verify(
     Bounds, NaN and nodata, exact arrays and coordinates. Exit code 0 if all is as promised, 3 with a list of places if
     not, 1 if STORE is not whole or not of these sources.
     """
-    from xwalloc.convert.verify import verify as run
+    from xwalloc.conversion.verify import verify as run
 
     talk(quiet, as_json, verbose)
     found = run(list(source), store, sample=sample)

@@ -1,0 +1,356 @@
+"""`xwalloc.convert`: sources into one store, begun, gone on with, or found complete."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client
+from zarr.abc.store import Store
+
+from xwalloc.conversion import store as objects
+from xwalloc.conversion.manifest import Manifest, Record
+from xwalloc.conversion.memory import Projection, project
+from xwalloc.conversion.plan import Plan, UnitId, make_plan
+from xwalloc.conversion.prepare import finish_groups, is_finished, layout, put_arrays
+from xwalloc.conversion.replace import Replacement
+from xwalloc.conversion.run import Failure, Progress, run
+from xwalloc.conversion.sources.find import find
+from xwalloc.conversion.sources.opened import release
+from xwalloc.conversion.unit import Job
+from xwalloc.conversion.workers import Worker, cluster, look
+from xwalloc.errors import ConfigError
+from xwalloc.models.model import Model
+from xwalloc.xarray import as_dims
+from xwalloc.xarray.plan import PerVariable, Request
+
+__all__ = ["Conversion", "Preparation", "convert", "prepare"]
+
+logger = logging.getLogger("xwalloc")
+
+CHECKED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What came of a conversion.
+
+    Parameters
+    ----------
+    store
+        Where it went.
+    units, earlier
+        Units of the store, and how many of them were written before this run.
+    nbytes, stored
+        Bytes of the samples that are written, and what they take.
+    max_error
+        Largest error of finite valid samples by path of the array, as stored; arrays without a bound are left out.
+    failures
+        What could not be converted.
+    complete
+        Whether the store is whole: its root can be opened.
+    seconds
+        That this run took.
+    """
+
+    store: str
+    units: int
+    earlier: int
+    nbytes: int
+    stored: int
+    max_error: dict[str, float]
+    failures: tuple[Failure, ...]
+    complete: bool
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was converted."""
+        return self.complete and not self.failures
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of samples by bytes stored; NaN where nothing is stored."""
+        return self.nbytes / self.stored if self.stored else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """A conversion that is planned, and sources that cannot be read."""
+
+    plan: Plan
+    unreadable: tuple[Failure, ...]
+
+
+def prepare(
+    source: Any,
+    *,
+    max_error: PerVariable[float] = None,
+    snr: PerVariable[float] = None,
+    lossless: bool = False,
+    channel_dim: Hashable | None = None,
+    signal_dims: Hashable | Sequence[Hashable] | None = None,
+    model: Model | None = None,
+    nodata: PerVariable[float] = None,
+    chunks: Mapping[Hashable, int] | None = None,
+    shards: Mapping[Hashable, int] | None = None,
+    zarr_format: int = 3,
+    along: str | None = None,
+    skip_unreadable: bool = False,
+) -> Preparation:
+    """Plan a conversion; arguments are those of `convert`. Nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        If something is not possible, or no source can be read.
+    """
+    sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
+    found = find(sources, along=along)
+    unreadable = tuple(Failure(source=name, reason=reason) for name, reason in found.unreadable)
+    for failure in unreadable:
+        logger.error("%s", failure)
+    if not found.granules:
+        raise ConfigError("Expected a source that can be read. Got none. " + "; ".join(map(str, unreadable)))
+    if unreadable and along is not None and not skip_unreadable:
+        raise ConfigError(
+            f"Expected all sources to be readable, since they become one array along {along!r}. "
+            f"{'; '.join(map(str, unreadable))}. Repair them, or leave them out with skip_unreadable."
+        )
+    request = Request(
+        max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=as_dims(signal_dims),
+        model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, beside=True,
+    )  # fmt: skip
+    asked = {
+        "max_error": max_error, "snr": snr, "lossless": lossless or None, "channel_dim": channel_dim,
+        "signal_dims": signal_dims, "model": None if model is None else model.id, "nodata": nodata, "chunks": chunks,
+        "shards": shards, "along": along,
+    }  # fmt: skip
+    settings = {key: plain(value) for key, value in asked.items() if value is not None}
+    return Preparation(plan=make_plan(tuple(found.granules), request, settings), unreadable=unreadable)
+
+
+def plain(value: Any) -> Any:
+    """A setting in JSON types."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def convert(
+    source: Any,
+    store: Any,
+    *,
+    max_error: PerVariable[float] = None,
+    snr: PerVariable[float] = None,
+    lossless: bool = False,
+    channel_dim: Hashable | None = None,
+    signal_dims: Hashable | Sequence[Hashable] | None = None,
+    model: Model | None = None,
+    nodata: PerVariable[float] = None,
+    chunks: Mapping[Hashable, int] | None = None,
+    shards: Mapping[Hashable, int] | None = None,
+    zarr_format: int = 3,
+    along: str | None = None,
+    client: Client | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    skip_unreadable: bool = False,
+    storage_options: dict[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    planned: Callable[[Plan, Projection], None] | None = None,
+) -> Conversion:
+    """Convert sources to one Zarr store, compressed with xwalloc, on a Dask cluster or on this machine.
+
+    The same call again goes on where it was stopped. Until all is written, the root of the store cannot be opened.
+
+    Parameters
+    ----------
+    source
+        Path, URL or pattern of GeoTIFF, COG, VRT, ENVI, NetCDF, HDF5 or Zarr, a folder of such, a dataset or array of
+        xarray, or a sequence of these.
+    store
+        Path or URL of the store to write, or a Zarr store.
+    max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, zarr_format
+        As for `xwalloc.encoding`. Bounds are in the units that users see (where values are packed, in unpacked ones).
+        Variables of a raster are taken whatever their dtype.
+    along
+        Dimension along which several sources become one array; where they do not have it, it is made. None: each
+        becomes a group of the store.
+    client, scheduler, workers
+        At most one: a client of Dask, the address of a scheduler, or a number of worker processes on this machine.
+        None: threads of this process.
+    overwrite
+        Replace a store that `convert` wrote: the new one is built beside it and renamed when it is complete. Only on
+        file systems.
+    skip_unreadable
+        Complete the store without sources that cannot be opened. They are still failures.
+    storage_options
+        For fsspec, where `store` is a URL.
+    progress, planned
+        Are told how far the conversion is, after each unit, and what will be done, before the first.
+
+    Returns
+    -------
+    Conversion
+        Says what failed, if anything did.
+
+    Raises
+    ------
+    ConfigError
+        If something is not possible; nothing is touched then.
+    """
+    preparation = prepare(
+        source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
+        model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
+        skip_unreadable=skip_unreadable,
+    )  # fmt: skip
+    final = objects.open_store(store, storage_options)
+    replacement = Replacement.of(final) if overwrite else None
+    target = final if replacement is None else replacement.store
+    missing = {failure.source: failure.reason for failure in preparation.unreadable}
+    with cluster(client, scheduler, workers) as connected:
+        crew = look(connected)
+        projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
+        if planned is not None:
+            planned(preparation.plan, projection)
+        created = begin(target, preparation.plan, missing)
+        manifest = Manifest(target)
+        look(connected, manifest)
+        task = Task(
+            client=connected, crew=crew, store=target, manifest=manifest, plan=preparation.plan,
+            made=layout(preparation.plan, created, missing if skip_unreadable else {}),
+            unreadable=preparation.unreadable, skip=skip_unreadable,
+        )  # fmt: skip
+        try:
+            result = task.work(progress or (lambda progress: None))
+        finally:
+            release()  # here, where sources were planned
+            connected.run(release)
+    if replacement is not None and result.complete:
+        replacement.swap()
+    return result
+
+
+def begin(store: Store, plan: Plan, missing: dict[str, str]) -> str:
+    """Note in the store what will be done, unless that stands there; returns when the conversion was begun."""
+    manifest = Manifest(store)
+    before = manifest.plan()
+    if before is None:
+        if not objects.is_empty(store):
+            raise ConfigError(
+                f"Expected an empty place for the store. Got {store}, where something is that xwalloc did not convert. "
+                "Choose another place; nothing is ever deleted that is not ours."
+            )
+        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    else:
+        refuse_changes(store, before, plan, missing)
+        created = str(before["created"])
+        if before["fingerprint"] == plan.fingerprint and before["missing"] == missing:
+            return created
+    manifest.begin(
+        {"fingerprint": plan.fingerprint, "created": created, "missing": missing, "description": plan.description}
+    )
+    return created
+
+
+def refuse_changes(store: Store, before: dict[str, Any], plan: Plan, missing: dict[str, str]) -> None:
+    """Refuse to mix settings or sources in one store; sources that could not be read may come later."""
+    old, new = before["description"], plan.description
+    changed = [key for key in ("settings", "zarr_format") if old[key] != new[key]]
+    details = [f"{key}: {old[key]} before, {new[key]} now" for key in changed]
+    for what in ("sources", "arrays"):
+        both = old[what].keys() & new[what].keys()
+        details += [f"{what[:-1]} {key or '/'} has changed" for key in sorted(both) if old[what][key] != new[what][key]]
+    if not missing and not before["missing"] and old["sources"].keys() != new["sources"].keys():
+        details.append(f"sources {sorted(old['sources'])} before, {sorted(new['sources'])} now")
+    if details:
+        raise ConfigError(
+            f"Expected the settings and sources with which the conversion to {store} was begun. {'; '.join(details)}. "
+            "Use those, choose another place, or give overwrite to build it anew."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A conversion that is under way."""
+
+    client: Client
+    crew: list[Worker]
+    store: Store
+    manifest: Manifest
+    plan: Plan
+    made: dict[str, bytes]
+    unreadable: tuple[Failure, ...]
+    skip: bool
+
+    def work(self, tell: Callable[[Progress], None]) -> Conversion:
+        """Write what is not written yet."""
+        job = Job.of(self.plan, self.store)
+        names = {job.name(unit): unit for unit in self.plan.unit_ids()}
+        records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
+        progress = Progress(total=len(names), total_bytes=self.plan.nbytes)
+        for record in records.values():
+            progress.add(record, self.path(names[record.unit]))
+        progress.earlier = progress.nbytes
+        earlier = len(records)
+        todo = [unit for name, unit in names.items() if name not in records]
+        if todo or not is_finished(self.store, self.plan):
+            put_arrays(self.store, self.plan, self.made)
+
+        def done(record: Record) -> None:
+            records[record.unit] = record
+            progress.add(record, self.path(names[record.unit]))
+            tell(progress)
+
+        tell(progress)
+        failures = run(self.client, self.crew, job, todo, done)
+        self.finish(names, records, repaired=bool(todo))
+        lost = self.unreadable if not self.skip else ()
+        return Conversion(
+            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, stored=progress.stored,
+            max_error=dict(sorted(progress.max_error.items())), failures=(*self.unreadable, *failures),
+            complete=not failures and not lost, seconds=progress.seconds,
+        )  # fmt: skip
+
+    def path(self, unit: UnitId) -> str:
+        """Path of the array of a unit."""
+        return self.plan.arrays[unit[0]].path
+
+    def whole(self, records: dict[str, Record]) -> dict[str, Record]:
+        """Records of the units whose objects are what was written; workers read them."""
+        names = sorted(records)
+        parts = [names[i : i + CHECKED_AT_ONCE] for i in range(0, len(names), CHECKED_AT_ONCE)]
+        manifest = self.manifest
+        futures = [self.client.submit(check, manifest, [records[name] for name in part], pure=False) for part in parts]
+        good = {name for found in self.client.gather(futures) for name in found}  # type: ignore[no-untyped-call]
+        for name in names:
+            if name not in good:
+                logger.warning("Unit %s was damaged after it was written: it is written again.", name)
+        return {name: record for name, record in records.items() if name in good}
+
+    def finish(self, names: dict[str, UnitId], records: dict[str, Record], *, repaired: bool) -> None:
+        """Make groups that are whole what readers can open; with the last of them, the root."""
+        granules = range(len(self.plan.granules))
+        open_ones = {self.plan.arrays[unit[0]].granule for name, unit in names.items() if name not in records}
+        whole = {self.plan.granules[number].path for number in granules if number not in open_ones}
+        waits = bool(self.unreadable) and not self.skip
+        if not open_ones and not waits and (repaired or not is_finished(self.store, self.plan)):
+            ordered = [records[name] for name in names]
+            self.manifest.finish(self.manifest.plan() or {}, ordered, self.plan.zarr_format)
+        if not is_finished(self.store, self.plan):
+            finish_groups(self.store, self.plan, self.made, whole, root=not waits)
+        if not open_ones and not waits:
+            self.manifest.clean()
+
+
+def check(manifest: Manifest, records: list[Record]) -> list[str]:
+    """Names of units that are what was written; runs on a worker."""
+    return [record.unit for record in records if manifest.is_whole(record)]

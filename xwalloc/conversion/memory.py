@@ -1,0 +1,103 @@
+"""How much memory a worker will take at most, before it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xwalloc.conversion.plan import ArrayPlan, Plan
+from xwalloc.conversion.workers import Worker
+from xwalloc.errors import ConfigError
+
+__all__ = ["Projection", "project"]
+
+CODEC = 230 << 20
+"""Bytes of compiled kernels, tables and libraries that the first units load (measured: benchmarks/convert.py)."""
+
+WORK = 7
+"""Bytes that encoding a chunk takes at once, by those of its samples as float32 (measured: benchmarks/convert.py)."""
+
+COPIES = 2
+"""Copies of a unit that a task holds: its samples, and what a reader, or a shard that is put together, adds."""
+
+SHARE = 0.9
+"""Of a worker's memory, what may be planned for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """Peak memory of one worker.
+
+    Parameters
+    ----------
+    resident
+        Bytes of its process before.
+    tasks
+        Units that it holds at once.
+    per_task
+        Bytes of the most expensive unit, but for encoding.
+    encoding
+        Bytes of the chunks that are encoded at once.
+    """
+
+    resident: int
+    tasks: int
+    per_task: int
+    encoding: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at most."""
+        return self.resident + CODEC + self.tasks * self.per_task + self.encoding
+
+
+def project(plan: Plan, workers: list[Worker], *, apart: bool) -> Projection:
+    """Projection for the worker that comes nearest to its limit.
+
+    Parameters
+    ----------
+    apart
+        Reading and encoding are tasks of their own: units wait between them.
+
+    Raises
+    ------
+    ConfigError
+        If it goes beyond the limit of a worker; the message says what would fit.
+    """
+    tightest, room = None, math.inf
+    for worker in workers:
+        tasks = worker.threads * (3 if apart else 1)
+        per_task = max((task_bytes(plan, array) for array in plan.arrays), default=0)
+        encoding = worker.threads * max((encoding_bytes(array) for array in plan.arrays), default=0)
+        found = Projection(resident=worker.resident, tasks=tasks, per_task=per_task, encoding=encoding)
+        left = worker.memory_limit * SHARE - found.peak if worker.memory_limit else math.inf
+        if tightest is None or left < room:
+            tightest, room = found, left
+            limit = worker.memory_limit
+    if tightest is None:
+        raise ConfigError("Expected at least one worker. Got none.")
+    if room < 0:
+        raise ConfigError(
+            f"Expected a conversion to take at most {limit * SHARE / 1e6:.0f} MB on each worker, {SHARE:.0%} of its "
+            f"limit. {tightest.tasks} units at once need {tightest.peak / 1e6:.0f} MB. Give workers more memory or "
+            "fewer threads, or make chunks or shards smaller."
+        )
+    return tightest
+
+
+def task_bytes(plan: Plan, array: ArrayPlan) -> int:
+    """Bytes of a unit that is read and put together."""
+    source = plan.granules[array.granule].source
+    blocks = source.blocks(array.variable) or (1,) * len(array.shape)
+    touched = [
+        min(n, (-(-size // block) + 1) * block if size % block else size)
+        for n, size, block in zip(array.shape, array.grid.unit, blocks, strict=True)
+    ]
+    reading = math.prod(touched) * array.dtype.itemsize
+    return (COPIES - 1) * array.unit_nbytes + max(reading, array.unit_nbytes)
+
+
+def encoding_bytes(array: ArrayPlan) -> int:
+    """Bytes that encoding a chunk takes."""
+    samples = math.prod(array.grid.chunks)
+    return (samples * max(4, array.dtype.itemsize) * WORK) if array.config is not None else array.chunk_nbytes

@@ -1,0 +1,163 @@
+"""Arrays of a store beside the sources that they were converted from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+
+from xwalloc.codec.config import CodecConfig
+from xwalloc.conversion.manifest import Manifest
+from xwalloc.conversion.prepare import ATTRIBUTE
+from xwalloc.conversion.sources.base import Region, Source
+from xwalloc.conversion.sources.find import find
+from xwalloc.errors import ConfigError
+from xwalloc.frames import configuration, watch
+from xwalloc.models import sidecar
+
+__all__ = ["Pair", "Side", "open_root", "sides"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A stored array beside what it was converted from.
+
+    Parameters
+    ----------
+    path
+        Of the array in the store.
+    array
+        The stored one; what is read of it is decoded, as stored.
+    source, variable
+        Where the original is.
+    template
+        Its dimensions, coordinates and attributes; its values are placeholders.
+    configuration
+        Of the codec; None where it is not ours.
+    """
+
+    path: str
+    array: zarr.Array[Any]
+    source: Source
+    variable: Hashable
+    template: xr.DataArray
+    configuration: dict[str, Any] | None
+
+    def regions(self) -> Iterator[Region]:
+        """Units of storage."""
+        unit = self.array.shards or self.array.chunks
+        starts = (range(0, n, size) for n, size in zip(self.array.shape, unit, strict=True))
+        for start in itertools.product(*starts):
+            yield tuple(slice(a, min(a + size, n)) for a, size, n in zip(start, unit, self.array.shape, strict=True))
+
+    def read(self, region: Region) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Original and decoded samples, as stored."""
+        if self.configuration is not None:
+            sidecar.fetch(self.array.store_path, CodecConfig.from_json(self.configuration).model)
+        return np.asarray(self.source.read(self.variable, region)), np.asarray(self.array[region])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A group of a store beside its source.
+
+    Parameters
+    ----------
+    group
+        Path of the group.
+    source, template
+        The source, and what it says of its dataset.
+    pairs
+        Arrays of both.
+    absent
+        Variables that the store does not have.
+    """
+
+    group: str
+    source: Source
+    template: xr.Dataset
+    stored: zarr.Group
+    pairs: tuple[Pair, ...]
+    absent: tuple[str, ...]
+
+
+def open_root(store: Store) -> zarr.Group:
+    """The root of a store that is whole.
+
+    Raises
+    ------
+    ConfigError
+        If there is no store, or its conversion was not finished.
+    """
+    with suppress(FileNotFoundError, ValueError):
+        root = zarr.open_group(store, mode="r")
+        if isinstance(root, zarr.Group):
+            return root
+    if Manifest(store).plan() is not None:
+        raise ConfigError(
+            f"Expected a store that is whole. The conversion to {store} was not finished: run the same command again."
+        )
+    raise ConfigError(f"Expected a Zarr group at {store}. Got none. Check the path.")
+
+
+def sides(source: Any, store: Store) -> list[Side]:
+    """Groups of a store, each beside its source.
+
+    Raises
+    ------
+    ConfigError
+        If sources cannot be read or are not those of the store.
+    """
+    root = open_root(store)
+    said: Any = root.attrs.get(ATTRIBUTE, {})
+    settings = said.get("settings", {}) if isinstance(said, dict) else {}
+    sources = [source] if isinstance(source, str) or not isinstance(source, list | tuple) else list(source)
+    found = find(sources, along=settings.get("along") if isinstance(settings, dict) else None)
+    missing = said.get("missing", {}) if isinstance(said, dict) else {}
+    lost = [f"{name}: {reason}" for name, reason in found.unreadable if name not in missing]
+    if lost:
+        raise ConfigError(f"Expected all sources to be readable. {'; '.join(lost)}")
+    result = []
+    for granule in found.granules:
+        try:
+            group = root[granule.path] if granule.path else root
+        except KeyError:
+            group = None
+        if not isinstance(group, zarr.Group):
+            raise ConfigError(
+                f"Expected group {granule.path!r} of {store} to hold {granule.source.name}. It is not there: give the "
+                "sources that the store was converted from, in the same way."
+            )
+        result.append(side(granule.path, granule.source, group))
+    return result
+
+
+def side(path: str, source: Source, group: zarr.Group) -> Side:
+    """A group beside its source."""
+    template = source.template()
+    pairs, absent = [], []
+    for name, variable in template.data_vars.items():
+        array = group.get(str(name))
+        if not isinstance(array, zarr.Array):
+            absent.append(str(name))
+        elif variable.dtype.kind in "biufc":
+            ours = watch(array, lambda frame: None) is not None
+            pairs.append(
+                Pair(
+                    path=f"{path}/{name}" if path else str(name),
+                    array=array,
+                    source=source,
+                    variable=name,
+                    template=variable,
+                    configuration=configuration(array) if ours else None,
+                )
+            )
+    return Side(group=path, source=source, template=template, stored=group, pairs=tuple(pairs), absent=tuple(absent))

@@ -1,0 +1,252 @@
+"""What a conversion will do: arrays, units of work, and the memory that they take.
+
+The unit of work is what one task writes whole, a shard or else a chunk: it has one writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.conventions import decode_cf_variable
+
+from xwalloc.codec.config import CodecConfig
+from xwalloc.conversion.sources.base import Region, Source, placeholder
+from xwalloc.conversion.sources.find import Granule
+from xwalloc.errors import ConfigError
+from xwalloc.models.model import Model
+from xwalloc.xarray.grid import Grid
+from xwalloc.xarray.plan import Request, by_variable
+from xwalloc.xarray.plan import plan as plan_variables
+
+__all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan"]
+
+LARGEST_CHUNK = 8 << 20
+"""Bytes of chunks of variables that xwalloc does not encode."""
+
+UnitId = tuple[int, tuple[int, ...]]
+"""Number of an array, and place in the grid of its units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayPlan:
+    """One array that units are written of.
+
+    Parameters
+    ----------
+    granule
+        Number of the granule that it comes from.
+    group, variable
+        Its place in the store.
+    dims, shape, dtype
+        As stored.
+    grid
+        Its chunks and shards.
+    config
+        Configuration of our codec; None where another one stores it exactly.
+    """
+
+    granule: int
+    group: str
+    variable: Hashable
+    dims: tuple[Hashable, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    grid: Grid
+    config: CodecConfig | None
+
+    @property
+    def path(self) -> str:
+        """Path of the array in the store."""
+        return f"{self.group}/{self.variable}" if self.group else str(self.variable)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Number of units along every axis."""
+        return tuple(-(-n // size) for n, size in zip(self.shape, self.grid.unit, strict=True))
+
+    def places(self) -> Iterator[tuple[int, ...]]:
+        """Places in the grid of units."""
+        return itertools.product(*map(range, self.units))
+
+    def region(self, place: tuple[int, ...]) -> Region:
+        """Samples of a unit."""
+        return tuple(
+            slice(p * size, min((p + 1) * size, n))
+            for p, size, n in zip(place, self.grid.unit, self.shape, strict=True)
+        )
+
+    @property
+    def unit_nbytes(self) -> int:
+        """Bytes of samples of a whole unit."""
+        return math.prod(self.grid.unit) * self.dtype.itemsize
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of samples of a chunk."""
+        return math.prod(self.grid.chunks) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A conversion, planned; nothing is written yet.
+
+    Parameters
+    ----------
+    granules
+        What is read.
+    templates
+        Of each granule, its dataset with placeholders for values (`Source.template`).
+    arrays
+        What is written, unit by unit.
+    model
+        The model that chunks share.
+    zarr_format
+        2 or 3.
+    settings
+        What the caller asked for, in JSON types.
+    """
+
+    granules: tuple[Granule, ...]
+    templates: tuple[xr.Dataset, ...]
+    arrays: tuple[ArrayPlan, ...]
+    model: Model | None
+    zarr_format: int
+    settings: dict[str, Any]
+
+    def unit_ids(self) -> Iterator[UnitId]:
+        """All units, array by array."""
+        for number, array in enumerate(self.arrays):
+            for place in array.places():
+                yield number, place
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return sum(math.prod(array.units) for array in self.arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples."""
+        return sum(array.nbytes for array in self.arrays)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the store will hold, from where: of JSON types. Equal plans write equal stores."""
+        arrays = {}
+        for array in self.arrays:
+            arrays[array.path] = {
+                "dtype": str(array.dtype), "shape": array.shape, "chunks": array.grid.chunks,
+                "shards": array.grid.shards, "codec": None if array.config is None else array.config.to_json(),
+            }  # fmt: skip
+        sources = {granule.path: granule.source.identity() for granule in self.granules}
+        found = {"settings": self.settings, "zarr_format": self.zarr_format, "arrays": arrays, "sources": sources}
+        return dict(json.loads(json.dumps(found, sort_keys=True, default=str)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the description."""
+        return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
+
+
+def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[str, Any]) -> Plan:
+    """Plan the conversion of granules.
+
+    Raises
+    ------
+    ConfigError
+        If something is not possible; the message names the source and says what to do.
+    """
+    templates, arrays = [], []
+    for number, granule in enumerate(granules):
+        template = granule.source.template()
+        try:
+            planned = dict(plan_granule(template, granule.source, request))
+        except ConfigError as error:
+            raise type(error)(f"{error} (source {granule.source.name})") from None
+        templates.append(template)
+        for name, variable in template.data_vars.items():
+            if variable.dtype.kind not in "biufc":
+                continue
+            grid, config = planned.get(name, (plain_grid(variable), None))
+            arrays.append(
+                ArrayPlan(
+                    granule=number,
+                    group=granule.path,
+                    variable=name,
+                    dims=variable.dims,
+                    shape=variable.shape,
+                    dtype=variable.dtype,
+                    grid=grid,
+                    config=config,
+                )
+            )
+    return Plan(
+        granules=granules, templates=tuple(templates), arrays=tuple(arrays), model=request.model,
+        zarr_format=request.zarr_format, settings=settings,
+    )  # fmt: skip
+
+
+def plan_granule(
+    template: xr.Dataset, source: Source, request: Request
+) -> Iterator[tuple[Hashable, tuple[Grid, CodecConfig]]]:
+    """Grid and codec of the variables of a source that are compressed.
+
+    Bounds are in the units that users see. What is packed is compressed as it is packed, so that no rounding of packing
+    counts towards them.
+    """
+    named = source.named and request.channel_dim is None
+    wanted = by_variable(as_seen(template), request, named=named)
+    targets: dict[str, dict[Hashable, float]] = {"max_error": {}, "snr": {}}
+    bare = {name: quality for name, quality in wanted.items() if not quality}  # the model has the target
+    for name, quality in wanted.items():
+        if "max_error" in quality or quality.get("lossless"):
+            bound = quality.get("max_error", 0.0) / scale_of(template[name]) - source.rounding(name)
+            targets["max_error"][name] = max(0.0, bound)
+        elif "snr" in quality:
+            targets["snr"][name] = quality["snr"]
+    asked = {key: value for key, value in targets.items() if value}
+    request = replace(request, max_error=asked.get("max_error"), snr=asked.get("snr"), lossless=False)
+    plans = plan_variables(template[list(bare)] if bare else template, request, named=bool(bare))
+    for name, item in plans.items():
+        yield name, (item.grid, item.config)
+
+
+def as_seen(template: xr.Dataset) -> xr.Dataset:
+    """A template with the dtypes that users see when CF packing is undone."""
+    found = {}
+    for name, variable in template.data_vars.items():
+        sample = xr.Variable(variable.dims, np.zeros((1,) * variable.ndim, variable.dtype), variable.attrs)
+        seen = decode_cf_variable(name, sample, decode_times=False)
+        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs)
+    return template.assign(found)
+
+
+def scale_of(variable: xr.DataArray) -> float:
+    """How much of the units that users see is 1 as stored."""
+    scale = float(np.ravel(variable.attrs.get("scale_factor", 1.0))[0])
+    if not math.isfinite(scale) or scale == 0:
+        raise ConfigError(f"Expected scale_factor of variable {variable.name!r} to be finite and not 0. Got {scale}.")
+    return abs(scale)
+
+
+def plain_grid(variable: xr.DataArray) -> Grid:
+    """Chunks of a variable that another codec stores: the last axes whole."""
+    size = list(variable.shape)
+    for axis in range(len(size)):
+        rest = math.prod(size[axis + 1 :]) * variable.dtype.itemsize
+        size[axis] = max(1, min(size[axis], LARGEST_CHUNK // max(1, rest)))
+    return Grid(chunks=tuple(max(1, n) for n in size))

@@ -1,0 +1,143 @@
+"""The store of a conversion before its first unit is written, and after its last."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import dask.array
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import MemoryStore
+
+import xwalloc
+from xwalloc.conversion import store as objects
+from xwalloc.conversion.manifest import is_metadata
+from xwalloc.conversion.plan import ArrayPlan, Plan
+from xwalloc.models import sidecar
+from xwalloc.models.model import ModelReference
+
+__all__ = ["finish_groups", "is_finished", "layout", "put_arrays"]
+
+ATTRIBUTE = "xwalloc"
+"""Attribute of the root group that says where a store comes from."""
+
+
+def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes]:
+    """Objects of the store but for units: metadata, coordinates, and a model that lies beside the arrays.
+
+    Parameters
+    ----------
+    plan
+        The conversion.
+    created
+        When it was begun, ISO 8601.
+    missing
+        Sources that were left out, with the reason.
+    """
+    memory = MemoryStore()
+    root = zarr.create_group(memory, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
+    for number, (granule, template) in enumerate(zip(plan.granules, plan.templates, strict=True)):
+        arrays = [array for array in plan.arrays if array.granule == number]
+        dataset = template.assign(
+            {a.variable: (a.dims, dask.array.zeros(a.shape, chunks=a.shape, dtype=a.dtype)) for a in arrays}
+        )
+        encoding: dict[Any, dict[str, Any]] = {a.variable: encoding_of(a, plan.zarr_format) for a in arrays}
+        for name, variable in template.variables.items():
+            dataset[name].attrs = variable.attrs
+            if "_FillValue" not in variable.attrs:  # xarray would declare NaN
+                encoding.setdefault(name, {})["_FillValue"] = None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="zarr")  # of names of dtypes that Zarr v3 does not know
+            dataset.to_zarr(
+                memory, group=granule.path or None, mode="a", compute=False, consolidated=False, encoding=encoding,
+                zarr_format=plan.zarr_format,
+            )  # fmt: skip
+    if plan.model is not None and ModelReference.of(plan.model).weights is None:
+        sidecar.write(root, plan.model)
+    root.attrs[ATTRIBUTE] = provenance(plan, created, missing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # consolidated metadata are no part of Zarr v3 yet
+        for path in sorted({granule.path for granule in plan.granules} - {""}):
+            zarr.consolidate_metadata(memory, path=path, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
+        zarr.consolidate_metadata(memory, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
+    return {key: objects.get(memory, key) or b"" for key in objects.keys(memory, "")}
+
+
+def encoding_of(array: ArrayPlan, zarr_format: int) -> dict[str, Any]:
+    """Encoding of xarray for an array."""
+    result: dict[str, Any] = {"chunks": array.grid.chunks}
+    if array.grid.shards:
+        result["shards"] = array.grid.shards
+    if array.config is None:
+        return result
+    if zarr_format == 2:
+        from xwalloc import numcodecs
+
+        return {**result, "compressors": numcodecs.Walloc(**array.config.to_json()), "filters": None}
+    from xwalloc import zarr as v3
+
+    return {**result, "serializer": v3.Walloc(**array.config.to_json()), "compressors": (), "filters": ()}
+
+
+def provenance(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, Any]:
+    """What the attribute of the root group says."""
+    bounds = {
+        array.path: {k: v for k, v in array.config.to_json().items() if k in ("max_error", "snr", "lossless")}
+        for array in plan.arrays
+        if array.config is not None
+    }
+    found: dict[str, Any] = {
+        "version": xwalloc.__version__,
+        "created": created,
+        "sources": {granule.path: granule.source.name for granule in plan.granules},
+        "settings": plan.settings,
+        "as_stored": bounds,
+    }
+    return {**found, "missing": missing} if missing else found
+
+
+def held_back(key: str, groups: set[str]) -> bool:
+    """Whether an object makes a group of the store: it is written last, so that half a store cannot be opened."""
+    folder, _, name = key.rpartition("/")
+    return is_metadata(key) and (folder in groups or name == ".zmetadata")
+
+
+def groups_of(plan: Plan) -> set[str]:
+    """Groups that hold granules, and those around them."""
+    found = {""}
+    for granule in plan.granules:
+        parts = granule.path.split("/")
+        found |= {"/".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return found
+
+
+def put_arrays(store: Store, plan: Plan, made: dict[str, bytes]) -> None:
+    """Write all that must be there before units are: arrays, coordinates, models."""
+    groups = groups_of(plan)
+    for key, data in made.items():
+        if not held_back(key, groups):
+            objects.put(store, key, data)
+
+
+def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[str], *, root: bool) -> None:
+    """Make groups what readers can open, the innermost first and the root last.
+
+    Parameters
+    ----------
+    whole
+        Groups of granules whose units are all written. The root, and groups around others, come only if all are.
+    root
+        Whether the root may come.
+    """
+    groups = groups_of(plan)
+    complete = root and whole >= {granule.path for granule in plan.granules}
+    done = groups if complete else whole - {""}
+    held = [key for key in made if held_back(key, groups) and key.rpartition("/")[0] in done]
+    for key in sorted(held, key=lambda key: (-key.count("/") if "/" in key else 1, key)):
+        objects.put(store, key, made[key])
+
+
+def is_finished(store: Store, plan: Plan) -> bool:
+    """Whether the root group is there."""
+    return objects.exists(store, "zarr.json" if plan.zarr_format == 3 else ".zgroup")

@@ -1,0 +1,142 @@
+"""What a worker does: one unit is read, encoded and written, and noted in the manifest."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import StorePath
+
+from xwalloc import frames
+from xwalloc.codec import engine
+from xwalloc.conversion.manifest import Manifest, Record
+from xwalloc.conversion.plan import ArrayPlan, Plan, UnitId
+from xwalloc.conversion.sources.find import Granule
+from xwalloc.conversion.store import Recorder
+from xwalloc.errors import XwallocError
+from xwalloc.models import library
+from xwalloc.models.model import Model
+
+__all__ = ["Job", "Lost", "read", "read_and_write", "write"]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A unit that could not be read or written: an answer instead of an exception, which Dask would log at length.
+
+    Parameters
+    ----------
+    reason
+        What went wrong.
+    again
+        Whether it may be worth to try again.
+    """
+
+    reason: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What workers must know of a conversion; each gets it once.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    granules, arrays
+        As in `Plan`.
+    model
+        Bytes of the model that chunks share.
+    """
+
+    store: Store
+    granules: tuple[Granule, ...]
+    arrays: tuple[ArrayPlan, ...]
+    model: bytes | None
+    zarr_format: int
+    _ready: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, plan: Plan, store: Store) -> Job:
+        """The job of a plan."""
+        model = None if plan.model is None else plan.model.data
+        return cls(store, plan.granules, plan.arrays, model, plan.zarr_format)
+
+    def __reduce__(self) -> Any:
+        return Job, (self.store, self.granules, self.arrays, self.model, self.zarr_format)
+
+    def name(self, unit: UnitId) -> str:
+        """Name of a unit in the manifest."""
+        number, place = unit
+        return ".".join([self.arrays[number].path, *map(str, place)])
+
+    def prepare(self) -> None:
+        """Have this process know the model."""
+        if self.model is not None and not self._ready.is_set():
+            library.add(Model.from_bytes(self.model))
+            self._ready.set()
+
+
+def read(job: Job, unit: UnitId) -> NDArray[Any] | Lost:
+    """Samples of a unit, as stored."""
+    number, place = unit
+    array = job.arrays[number]
+    source = job.granules[array.granule].source
+    region = array.region(place)
+    try:
+        values = np.asarray(source.read(array.variable, region))
+    except Exception as error:  # libraries that read raise whatever they like
+        return Lost(f"{source.name} could not be read: {type(error).__name__}: {error}", isinstance(error, OSError))
+    expected = tuple(part.stop - part.start for part in region)
+    if values.shape != expected or values.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
+        return Lost(
+            f"Expected {array.dtype} {expected} of variable {array.variable!r} in {source.name}. Got {values.dtype} "
+            f"{values.shape}: the source has changed since the conversion was planned.",
+            False,
+        )
+    return values
+
+
+def write(job: Job, unit: UnitId, values: NDArray[Any] | Lost) -> Record | Lost:
+    """Encode and write a unit, and note that it is done."""
+    if isinstance(values, Lost):
+        return values
+    try:
+        return encode(job, unit, values)
+    except (XwallocError, OSError, ValueError, RuntimeError) as error:
+        return Lost(f"{type(error).__name__}: {error}", isinstance(error, OSError))
+
+
+def encode(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
+    """What `write` does where nothing goes wrong."""
+    job.prepare()
+    number, place = unit
+    array = job.arrays[number]
+    recorder = Recorder(job.store)
+    place_in_store = StorePath(recorder, array.path)
+    target: Any = zarr.open_array(place_in_store, mode="r+", zarr_format=job.zarr_format)  # type: ignore[arg-type]
+    errors: list[float | None] = []
+    measured = frames.measure(target, errors.append)
+    (target if measured is None else measured)[array.region(place)] = values
+    known = [error for error in errors if error is not None]
+    bounded = array.config is None or array.config.max_error is not None or array.config.lossless
+    record = Record(
+        unit=job.name(unit),
+        objects=dict(recorder.objects()),
+        nbytes=values.nbytes,
+        max_error=max(known, default=0.0) if bounded else None,
+        device=engine.device_kind(),
+    )
+    Manifest(job.store).write(record)
+    return record
+
+
+def read_and_write(job: Job, unit: UnitId) -> Record | Lost:
+    """`read` and `write` in one task: samples never leave the worker."""
+    return write(job, unit, read(job, unit))

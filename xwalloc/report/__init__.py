@@ -1,5 +1,0 @@
-"""One self-contained HTML page about the quality of a store."""
-
-from xwalloc.report.page import write_page
-
-__all__ = ["write_page"]

@@ -1,0 +1,5 @@
+"""One self-contained HTML page about the quality of a store."""
+
+from xwalloc.reporting.page import write_page
+
+__all__ = ["write_page"]
