@@ -15,19 +15,23 @@ from xwalloc.settings import settings
 if TYPE_CHECKING:
     from xwalloc import errors
     from xwalloc.codec.inspect import inspect
+    from xwalloc.conversion.convert import convert
+    from xwalloc.conversion.export import export
     from xwalloc.conversion.placement import persist
+    from xwalloc.conversion.verify import verify
     from xwalloc.latents import decode_latents, open_latents
     from xwalloc.models.library import load_model
     from xwalloc.models.model import Model
     from xwalloc.preview import open_preview
+    from xwalloc.reporting.report import report
     from xwalloc.xarray import encoding
     from xwalloc.xarray.fit import fit
     from xwalloc.xarray.train import train
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model", "__version__", "decode_latents", "encoding", "errors", "fit", "inspect", "load_model", "open_latents",
-    "open_preview", "persist", "settings", "train",
+    "Model", "__version__", "convert", "decode_latents", "encoding", "errors", "export", "fit", "inspect", "load_model",
+    "open_latents", "open_preview", "persist", "report", "settings", "train", "verify",
 ]  # fmt: skip
 
 HOMES = {
@@ -40,6 +44,10 @@ HOMES = {
     "encoding": ("xwalloc.xarray", "encoding"),
     "errors": ("xwalloc.errors", None),
     "inspect": ("xwalloc.codec.inspect", "inspect"),
+    "convert": ("xwalloc.conversion.convert", "convert"),
+    "export": ("xwalloc.conversion.export", "export"),
+    "report": ("xwalloc.reporting.report", "report"),
+    "verify": ("xwalloc.conversion.verify", "verify"),
     "persist": ("xwalloc.conversion.placement", "persist"),
     "train": ("xwalloc.xarray.train", "train"),
 }

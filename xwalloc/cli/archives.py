@@ -138,8 +138,9 @@ def convert(
       xwalloc convert scene.tif scene.zarr --max-error 20
       xwalloc convert 'granules/*.nc' archive.zarr --along time --max-error temperature=0.05 --workers 4
     """
+    from xwalloc.conversion import convert as conversion
+    from xwalloc.conversion import estimate
     from xwalloc.conversion.workers import cluster, look
-    from xwalloc.convert import conversion, estimate
 
     talk(quiet, as_json, verbose)
     options |= {
@@ -292,3 +293,27 @@ def verify(
             click.echo(str(difference), err=True)
     if not found.ok:
         ctx.exit(INCOMPLETE)
+
+
+@main.command()
+@click.argument("source", nargs=-1, required=True)
+@click.argument("store")
+@click.argument("page", type=click.Path(dir_okay=False))
+@debug_option
+def report(source: tuple[str, ...], store: str, page: str) -> None:
+    """Write a page about STORE, which `xwalloc convert` wrote from each SOURCE, to the HTML file PAGE.
+
+    Ratios, errors, spectra, pictures and the worst places. The page is one file that any browser shows.
+    """
+    click.echo(xwalloc.report(list(source), store, page))
+
+
+@main.command()
+@click.argument("store")
+@click.argument("target", type=click.Path())
+@click.option("--variable", multiple=True, help="Variable to export; again for several. Default: all.")
+@click.option("--overwrite", is_flag=True, help="Replace a file, or a Zarr store.")
+@debug_option
+def export(store: str, target: str, variable: tuple[str, ...], overwrite: bool) -> None:
+    """Write STORE to TARGET for readers without xwalloc: plain Zarr (.zarr), NetCDF (.nc) or GeoTIFF (.tif)."""
+    click.echo(xwalloc.export(store, target, variables=list(variable) or None, overwrite=overwrite))
