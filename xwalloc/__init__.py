@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xwalloc._accessor import register
 from xwalloc.settings import settings
+from xwalloc.version import __version__
 
 if TYPE_CHECKING:
     from xwalloc import errors
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from xwalloc.xarray.fit import fit
     from xwalloc.xarray.train import train
 
-__version__ = "0.1.0"
 __all__ = [
     "Model", "__version__", "convert", "decode_latents", "encoding", "errors", "export", "fit", "inspect", "load_model",
     "open_latents", "open_preview", "persist", "report", "settings", "train", "verify",

@@ -10,12 +10,12 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-import xwalloc
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.manifest import is_metadata
 from xwalloc.conversion.plan import ArrayPlan, Plan
 from xwalloc.models import sidecar
 from xwalloc.models.model import ModelReference
+from xwalloc.version import __version__
 
 __all__ = ["finish_groups", "is_finished", "layout", "put_arrays"]
 
@@ -88,7 +88,7 @@ def provenance(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, A
         if array.config is not None
     }
     found: dict[str, Any] = {
-        "version": xwalloc.__version__,
+        "version": __version__,
         "created": created,
         "sources": {granule.path: granule.source.name for granule in plan.granules},
         "settings": plan.settings,

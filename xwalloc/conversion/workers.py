@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster
 from xwalloc.conversion.manifest import Manifest
 from xwalloc.errors import ConfigError
 from xwalloc.settings import thread_count
+from xwalloc.version import __version__
 
 __all__ = ["Worker", "cluster", "look"]
 
@@ -138,7 +139,6 @@ def probe(manifest: Manifest | None) -> dict[str, Any]:
     """What `look` asks of a worker; runs there."""
     import zarr
 
-    import xwalloc
     from xwalloc.codec.chunk import ChunkCodec
     from xwalloc.conversion.plan import Plan
     from xwalloc.zarr import Walloc
@@ -149,15 +149,13 @@ def probe(manifest: Manifest | None) -> dict[str, Any]:
     plan = None if manifest is None else manifest.plan()
     return {
         "resident": psutil.Process(os.getpid()).memory_info().rss,
-        "version": xwalloc.__version__,
+        "version": __version__,
         "plan": None if plan is None else plan.get("fingerprint"),
     }
 
 
 def check(workers: list[Worker], manifest: Manifest | None) -> None:
     """Refuse workers of another version, and such that do not see the store."""
-    from xwalloc import __version__
-
     others = [worker for worker in workers if worker.version != __version__]
     if others:
         raise ConfigError(

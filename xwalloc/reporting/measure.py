@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xwalloc.conversion.pairs import Pair
+from xwalloc.conversion.sources.base import Region
 from xwalloc.frames import watch
 from xwalloc.models import library
 from xwalloc.models.model import parse_reference
 from xwalloc.quality.differences import magnitudes, valid
 from xwalloc.quality.metrics import Comparison
-from xwalloc.reporting.pair import Pair, Region
 
 __all__ = ["Axes", "Findings", "bounds", "measure"]
 

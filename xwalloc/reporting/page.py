@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from xwalloc.reporting.pair import Pair
+from xwalloc.conversion.pairs import Pair
 from xwalloc.reporting.section import section
 from xwalloc.reporting.words import plain, settings
 

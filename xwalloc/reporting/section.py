@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xwalloc.conversion.pairs import Pair
+from xwalloc.conversion.sources.base import Region
 from xwalloc.quality.metrics import Place
 from xwalloc.reporting import figures
 from xwalloc.reporting.figures import ONE, THREE, TWO, bar, png
 from xwalloc.reporting.measure import Axes, Findings, measure
-from xwalloc.reporting.pair import Pair, Region
 from xwalloc.reporting.words import Scale, composite, coordinate, number, plain, positions, settings
 
 __all__ = ["section"]
