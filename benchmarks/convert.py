@@ -33,7 +33,8 @@ from xwalloc.conversion.convert import convert, prepare
 from xwalloc.conversion.manifest import FOLDER
 
 SIDE = 256
-BOUND = 20
+BOUND = 43
+"""0.5 % of the range."""
 WORKERS = 2
 
 

@@ -27,9 +27,9 @@ SETTINGS = {"max_error": 0.5, "chunks": {"y": 32, "x": 32}}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     rng = np.random.default_rng(5)
-    field = rng.normal(size=(1, 256, 224)).cumsum(1).cumsum(2) * np.arange(1, 9)[:, None, None] / 8
+    field = rng.normal(size=(1, 128, 112)).cumsum(1).cumsum(2) * np.arange(1, 9)[:, None, None] / 8
     values = (field + rng.normal(size=field.shape)).astype("f4")
-    values[:, 40:50, 60:90] = np.nan
+    values[:, 40:50, 60:70] = np.nan
     path = tmp_path_factory.mktemp("source") / "scene.nc"
     coordinates = {"band": np.arange(8), "wavelength": ("band", np.linspace(400.0, 900, 8))}
     xr.Dataset({"radiance": (("band", "y", "x"), values)}, coordinates).to_netcdf(path)
@@ -64,7 +64,7 @@ def test_killed_at_any_moment_the_same_command_completes(source, whole, tmp_path
         process = subprocess.Popen(command(source, store), start_new_session=True)
         units = store / FOLDER / "units" / "radiance"
         if attempt < 4:  # one before anything is written, the others somewhere in between
-            wanted = 0 if attempt == 0 else chance.randrange(3, 12) + len(list(store.glob(f"{FOLDER}/units/**/*.json")))
+            wanted = 0 if attempt == 0 else chance.randrange(2, 5) + len(list(store.glob(f"{FOLDER}/units/**/*.json")))
             while process.poll() is None and len(list(store.glob(f"{FOLDER}/units/**/*.json"))) < wanted:
                 time.sleep(0.002)
             if process.poll() is None:
@@ -187,7 +187,7 @@ def test_overwriting_builds_beside_and_swaps(source, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(source, store, overwrite=True, progress=stop_after(3), **SETTINGS)
     assert chunks(store) == before
-    assert zarr.open_group(store, mode="r")["radiance"].shape == (8, 256, 224)
+    assert zarr.open_group(store, mode="r")["radiance"].shape == (8, 128, 112)
     again = convert(source, store, overwrite=True, **SETTINGS)
     assert again.ok
     assert again.earlier >= 3
@@ -222,7 +222,7 @@ def test_half_a_store_fails_verification(source, tmp_path):
 def test_the_record_tells_what_was_written(source, whole):
     records = Manifest(zarr.storage.LocalStore(whole)).records()
     array = zarr.open_group(whole, mode="r")["radiance"]
-    assert len(records) == 56
+    assert len(records) == 16
     assert sum(record.stored for record in records.values()) == array.nbytes_stored() - len(
         (whole / "radiance" / "zarr.json").read_bytes()
     )

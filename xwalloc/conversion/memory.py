@@ -38,17 +38,20 @@ class Projection:
         Bytes of the most expensive unit, but for encoding.
     encoding
         Bytes of the chunks that are encoded at once.
+    cache
+        Bytes that reading keeps.
     """
 
     resident: int
     tasks: int
     per_task: int
     encoding: int
+    cache: int
 
     @property
     def peak(self) -> int:
         """Bytes at most."""
-        return self.resident + CODEC + self.tasks * self.per_task + self.encoding
+        return self.resident + CODEC + self.cache + self.tasks * self.per_task + self.encoding
 
 
 def project(plan: Plan, workers: list[Worker], *, apart: bool) -> Projection:
@@ -69,7 +72,8 @@ def project(plan: Plan, workers: list[Worker], *, apart: bool) -> Projection:
         tasks = worker.threads * (3 if apart else 1)
         per_task = max((task_bytes(plan, array) for array in plan.arrays), default=0)
         encoding = worker.threads * max((encoding_bytes(array) for array in plan.arrays), default=0)
-        found = Projection(resident=worker.resident, tasks=tasks, per_task=per_task, encoding=encoding)
+        cache = max((granule.source.cache for granule in plan.granules), default=0)
+        found = Projection(resident=worker.resident, tasks=tasks, per_task=per_task, encoding=encoding, cache=cache)
         left = worker.memory_limit * SHARE - found.peak if worker.memory_limit else math.inf
         if tightest is None or left < room:
             tightest, room = found, left

@@ -89,7 +89,7 @@ def cluster(client: Client | None, scheduler: str | None, workers: int | None) -
     if workers is not None and workers < 1:
         raise ConfigError(f"Expected workers to be 1 or more. Got {workers}.")
     count = workers or 1
-    options = {"processes": workers is not None, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    options = {"processes": workers is not None, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with (
         LocalCluster(n_workers=count, threads_per_worker=max(1, cores // count), **options) as local,
         Client(local) as own,

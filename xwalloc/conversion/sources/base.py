@@ -25,10 +25,13 @@ class Source(ABC):
         What messages call it: a path or a URL.
     named
         Whether whoever gave it pointed at its variables: integers of a raster are compressed without being named.
+    cache
+        Bytes that reading keeps in a process beyond what is asked for.
     """
 
     name: str
     named: bool = False
+    cache: int = 0
 
     @abstractmethod
     def template(self) -> xr.Dataset:

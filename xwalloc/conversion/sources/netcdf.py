@@ -35,6 +35,8 @@ class NetcdfSource(OpenedSource):
     Dimensions that HDF5 doesn't name are called ``phony_dim_0`` and so on.
     """
 
+    cache = 64 << 20  # HDF5 keeps chunks of every variable that is read
+
     def __init__(self, url: str | os.PathLike[str], group: str = "") -> None:
         self.url, self.group = os.fspath(url), group.strip("/")
         self.name = f"{self.url}:/{self.group}" if self.group else self.url

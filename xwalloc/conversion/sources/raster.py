@@ -44,6 +44,7 @@ class RasterSource(Source):
     """
 
     named = True
+    cache = _CACHE << 20
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.name = os.fspath(url)

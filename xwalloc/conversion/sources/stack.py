@@ -72,6 +72,7 @@ class StackSource(Source):
         self.sources, self.dim = tuple(sources), dim
         self.name = f"{len(self.sources)} sources along {dim!r}, from {self.sources[0].name}"
         self.named = all(source.named for source in self.sources)
+        self.cache = max(source.cache for source in self.sources)
         self._made: tuple[xr.Dataset, _Layout] | None = None
         self._known: _Layout | None = None
 
