@@ -19,17 +19,23 @@ from xwalloc.cli.shell import amount, debug_option, main, show
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+INTERRUPTED = 130
 INCOMPLETE = 3
 """Exit code where a command ran, and something could not be converted or is not as promised."""
 
 
 class Sizes(click.ParamType[Any]):
-    """``y=256,x=256``: sizes by dimension."""
+    """``y=256,x=256``: sizes by dimension; or one of some words."""
 
     name = "DIM=SIZE,..."
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, int]:
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, int] | str:
         """Sizes by dimension."""
+        if value in self.words:
+            return str(value)
         try:
             pairs = [item.split("=") for item in value.split(",")]
             return {name.strip(): int(size) for name, size in pairs}
@@ -98,7 +104,7 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
 @click.option("--nodata", type=Target(), help="Value of missing samples, as stored. Default: what the source says.")
 @click.option("--along", metavar="DIM", help="Put all sources into one array along this dimension.")
 @click.option("--chunk", "chunks", type=Sizes(), help="Chunks, such as y=256,x=256. Default: 16 MiB or less.")
-@click.option("--shard", "shards", type=Sizes(), help="Shards, files that hold many chunks. Default: none.")
+@click.option("--shard", "shards", type=Sizes("auto"), help="Shards, files of many chunks, or auto. Default: none.")
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True)
 @cluster_options
 @click.option("--overwrite", is_flag=True, help="Replace a store of `xwalloc convert` once the new one is complete.")
@@ -132,6 +138,7 @@ def convert(
       1  nothing could be done; the message says what to change
       2  the command was not understood
       3  something could not be read or written; the rest is converted
+    130  interrupted; the same command goes on
 
     \b
     Examples:
@@ -160,8 +167,12 @@ def convert(
         elif not quiet:
             show(f"plan for {store}; nothing is written", found.rows())
         ctx.exit(INCOMPLETE if ready.unreadable else 0)
-    with progress_bar(quiet, as_json) as tell:
-        result = conversion.convert(list(source), store, progress=tell, **options)
+    try:
+        with progress_bar(quiet, as_json) as tell:
+            result = conversion.convert(list(source), store, progress=tell, **options)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. The same command goes on where this stopped.", err=True)
+        ctx.exit(INTERRUPTED)
     if as_json:
         facts = {**asdict(result), "ok": result.ok, "ratio": finite(result.ratio)}
         click.echo(json.dumps({"event": "result", **facts}, default=str))

@@ -7,15 +7,15 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from distributed import Client
 from zarr.abc.store import Store
 
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.manifest import Manifest, Record
-from xwalloc.conversion.memory import Projection, project
-from xwalloc.conversion.plan import Plan, UnitId, make_plan
+from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
+from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
 from xwalloc.conversion.prepare import finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
@@ -97,12 +97,21 @@ def prepare(
     model: Model | None = None,
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
-    shards: Mapping[Hashable, int] | None = None,
+    shards: Mapping[Hashable, int] | Literal["auto"] | None = None,
     zarr_format: int = 3,
     along: str | None = None,
     skip_unreadable: bool = False,
+    room: int = MOST_ROOM,
+    before: Mapping[str, Any] | None = None,
 ) -> Preparation:
     """Plan a conversion; arguments are those of `convert`. Nothing is written.
+
+    Parameters
+    ----------
+    room
+        Bytes that a unit may take, for ``shards="auto"``.
+    before
+        Plan of the conversion that will be gone on with: it keeps the shards that were chosen.
 
     Raises
     ------
@@ -123,7 +132,8 @@ def prepare(
         )
     request = Request(
         max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=as_dims(signal_dims),
-        model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, beside=True,
+        model=model, nodata=nodata, chunks=chunks, shards=None if shards == "auto" else shards,
+        zarr_format=zarr_format, beside=True,
     )  # fmt: skip
     asked = {
         "max_error": max_error, "snr": snr, "lossless": lossless or None, "channel_dim": channel_dim,
@@ -131,7 +141,10 @@ def prepare(
         "shards": shards, "along": along,
     }  # fmt: skip
     settings = {key: plain(value) for key, value in asked.items() if value is not None}
-    return Preparation(plan=make_plan(tuple(found.granules), request, settings), unreadable=unreadable)
+    plan = make_plan(tuple(found.granules), request, settings)
+    if shards == "auto":
+        plan = with_shards(plan, room, before)
+    return Preparation(plan=plan, unreadable=unreadable)
 
 
 def plain(value: Any) -> Any:
@@ -155,7 +168,7 @@ def convert(
     model: Model | None = None,
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
-    shards: Mapping[Hashable, int] | None = None,
+    shards: Mapping[Hashable, int] | Literal["auto"] | None = None,
     zarr_format: int = 3,
     along: str | None = None,
     client: Client | None = None,
@@ -180,7 +193,8 @@ def convert(
         Path or URL of the store to write, or a Zarr store.
     max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, zarr_format
         As for `xwalloc.encoding`. Bounds are in the units that users see (where values are packed, in unpacked ones).
-        Variables of a raster are taken whatever their dtype.
+        Variables of a raster are taken whatever their dtype. ``shards="auto"``: as many chunks as the memory of the
+        workers allows, up to 128 MiB of samples.
     along
         Dimension along which several sources become one array; where they do not have it, it is made. None: each
         becomes a group of the store.
@@ -207,17 +221,17 @@ def convert(
     ConfigError
         If something is not possible; nothing is touched then.
     """
-    preparation = prepare(
-        source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
-        model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
-        skip_unreadable=skip_unreadable,
-    )  # fmt: skip
     final = objects.open_store(store, storage_options)
     replacement = Replacement.of(final) if overwrite else None
     target = final if replacement is None else replacement.store
-    missing = {failure.source: failure.reason for failure in preparation.unreadable}
     with cluster(client, scheduler, workers) as connected:
         crew = look(connected)
+        preparation = prepare(
+            source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
+            model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
+            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=Manifest(target).plan(),
+        )  # fmt: skip
+        missing = {failure.source: failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
@@ -348,6 +362,7 @@ class Task:
         if not is_finished(self.store, self.plan):
             finish_groups(self.store, self.plan, self.made, whole, root=not waits)
         if not open_ones and not waits:
+            objects.sweep(self.store)
             self.manifest.clean()
 
 

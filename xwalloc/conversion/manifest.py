@@ -142,6 +142,8 @@ class Manifest:
             objects.delete(self.store, key)
 
     def _compact(self) -> dict[str, Any] | None:
+        if objects.is_absent(self.store):
+            return None
         try:
             array = zarr.open_array(self.store, path=FOLDER, mode="r")
         except (FileNotFoundError, ValueError, KeyError):

@@ -9,7 +9,7 @@ from xwalloc.conversion.plan import ArrayPlan, Plan
 from xwalloc.conversion.workers import Worker
 from xwalloc.errors import ConfigError
 
-__all__ = ["Projection", "project"]
+__all__ = ["MOST_ROOM", "Projection", "project", "room_for_unit"]
 
 CODEC = 230 << 20
 """Bytes of compiled kernels, tables and libraries that the first units load (measured: benchmarks/convert.py)."""
@@ -22,6 +22,13 @@ COPIES = 2
 
 SHARE = 0.9
 """Of a worker's memory, what may be planned for."""
+
+
+MOST_ROOM = 128 << 20
+"""Bytes of samples of a unit that is made as large as memory allows."""
+
+UNIT_SHARE = 0.5
+"""Of the memory that is left on a worker, what its units may take; the rest is for encoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +94,16 @@ def project(plan: Plan, workers: list[Worker], *, apart: bool) -> Projection:
             "fewer threads, or make chunks or shards smaller."
         )
     return tightest
+
+
+def room_for_unit(workers: list[Worker]) -> int:
+    """Bytes of samples that a unit may have on every worker."""
+    rooms = [MOST_ROOM]
+    for worker in workers:
+        if worker.memory_limit:
+            left = worker.memory_limit * SHARE - worker.resident - CODEC
+            rooms.append(int(left * UNIT_SHARE / ((COPIES + 1) * worker.threads * (3 if worker.gpus else 1))))
+    return max(0, min(rooms))
 
 
 def task_bytes(plan: Plan, array: ArrayPlan) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,12 +22,12 @@ from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion.sources.base import Region, Source, placeholder
 from xwalloc.conversion.sources.find import Granule
 from xwalloc.errors import ConfigError
-from xwalloc.models.model import Model
+from xwalloc.models.model import Model, ModelReference
 from xwalloc.xarray.grid import Grid
 from xwalloc.xarray.plan import Request, by_variable
 from xwalloc.xarray.plan import plan as plan_variables
 
-__all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan"]
+__all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan", "with_shards"]
 
 LARGEST_CHUNK = 8 << 20
 """Bytes of chunks of variables that xwalloc does not encode."""
@@ -250,3 +250,45 @@ def plain_grid(variable: xr.DataArray) -> Grid:
         rest = math.prod(size[axis + 1 :]) * variable.dtype.itemsize
         size[axis] = max(1, min(size[axis], LARGEST_CHUNK // max(1, rest)))
     return Grid(chunks=tuple(max(1, n) for n in size))
+
+
+def with_shards(plan: Plan, room: int, before: Mapping[str, Any] | None) -> Plan:
+    """The plan with shards of as many chunks as there is room for; those of an earlier run stay as they were.
+
+    Parameters
+    ----------
+    room
+        Bytes of samples of a shard.
+    before
+        What the manifest says of the earlier run, if there was one.
+
+    Raises
+    ------
+    ConfigError
+        If the model is too large to be inline: it cannot be found from inside shards.
+    """
+    if plan.zarr_format == 2:
+        raise ConfigError("Expected no shards with zarr_format 2, which has none. Leave shards out or use 3.")
+    if plan.model is not None and ModelReference.of(plan.model).weights is None:
+        raise ConfigError("Expected no shards with a model that lies beside the arrays. Leave shards out.")
+    known = (before or {}).get("description", {}).get("arrays", {})
+    arrays = []
+    for array in plan.arrays:
+        said = known.get(array.path, {}).get("shards")
+        shards = shards_of(array, room) if said is None else tuple(said)
+        arrays.append(replace(array, grid=replace(array.grid, shards=shards)))
+    return replace(plan, arrays=tuple(arrays))
+
+
+def shards_of(array: ArrayPlan, room: int) -> tuple[int, ...]:
+    """Whole chunks, more and more along the axis that has the fewest of them in a shard, the last ones first."""
+    chunks = array.grid.chunks
+    counts = [1] * len(chunks)
+    most = [-(-n // size) for n, size in zip(array.shape, chunks, strict=True)]
+    while True:
+        nbytes = math.prod(counts) * array.chunk_nbytes
+        fits = [a for a, n in enumerate(counts) if n < most[a] and nbytes // n * min(2 * n, most[a]) <= room]
+        if not fits:
+            return tuple(n * size for n, size in zip(counts, chunks, strict=True))
+        axis = min(reversed(fits), key=lambda a: counts[a])
+        counts[axis] = min(2 * counts[axis], most[axis])

@@ -16,9 +16,19 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["Recorder", "checksum", "delete", "exists", "get", "is_empty", "keys", "local_path", "open_store", "put"]
-
-SMALL = 1 << 22
+__all__ = [
+    "Recorder",
+    "checksum",
+    "delete",
+    "exists",
+    "get",
+    "is_empty",
+    "keys",
+    "local_path",
+    "open_store",
+    "put",
+    "sweep",
+]
 
 
 def open_store(store: Any, storage_options: dict[str, Any] | None = None) -> Store:
@@ -37,8 +47,16 @@ def local_path(store: Store) -> Path | None:
     return Path(store.root) if isinstance(store, LocalStore) else None
 
 
+def is_absent(store: Store) -> bool:
+    """Whether a store is a folder that is not there: Zarr makes it as soon as it looks into it."""
+    folder = local_path(store)
+    return folder is not None and not folder.exists()
+
+
 def get(store: Store, key: str) -> bytes | None:
     """Bytes of an object; None where there is none."""
+    if is_absent(store):
+        return None
     found = sync(store.get(key, default_buffer_prototype()))
     return None if found is None else found.to_bytes()
 
@@ -50,7 +68,7 @@ def put(store: Store, key: str, data: bytes) -> None:
 
 def exists(store: Store, key: str) -> bool:
     """Whether there is an object."""
-    return sync(store.exists(key))
+    return not is_absent(store) and sync(store.exists(key))
 
 
 def delete(store: Store, key: str) -> None:
@@ -61,6 +79,8 @@ def delete(store: Store, key: str) -> None:
 
 def keys(store: Store, prefix: str) -> list[str]:
     """Keys of all objects below a prefix."""
+    if is_absent(store):
+        return []
 
     async def collect() -> list[str]:
         return [key async for key in store.list_prefix(prefix)]
@@ -72,6 +92,8 @@ def keys(store: Store, prefix: str) -> list[str]:
 
 def is_empty(store: Store) -> bool:
     """Whether there is nothing in a store, or no store."""
+    if is_absent(store):
+        return True
 
     async def first() -> bool:
         async for _ in store.list():
@@ -87,6 +109,13 @@ def is_empty(store: Store) -> bool:
 def checksum(data: bytes | memoryview) -> int:
     """CRC-32C."""
     return int(google_crc32c.value(bytes(data)))
+
+
+def sweep(store: Store) -> None:
+    """Delete what killed writers left in a folder: files that were never renamed to what they were meant to be."""
+    folder = local_path(store)
+    for path in () if folder is None else folder.rglob("*.partial"):
+        path.unlink(missing_ok=True)
 
 
 class Recorder(WrapperStore[Store]):

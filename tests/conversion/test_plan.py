@@ -1,0 +1,88 @@
+"""Units of work: which shards are chosen, and what a plan says."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xwalloc.conversion.convert import convert, prepare
+from xwalloc.conversion.memory import MOST_ROOM, room_for_unit
+from xwalloc.conversion.plan import with_shards
+from xwalloc.conversion.workers import Worker
+from xwalloc.errors import ConfigError
+
+GB = 2**30
+
+
+def scene(height=96, width=80, bands=4):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(bands, height, width)).cumsum(1).cumsum(2).astype("f4")
+    return xr.Dataset({"radiance": (("band", "y", "x"), values)})
+
+
+def worker(memory, threads=2, gpus=0):
+    return Worker(
+        address="tcp://here", threads=threads, gpus=gpus, memory_limit=memory, resident=200 << 20, version="", plan=None
+    )
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1 << 28))
+def test_shards_are_whole_chunks_and_fit(height, width, room):
+    template = xr.Dataset({"a": (("band", "y", "x"), np.broadcast_to(np.float32(0), (3, height, width)))})
+    plan = prepare(template, max_error=1.0, chunks={"y": 64, "x": 64}).plan
+    (array,) = with_shards(plan, room, None).arrays
+    chunks, shards = array.grid.chunks, array.grid.shards
+    assert all(shard % chunk == 0 for shard, chunk in zip(shards, chunks, strict=True))
+    assert array.unit_nbytes <= max(room, array.chunk_nbytes)
+    grown = [shard // chunk for shard, chunk in zip(shards, chunks, strict=True)]
+    most = [-(-n // chunk) for n, chunk in zip(array.shape, chunks, strict=True)]
+    assert all(n <= m for n, m in zip(grown, most, strict=True))
+    for axis, (n, m) in enumerate(zip(grown, most, strict=True)):  # nothing more fits
+        larger = math.prod(grown) // n * min(2 * n, m) * array.chunk_nbytes
+        assert n == m or larger > room, axis
+
+
+def test_room_follows_from_the_smallest_worker():
+    assert room_for_unit([worker(0)]) == MOST_ROOM
+    small, large = room_for_unit([worker(GB)]), room_for_unit([worker(4 * GB)])
+    assert 0 < small < large <= MOST_ROOM
+    assert room_for_unit([worker(4 * GB), worker(GB)]) == small
+    assert room_for_unit([worker(GB, threads=4)]) == pytest.approx(small / 2, abs=1)
+    assert room_for_unit([worker(GB, gpus=1)]) == pytest.approx(small / 3, abs=1)
+
+
+def test_shards_that_were_chosen_stay(tmp_path, monkeypatch):
+    settings = {"max_error": 0.1, "chunks": {"y": 16, "x": 16}, "shards": "auto"}
+    monkeypatch.setattr("xwalloc.conversion.convert.room_for_unit", lambda crew: 40_000)
+
+    def stop(progress):
+        if progress.done >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(scene(), tmp_path / "s.zarr", progress=stop, **settings)
+    monkeypatch.setattr("xwalloc.conversion.convert.room_for_unit", lambda crew: 9_000)
+    result = convert(scene(), tmp_path / "s.zarr", **settings)
+    assert result.ok
+    assert result.earlier >= 2
+    array = zarr.open_group(tmp_path / "s.zarr", mode="r")["radiance"]
+    assert (array.chunks, array.shards) == ((4, 16, 16), (4, 32, 64))
+    np.testing.assert_allclose(array[:], scene().radiance.values, rtol=0, atol=0.1)
+
+
+def test_no_shards_where_there_can_be_none(tmp_path):
+    with pytest.raises(ConfigError, match="zarr_format 2"):
+        convert(scene(), tmp_path / "s.zarr", max_error=0.1, shards="auto", zarr_format=2)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_equal_plans_have_equal_fingerprints():
+    def fingerprint(**settings):
+        return prepare(scene(), **{"max_error": 0.1, **settings}).plan.fingerprint
+
+    assert fingerprint() == fingerprint()
+    assert len({fingerprint(), fingerprint(max_error=0.2), fingerprint(chunks={"y": 32}), fingerprint(nodata=3)}) == 4
