@@ -33,8 +33,8 @@ from xwalloc.conversion.convert import convert, prepare
 from xwalloc.conversion.manifest import FOLDER
 
 SIDE = 256
-BOUND = 43
-"""0.5 % of the range."""
+BOUNDS = (86, 43)
+"""1 % and 0.5 % of the range."""
 WORKERS = 2
 
 
@@ -98,14 +98,21 @@ def bare(path, arguments):
     source = plan.granules[0].source
     codec = ChunkCodec(array.config)
     total, seconds, stored = 0, 0.0, 0
+    side = SIDE // 2
+
+    def chunks(place):
+        unit = source.read(array.variable, array.region(place))
+        parts = [(i, j) for i in range(0, unit.shape[1], side) for j in range(0, unit.shape[2], side)]
+        return [np.ascontiguousarray(unit[:, i : i + side, j : j + side]) for i, j in parts]
+
     places = list(array.places())
-    engine.run(codec.encode, source.read(array.variable, array.region(places[0])))  # compiles
-    for start in range(0, len(places), 8):
-        chunks = [source.read(array.variable, array.region(place)) for place in places[start : start + 8]]
+    engine.run(codec.encode, chunks(places[0])[0])  # compiles
+    for start in range(0, len(places), 2):
+        todo = [chunk for place in places[start : start + 2] for chunk in chunks(place)]
         began = time.perf_counter()
-        frames = [future.result() for future in [engine.submit(codec.encode, chunk) for chunk in chunks]]
+        frames = [future.result() for future in [engine.submit(codec.encode, chunk) for chunk in todo]]
         seconds += time.perf_counter() - began
-        total += sum(chunk.nbytes for chunk in chunks)
+        total += sum(chunk.nbytes for chunk in todo)
         stored += sum(map(len, frames))
     return seconds, total, stored
 
@@ -147,7 +154,7 @@ def killed(path, folder, kills, side):
     """Chunks that differ from an uninterrupted run after so many kills at random moments."""
     command = [
         sys.executable, "-m", "xwalloc.cli", "convert", str(path), str(folder / "killed.zarr"), "--max-error",
-        str(BOUND), "--chunk", f"y={side},x={side}", "--quiet", "--workers", str(WORKERS),
+        str(BOUNDS[0]), "--chunk", f"y={side},x={side}", "--quiet", "--workers", str(WORKERS),
     ]  # fmt: skip
     whole = [*command]
     whole[5] = str(folder / "whole.zarr")
@@ -195,13 +202,25 @@ def main():
         folder = Path(folder)
         if options.gigabytes:
             shape = mosaic(folder / "mosaic.tif", options.gigabytes)
-            found["mosaic"] = {"shape": shape, "chunk": [shape[0], SIDE // 2, SIDE // 2], "max_error": BOUND}
-            arguments = {"max_error": BOUND, "chunks": {"y": SIDE // 2, "x": SIDE // 2}}
-            seconds, total, stored = bare(folder / "mosaic.tif", arguments)
-            found["bare"] = {"seconds": seconds, "nbytes": total, "stored": stored}
-            found["converted"] = converted(folder / "mosaic.tif", folder / "out.zarr", arguments)
-            found["times as slow"] = found["converted"]["seconds"] / seconds
-            print(json.dumps(found, indent=1))
+            found["mosaic"] = {
+                "shape": shape,
+                "chunk": [shape[0], SIDE // 2, SIDE // 2],
+                "shard": [shape[0], SIDE, SIDE],
+            }
+            found["bounds"] = {}
+            for bound in BOUNDS:
+                arguments = {
+                    "max_error": bound,
+                    "chunks": {"y": SIDE // 2, "x": SIDE // 2},
+                    "shards": {"y": SIDE, "x": SIDE},
+                }
+                seconds, total, stored = bare(folder / "mosaic.tif", arguments)
+                one = {"bare": {"seconds": seconds, "nbytes": total, "stored": stored}}
+                one["converted"] = converted(folder / "mosaic.tif", folder / f"out{bound}.zarr", arguments)
+                one["times as slow"] = one["converted"]["seconds"] / seconds
+                one["load"] = os.getloadavg()[0]
+                found["bounds"][bound] = one
+                print(json.dumps(one, indent=1), flush=True)
             (folder / "mosaic.tif").unlink()
         if options.kills:
             mosaic(folder / "small.tif", 0.15)
