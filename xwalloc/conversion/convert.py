@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,6 +12,8 @@ from distributed import Client
 from zarr.abc.store import Store
 
 from xwalloc.conversion import store as objects
+from xwalloc.conversion.begin import agree
+from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
 from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
@@ -103,6 +104,7 @@ def prepare(
     skip_unreadable: bool = False,
     room: int = MOST_ROOM,
     before: Mapping[str, Any] | None = None,
+    target: Any = None,
 ) -> Preparation:
     """Plan a conversion; arguments are those of `convert`. Nothing is written.
 
@@ -112,6 +114,8 @@ def prepare(
         Bytes that a unit may take, for ``shards="auto"``.
     before
         Plan of the conversion that will be gone on with: it keeps the shards that were chosen.
+    target
+        Where the store will be: in folders of sources it is passed over.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def prepare(
         If something is not possible, or no source can be read.
     """
     sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
-    found = find(sources, along=along)
+    found = find(sources, along=along, target=None if target is None else objects.place(target))
     unreadable = tuple(Failure(source=name, reason=reason) for name, reason in found.unreadable)
     for failure in unreadable:
         logger.error("%s", failure)
@@ -221,7 +225,7 @@ def convert(
     ConfigError
         If something is not possible; nothing is touched then.
     """
-    final = objects.open_store(store, storage_options)
+    final = held(objects.open_store(store, storage_options))
     replacement = Replacement.of(final) if overwrite else None
     target = final if replacement is None else replacement.store
     with cluster(client, scheduler, workers) as connected:
@@ -229,18 +233,22 @@ def convert(
         preparation = prepare(
             source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
             model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
-            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=Manifest(target).plan(),
+            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=Manifest(target).plan(), target=store,
         )  # fmt: skip
         missing = {failure.source: failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
-        created = begin(target, preparation.plan, missing)
-        manifest = Manifest(target)
-        look(connected, manifest)
+        beginning = agree(target, preparation.plan, missing)
+        made = layout(preparation.plan, beginning.created, missing if skip_unreadable else {})
+        beginning.write()
+        try:
+            look(connected, beginning.manifest)
+        except ConfigError:
+            beginning.undo()
+            raise
         task = Task(
-            client=connected, crew=crew, store=target, manifest=manifest, plan=preparation.plan,
-            made=layout(preparation.plan, created, missing if skip_unreadable else {}),
+            client=connected, crew=crew, store=target, manifest=beginning.manifest, plan=preparation.plan, made=made,
             unreadable=preparation.unreadable, skip=skip_unreadable,
         )  # fmt: skip
         try:
@@ -251,45 +259,6 @@ def convert(
     if replacement is not None and result.complete:
         replacement.swap()
     return result
-
-
-def begin(store: Store, plan: Plan, missing: dict[str, str]) -> str:
-    """Note in the store what will be done, unless that stands there; returns when the conversion was begun."""
-    manifest = Manifest(store)
-    before = manifest.plan()
-    if before is None:
-        if not objects.is_empty(store):
-            raise ConfigError(
-                f"Expected an empty place for the store. Got {store}, where something is that xwalloc did not convert. "
-                "Choose another place; nothing is ever deleted that is not ours."
-            )
-        created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    else:
-        refuse_changes(store, before, plan, missing)
-        created = str(before["created"])
-        if before["fingerprint"] == plan.fingerprint and before["missing"] == missing:
-            return created
-    manifest.begin(
-        {"fingerprint": plan.fingerprint, "created": created, "missing": missing, "description": plan.description}
-    )
-    return created
-
-
-def refuse_changes(store: Store, before: dict[str, Any], plan: Plan, missing: dict[str, str]) -> None:
-    """Refuse to mix settings or sources in one store; sources that could not be read may come later."""
-    old, new = before["description"], plan.description
-    changed = [key for key in ("settings", "zarr_format") if old[key] != new[key]]
-    details = [f"{key}: {old[key]} before, {new[key]} now" for key in changed]
-    for what in ("sources", "arrays"):
-        both = old[what].keys() & new[what].keys()
-        details += [f"{what[:-1]} {key or '/'} has changed" for key in sorted(both) if old[what][key] != new[what][key]]
-    if not missing and not before["missing"] and old["sources"].keys() != new["sources"].keys():
-        details.append(f"sources {sorted(old['sources'])} before, {sorted(new['sources'])} now")
-    if details:
-        raise ConfigError(
-            f"Expected the settings and sources with which the conversion to {store} was begun. {'; '.join(details)}. "
-            "Use those, choose another place, or give overwrite to build it anew."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +285,7 @@ class Task:
         progress.earlier = progress.nbytes
         earlier = len(records)
         todo = [unit for name, unit in names.items() if name not in records]
-        if todo or not is_finished(self.store, self.plan):
+        if todo or not is_finished(self.store, self.made):
             put_arrays(self.store, self.plan, self.made)
 
         def done(record: Record) -> None:
@@ -356,10 +325,10 @@ class Task:
         open_ones = {self.plan.arrays[unit[0]].granule for name, unit in names.items() if name not in records}
         whole = {self.plan.granules[number].path for number in granules if number not in open_ones}
         waits = bool(self.unreadable) and not self.skip
-        if not open_ones and not waits and (repaired or not is_finished(self.store, self.plan)):
+        if not open_ones and not waits and (repaired or not is_finished(self.store, self.made)):
             ordered = [records[name] for name in names]
             self.manifest.finish(self.manifest.plan() or {}, ordered, self.plan.zarr_format)
-        if not is_finished(self.store, self.plan):
+        if not is_finished(self.store, self.made):
             finish_groups(self.store, self.plan, self.made, whole, root=not waits)
         if not open_ones and not waits:
             objects.sweep(self.store)

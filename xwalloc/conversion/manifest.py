@@ -97,6 +97,15 @@ class Manifest:
         """Write the plan."""
         objects.put(self.store, PLAN, json.dumps({"version": VERSION, **plan}, indent=1).encode())
 
+    def forget(self, units: Iterable[str]) -> None:
+        """Have units count as not written."""
+        for unit in units:
+            objects.delete(self.store, f"{UNITS}{unit}.json")
+
+    def withdraw(self) -> None:
+        """Delete the plan."""
+        objects.delete(self.store, PLAN)
+
     def write(self, record: Record) -> None:
         """Note that a unit is written; comes after its objects."""
         objects.put(self.store, f"{UNITS}{record.unit}.json", json.dumps(asdict(record)).encode())

@@ -19,6 +19,7 @@ from xwalloc.conversion.manifest import Manifest
 from xwalloc.conversion.prepare import ATTRIBUTE
 from xwalloc.conversion.sources.base import Region, Source
 from xwalloc.conversion.sources.find import find
+from xwalloc.conversion.store import place
 from xwalloc.errors import ConfigError
 from xwalloc.frames import configuration, watch
 from xwalloc.models import sidecar
@@ -120,7 +121,7 @@ def sides(source: Any, store: Store) -> list[Side]:
     said: Any = root.attrs.get(ATTRIBUTE, {})
     settings = said.get("settings", {}) if isinstance(said, dict) else {}
     sources = [source] if isinstance(source, str) or not isinstance(source, list | tuple) else list(source)
-    found = find(sources, along=settings.get("along") if isinstance(settings, dict) else None)
+    found = find(sources, along=settings.get("along") if isinstance(settings, dict) else None, target=place(store))
     missing = said.get("missing", {}) if isinstance(said, dict) else {}
     lost = [f"{name}: {reason}" for name, reason in found.unreadable if name not in missing]
     if lost:

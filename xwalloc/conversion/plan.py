@@ -32,6 +32,12 @@ __all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan", "with_shards"]
 LARGEST_CHUNK = 8 << 20
 """Bytes of chunks of variables that xwalloc does not encode."""
 
+LONGEST_NAME = 180
+"""Bytes of the name of a variable; files are called after it, with more behind it, and 255 is their limit."""
+
+RESERVED = {"_xwalloc", "zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
+"""Names that something else has in a group."""
+
 UnitId = tuple[int, tuple[int, ...]]
 """Number of an array, and place in the grid of its units."""
 
@@ -133,6 +139,10 @@ class Plan:
             for place in array.places():
                 yield number, place
 
+    def granule_of(self, unit: UnitId) -> Granule:
+        """Where a unit comes from."""
+        return self.granules[self.arrays[unit[0]].granule]
+
     @property
     def count(self) -> int:
         """Number of units."""
@@ -173,6 +183,7 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
     templates, arrays = [], []
     for number, granule in enumerate(granules):
         template = granule.source.template()
+        check_names(template, granule.source.name)
         try:
             planned = dict(plan_granule(template, granule.source, request))
         except ConfigError as error:
@@ -198,6 +209,18 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
         granules=granules, templates=tuple(templates), arrays=tuple(arrays), model=request.model,
         zarr_format=request.zarr_format, settings=settings,
     )  # fmt: skip
+
+
+def check_names(template: xr.Dataset, source: str) -> None:
+    """Refuse variables whose names are no names of arrays, or too long for files."""
+    for name in template.variables:
+        fits = isinstance(name, str) and len(name.encode()) <= LONGEST_NAME and not {"/", "\\", "\0"} & set(name)
+        if not fits or not str(name).strip(".") or str(name).startswith("__") or name in RESERVED:
+            raise ConfigError(
+                f"Expected names of variables to be texts of at most {LONGEST_NAME} bytes without '/' and '\\', and "
+                f"none that Zarr uses itself. Got the name {name!r:.80} in {source}. Rename it: "
+                "xarray.open_dataset(...).rename(...) can be given as a source."
+            )
 
 
 def plan_granule(

@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.manifest import is_metadata
 from xwalloc.conversion.plan import ArrayPlan, Plan
+from xwalloc.errors import ConfigError
 from xwalloc.models import sidecar
 from xwalloc.models.model import ModelReference
 from xwalloc.version import __version__
@@ -49,10 +50,16 @@ def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes
                 encoding.setdefault(name, {})["_FillValue"] = None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="zarr")  # of names of dtypes that Zarr v3 does not know
-            dataset.to_zarr(
-                memory, group=granule.path or None, mode="a", compute=False, consolidated=False, encoding=encoding,
-                zarr_format=plan.zarr_format,
-            )  # fmt: skip
+            try:
+                dataset.to_zarr(
+                    memory, group=granule.path or None, mode="a", compute=False, consolidated=False, encoding=encoding,
+                    zarr_format=plan.zarr_format,
+                )  # fmt: skip
+            except (ValueError, TypeError, NotImplementedError) as error:
+                raise ConfigError(
+                    f"Expected what Zarr {plan.zarr_format} can hold. Got {granule.source.name}: {error}. Leave out or "
+                    "change what is named, or give the source as a dataset of xarray without it."
+                ) from error
     if plan.model is not None and ModelReference.of(plan.model).weights is None:
         sidecar.write(root, plan.model)
     root.attrs[ATTRIBUTE] = provenance(plan, created, missing)
@@ -138,6 +145,6 @@ def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[s
         objects.put(store, key, made[key])
 
 
-def is_finished(store: Store, plan: Plan) -> bool:
-    """Whether the root group is there."""
-    return objects.exists(store, "zarr.json" if plan.zarr_format == 3 else ".zgroup")
+def is_finished(store: Store, made: dict[str, bytes]) -> bool:
+    """Whether the root group is there, as it was made: sources that were missing may have come since."""
+    return all(objects.get(store, key) == made[key] for key in made if "/" not in key)

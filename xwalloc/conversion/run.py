@@ -12,6 +12,7 @@ from typing import Any
 
 from distributed import Client, Future, as_completed
 
+from xwalloc.conversion.here import Reference
 from xwalloc.conversion.manifest import Record
 from xwalloc.conversion.plan import UnitId
 from xwalloc.conversion.unit import Job, Lost, read, read_and_write, write
@@ -137,7 +138,8 @@ def run(
     """
     apart = any(worker.gpus for worker in workers)
     slots = sum(int(worker.gpus) for worker in workers) if apart else sum(worker.threads for worker in workers)
-    shared = client.submit(as_it_is, job, key=f"xwalloc-job-{id(job)}-{time.time_ns()}")
+    here = all(worker.address.startswith("inproc://") for worker in workers)
+    shared = client.submit(as_it_is, Reference(job) if here else job, key=f"xwalloc-job-{id(job)}-{time.time_ns()}")
     waiting = iter(units)
     attempts: dict[UnitId, int] = {}
     failures: list[Failure] = []
@@ -200,4 +202,4 @@ def failure(job: Job, unit: UnitId, reason: str) -> Failure:
 
 def as_it_is(value: Any) -> Any:
     """What is given: a task of its own, which workers that come later can do again."""
-    return value
+    return value.value if isinstance(value, Reference) else value

@@ -17,18 +17,9 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from xwalloc.errors import ConfigError
 
 __all__ = [
-    "Recorder",
-    "checksum",
-    "delete",
-    "exists",
-    "get",
-    "is_empty",
-    "keys",
-    "local_path",
-    "open_store",
-    "put",
-    "sweep",
-]
+    "Recorder", "checksum", "delete", "exists", "get", "is_absent", "is_empty", "keys", "local_path", "open_store",
+    "place", "put", "sweep",
+]  # fmt: skip
 
 
 def open_store(store: Any, storage_options: dict[str, Any] | None = None) -> Store:
@@ -40,6 +31,14 @@ def open_store(store: Any, storage_options: dict[str, Any] | None = None) -> Sto
     if isinstance(store, str):
         return FsspecStore.from_url(store, storage_options=storage_options)
     raise ConfigError(f"Expected the path, the URL or a Zarr store to write to. Got {type(store).__name__}.")
+
+
+def place(store: Any) -> str | None:
+    """Path or URL of a store, to compare it with that of sources; None where it has none."""
+    if isinstance(store, LocalStore | Path) or (isinstance(store, str) and "://" not in store):
+        path = store.root if isinstance(store, LocalStore) else os.path.expanduser(store)
+        return os.path.realpath(path)
+    return store.rstrip("/") if isinstance(store, str) else None
 
 
 def local_path(store: Store) -> Path | None:

@@ -21,6 +21,7 @@ from xwalloc.conversion.sources.files import filesystem, head, is_url, listed, s
 from xwalloc.conversion.sources.kinds import folder, kind, looks_known
 from xwalloc.conversion.sources.raster import RasterSource, envi_data, envi_header
 from xwalloc.conversion.sources.stack import THREADS, StackSource
+from xwalloc.conversion.store import place
 from xwalloc.errors import ConfigError
 
 __all__ = ["Found", "Given", "Granule", "find"]
@@ -63,7 +64,13 @@ class Found:
     unreadable: list[tuple[str, str]]
 
 
-def find(sources: Sequence[Given], *, along: str | None = None, groups: Collection[str] | None = None) -> Found:
+def find(
+    sources: Sequence[Given],
+    *,
+    along: str | None = None,
+    groups: Collection[str] | None = None,
+    target: str | None = None,
+) -> Found:
     """Open all that is given, once, and say where it goes.
 
     Parameters
@@ -75,13 +82,22 @@ def find(sources: Sequence[Given], *, along: str | None = None, groups: Collecti
         A dimension along which all of them are put behind each other. Without it each of several becomes a group.
     groups
         Only these groups of NetCDF, HDF5 and Zarr; all by default. "" is the root.
+    target
+        Path without symbolic links, or URL, of a store that is none of the sources: folders and patterns pass it over.
 
     Returns
     -------
     Found
         What cannot be opened is among its ``unreadable``, and does not stop the rest.
+
+    Raises
+    ------
+    ConfigError
+        If a source is the target, or one lies in the other.
     """
-    entries: list[tuple[Given, str | None]] = list(_without_pairs(_expanded(sources)))
+    entries: list[tuple[Given, str | None]] = list(_without_pairs(_expanded(sources, target)))
+    for given, _ in entries:
+        _check_apart(given, target)
     with ThreadPoolExecutor(THREADS) as pool:
         results = list(pool.map(lambda entry: _opened(entry[0], entry[1], groups), entries))
     unreadable = [
@@ -102,7 +118,7 @@ def find(sources: Sequence[Given], *, along: str | None = None, groups: Collecti
     return Found(granules=granules, unreadable=unreadable)
 
 
-def _expanded(sources: Sequence[Given]) -> Iterator[tuple[Given, str | None]]:
+def _expanded(sources: Sequence[Given], target: str | None) -> Iterator[tuple[Given, str | None]]:
     """Each source, and a reason where it is known already that it cannot be read."""
     for given in sources:
         if not isinstance(given, str | os.PathLike):
@@ -111,12 +127,12 @@ def _expanded(sources: Sequence[Given]) -> Iterator[tuple[Given, str | None]]:
         path = os.fspath(given)
         try:
             if re.search(r"[*?\[]", path) and not os.path.exists(path):
-                matches = _matching(path)
+                matches = [match for match in _matching(path) if _place(match) != target]
                 if not matches:
                     yield path, "No file matches this pattern."
                 yield from ((match, None) for match in matches)
             elif folder(path) and kind(path) == "folder":
-                inside = [name for name in listed(path) if looks_known(name)]
+                inside = [name for name in listed(path) if _is_meant(name) and _place(name) != target]
                 if not inside:
                     yield (
                         path,
@@ -127,6 +143,27 @@ def _expanded(sources: Sequence[Given]) -> Iterator[tuple[Given, str | None]]:
                 yield path, None
         except Exception as error:
             yield path, _reason(path, error)
+
+
+def _is_meant(path: str) -> bool:
+    """Whether something in a folder is a source; what is hidden is none, as in patterns."""
+    return not os.path.basename(path.rstrip("/")).startswith(".") and looks_known(path)
+
+
+def _place(path: str) -> str:
+    return path.rstrip("/") if is_url(path) else os.path.realpath(path)
+
+
+def _check_apart(given: Given, target: str | None) -> None:
+    """Refuse a source that is the target, or lies in it, or in which the target lies."""
+    path = given if isinstance(given, str) else place(given) if isinstance(given, os.PathLike | Store) else None
+    if path is None or target is None:
+        return
+    where = _place(path)
+    if f"{where}/".startswith(f"{target}/") or f"{target}/".startswith(f"{where}/"):
+        raise ConfigError(
+            f"Expected a store apart from its sources. Got source {path} and store {target}. Choose another place."
+        )
 
 
 def _matching(pattern: str) -> list[str]:
