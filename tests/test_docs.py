@@ -28,7 +28,9 @@ def test_code_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["quickstart", "time_series", "read_lazily", "train_decoder 150"])
+@pytest.mark.parametrize("command", [
+        "quickstart", "time_series", "read_lazily", "train_decoder 150", "convert_folder", "ndvi", "resume",
+    ],  # fmt: skip)
 def test_examples_run(command, tmp_path):
     name, *arguments = command.split()
     if name == "train_decoder":
