@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/models.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/models.md", "docs/archives.md", "docs/clusters.md"])
 def test_code_blocks_run(page, tmp_path):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks
