@@ -38,9 +38,9 @@ CORN = DATA / "hyperspectral" / "corn-kernel-hyperspectral.hdr"
 
 @pytest.fixture(scope="module")
 def client():
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as local:
-        with Client(local) as found:
-            yield found
+    options = {"processes": False, "dashboard_address": ":0"}
+    with LocalCluster(n_workers=1, threads_per_worker=2, **options) as local, Client(local) as found:
+        yield found
 
 
 @pytest.fixture
@@ -148,15 +148,15 @@ def test_envi_has_wavelengths(convert, tmp_path):
 def test_masked_stays_masked(convert, tmp_path):
     source = DATA / "gridded" / "coads_climatology.cdf"
     assert convert(source, tmp_path / "a.zarr", max_error=0.05).ok
-    with xr.open_dataset(source, decode_times=False) as original:
-        with xr.open_zarr(tmp_path / "a.zarr", decode_times=False) as stored:
-            assert set(stored.variables) == set(original.variables)
-            for name in original.data_vars:
-                assert original[name].isnull().any()
-                within(stored[name].values, original[name].values, 0.05)
-                assert stored[name].attrs == original[name].attrs
-            for name in original.coords:
-                np.testing.assert_array_equal(stored[name], original[name])
+    readers = xr.open_dataset(source, decode_times=False), xr.open_zarr(tmp_path / "a.zarr", decode_times=False)
+    with readers[0] as original, readers[1] as stored:
+        assert set(stored.variables) == set(original.variables)
+        for name in original.data_vars:
+            assert original[name].isnull().any()
+            within(stored[name].values, original[name].values, 0.05)
+            assert stored[name].attrs == original[name].attrs
+        for name in original.coords:
+            np.testing.assert_array_equal(stored[name], original[name])
     assert verify(source, tmp_path / "a.zarr").ok
 
 
@@ -165,10 +165,10 @@ def test_bounds_by_variable(convert, tmp_path):
     source = DATA / "gridded" / "monthly_navy_winds.cdf"
     bounds = {"UWND": 0.5, "VWND": 1.0}
     assert convert(source, tmp_path / "a.zarr", max_error=bounds).ok
-    with xr.open_dataset(source, decode_times=False) as original:
-        with xr.open_zarr(tmp_path / "a.zarr", decode_times=False) as stored:
-            for name, bound in bounds.items():
-                within(stored[name].values, original[name].values, bound)
+    readers = xr.open_dataset(source, decode_times=False), xr.open_zarr(tmp_path / "a.zarr", decode_times=False)
+    with readers[0] as original, readers[1] as stored:
+        for name, bound in bounds.items():
+            within(stored[name].values, original[name].values, bound)
     assert verify(source, tmp_path / "a.zarr").ok
 
 
@@ -250,7 +250,8 @@ def test_shared_model(convert, tmp_path, monkeypatch, beside):
     assert convert(array, tmp_path / "a.zarr", model=fitted, chunks=chunks).ok
     assert (tmp_path / "a.zarr" / "_xwalloc" / fitted.id.removeprefix("sha256:")).exists() == beside
     monkeypatch.undo()
-    code = f"import xarray, numpy; numpy.save({str(tmp_path / 'v.npy')!r}, xarray.open_zarr({str(tmp_path / 'a.zarr')!r}).v.values)"
+    here, there = str(tmp_path / "a.zarr"), str(tmp_path / "v.npy")
+    code = f"import xarray, numpy; numpy.save({there!r}, xarray.open_zarr({here!r}).v.values)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60, cwd="/")
     within(np.load(tmp_path / "v.npy"), array.values, 0.2)
     assert verify(array, tmp_path / "a.zarr").ok

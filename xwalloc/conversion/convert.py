@@ -23,7 +23,7 @@ from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.sources.opened import release
 from xwalloc.conversion.unit import Job
-from xwalloc.conversion.workers import Worker, cluster, look
+from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model
 from xwalloc.xarray import as_dims
@@ -239,6 +239,7 @@ def convert(
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
+        refuse_unseen(target, crew)
         beginning = agree(target, preparation.plan, missing)
         made = layout(preparation.plan, beginning.created, missing if skip_unreadable else {})
         beginning.write()

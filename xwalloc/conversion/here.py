@@ -13,8 +13,6 @@ from weakref import WeakValueDictionary
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore, WrapperStore
 
-from xwalloc.errors import ConfigError
-
 __all__ = ["Here", "Reference", "held"]
 
 _HERE: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -25,16 +23,13 @@ def found(token: str, name: str) -> Any:
 
     Raises
     ------
-    ConfigError
+    LookupError
         If this is another process.
     """
     try:
         return _HERE[token]
     except KeyError:
-        raise ConfigError(
-            f"Expected a store that worker processes see. Got {name}, which is in the memory of one process or cannot "
-            "be pickled. Give a path or a URL, or convert without worker processes."
-        ) from None
+        raise LookupError(f"{name} stays in the process that it was made in") from None
 
 
 class Reference:

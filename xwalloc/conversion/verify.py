@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from xwalloc.codec.bound import misses
 from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.pairs import Pair, Side, sides
+from xwalloc.conversion.sources.agree import FILLS, MEANING
 from xwalloc.conversion.sources.base import Region
 from xwalloc.conversion.sources.opened import release
 from xwalloc.errors import ConfigError, XwallocError
@@ -240,9 +241,14 @@ def compare_metadata(side: Side) -> Iterator[Difference]:
                 f"{pair.template.shape} in the source"
             )
             yield Difference(path=pair.path, reason=reason)
-    stored = xr.open_zarr(
-        side.stored.store, group=side.group or None, chunks=None, decode_cf=False, consolidated=has_consolidated(side)
-    )
+    try:
+        stored = xr.open_zarr(
+            side.stored.store, group=side.group or None, chunks=None, decode_cf=False,
+            consolidated=has_consolidated(side),
+        )  # fmt: skip
+    except ValueError as error:
+        yield Difference(path=side.group or "/", reason=f"xarray cannot open it: {error}")
+        return
     others = [n for n, v in side.template.data_vars.items() if v.dtype.kind not in "biufc"]
     for name in [*side.template.coords, *others]:
         original = side.template[name].variable
@@ -253,6 +259,25 @@ def compare_metadata(side: Side) -> Iterator[Difference]:
         coded = xr.conventions.encode_cf_variable(original, name=name)
         if there.shape != coded.shape or not same_values(np.asarray(coded.values), np.asarray(there.values)):
             yield Difference(path=f"{where}{name}", reason="coordinate differs from the source")
+        yield from compare_meaning(f"{where}{name}", coded.attrs, there.attrs, but=FILLS)
+    for pair in side.pairs:
+        yield from compare_meaning(pair.path, pair.template.attrs, stored[pair.variable].attrs)
+
+
+def compare_meaning(
+    path: str, original: Mapping[Any, Any], stored: Mapping[Any, Any], but: Sequence[str] = ()
+) -> Iterator[Difference]:
+    """What differs in attributes without which values mean something else."""
+    for key in MEANING:
+        a, b = original.get(key), stored.get(key)
+        if key not in but and not (a is b is None) and (a is None or b is None or not same_values(*as_arrays(a, b))):
+            yield Difference(path=path, reason=f"{key} is {b} in the store and {a} in the source")
+
+
+def as_arrays(original: Any, stored: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Attributes as arrays; JSON knows one kind of float, so that the stored one may be of another width."""
+    a, b = np.asarray(original), np.asarray(stored)
+    return a, b.astype(a.dtype) if a.dtype.kind == b.dtype.kind == "f" else b
 
 
 def has_consolidated(side: Side) -> bool:

@@ -12,13 +12,15 @@ from typing import Any
 
 import psutil
 from distributed import Client, LocalCluster
+from zarr.abc.store import Store
 
+from xwalloc.conversion.here import Here
 from xwalloc.conversion.manifest import Manifest
 from xwalloc.errors import ConfigError
 from xwalloc.settings import thread_count
 from xwalloc.version import __version__
 
-__all__ = ["Worker", "cluster", "look"]
+__all__ = ["Worker", "cluster", "look", "refuse_unseen"]
 
 logger = logging.getLogger("xwalloc")
 
@@ -78,7 +80,7 @@ def cluster(client: Client | None, scheduler: str | None, workers: int | None) -
     if scheduler is not None:
         try:
             remote = Client(scheduler, timeout=PATIENCE)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: it is no address
             raise ConfigError(
                 f"Expected a Dask scheduler at {scheduler}. Got none ({error}). Check the address and that it runs."
             ) from None
@@ -135,6 +137,21 @@ def look(client: Client, manifest: Manifest | None = None) -> list[Worker]:
     return workers
 
 
+def refuse_unseen(store: Store, workers: list[Worker]) -> None:
+    """Refuse a store of this process where workers are other processes, which would not see it."""
+    apart = [worker for worker in workers if not worker.address.startswith("inproc://")]
+    if apart and isinstance(store, Here):
+        raise unseen(store, apart[0])
+
+
+def unseen(store: Store, worker: Worker) -> ConfigError:
+    """An error that says that a worker does not see a store."""
+    return ConfigError(
+        f"Expected every worker to see the store {store}. {worker.address} does not. Use a URL or a folder that all "
+        "machines share; a store in memory, or one that cannot be pickled, only goes without worker processes."
+    )
+
+
 def probe(manifest: Manifest | None) -> dict[str, Any]:
     """What `look` asks of a worker; runs there."""
     import zarr
@@ -165,10 +182,7 @@ def check(workers: list[Worker], manifest: Manifest | None) -> None:
     plan = None if manifest is None else (manifest.plan() or {}).get("fingerprint")
     blind = [worker for worker in workers if worker.plan != plan]
     if blind and manifest is not None:
-        raise ConfigError(
-            f"Expected every worker to see the store {manifest.store}. {blind[0].address} does not. Use a URL or a "
-            "folder that all machines share; a store in memory only goes without worker processes."
-        )
+        raise unseen(manifest.store, blind[0])
 
 
 def unsuitable(who: str, error: BaseException) -> ConfigError:

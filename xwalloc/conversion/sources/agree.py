@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["FILLS", "check_alike", "common", "is_number", "same"]
+__all__ = ["FILLS", "MEANING", "check_alike", "common", "is_number", "same"]
 
-_MEANING = (
+MEANING = (
     "_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "units", "calendar", "flag_values",
     "flag_masks", "crs_wkt", "GeoTransform", "grid_mapping",
 )  # fmt: skip
@@ -60,7 +60,7 @@ def check_alike(first: xr.Dataset, other: xr.Dataset, dim: str, names: tuple[str
         if apart != wanted:
             refuse(f"shape of {name!r}", found.shape, variable.shape)
         times = " since " in str(variable.attrs.get("units")) and (dim in variable.dims or not variable.ndim)
-        for key in _MEANING:
+        for key in MEANING:
             if key == "units" and times and not (name in first.data_vars and is_number(variable)):
                 continue
             if key in FILLS and (key in found.attrs) != (key in variable.attrs):
