@@ -20,12 +20,12 @@ def conversion_table(found: dict[str, Any]) -> str:
         converted = one["converted"]
         rows.append([
             bound, f"{converted['nbytes'] / converted['stored']:.1f}", f"{one['bare']['seconds']:.0f}",
-            f"{converted['seconds']:.0f}", f"{one['times as slow']:.2f}",
+            f"{converted['seconds']:.0f}", f"{one['times as slow']:.2f}", f"{one['times as much CPU']:.2f}",
             f"{100 * converted['share of CPU in encode']:.0f} %", f"{converted['peak memory'] / 1e6:.0f}",
             f"{converted['peak memory planned'] / 1e6:.0f}", f"{one['load']:.1f}",
         ])  # fmt: skip
     head = [
-        "bound", "ratio", "bare encoding, s", "conversion, s", "times as slow", "CPU time in encode",
+        "bound", "ratio", "bare encoding, s", "conversion, s", "times as slow", "times as much CPU", "CPU time in encode",
         "peak memory of a worker, MB", "planned, MB", "load of the machine",
     ]  # fmt: skip
     size = next(iter(found["bounds"].values()))["converted"]["nbytes"]
