@@ -14,7 +14,6 @@ import numpy as np
 import rasterio
 import xarray as xr
 from dask.distributed import Client, LocalCluster
-from rasterio.transform import from_origin
 from tensorly.datasets import load_indian_pines
 
 import xwalloc
@@ -30,8 +29,9 @@ def write_scenes(folder: Path) -> None:
         for column in range(2):
             part = counts[:, 72 * row : 72 * row + 72, 72 * column : 72 * column + 72]
             profile = {
-                "driver": "GTiff", "width": 72, "height": 72, "count": len(part), "dtype": "uint16", "crs": "EPSG:32616",
-                "transform": from_origin(500_000 + 1440 * column, 4_480_000 - 1440 * row, 20, 20), "nodata": 0,
+                "driver": "GTiff", "width": 72, "height": 72, "count": len(part), "dtype": "uint16", "nodata": 0,
+                "crs": "EPSG:32616",
+                "transform": rasterio.Affine(20, 0, 500_000 + 1440 * column, 0, -20, 4_480_000 - 1440 * row),
             }  # fmt: skip
             with rasterio.open(folder / f"scene_{row}{column}.tif", "w", **profile) as target:
                 target.write(part)

@@ -1,7 +1,7 @@
 """NDVI of a compressed scene, lazily: xarray reads and decodes the chunks that are needed, Dask computes.
 
-On a cluster, `xwalloc.persist` decodes once, on GPU workers where there are any, and leaves what follows free. The scene
-is AVIRIS Indian Pines, which the package ``tensorly`` contains. Run it in an empty folder:
+On a cluster, `xwalloc.persist` decodes once, on GPU workers where there are any, and leaves what follows free. The
+scene is AVIRIS Indian Pines, which the package ``tensorly`` contains. Run it in an empty folder:
 
     python examples/ndvi.py
 """
@@ -33,7 +33,7 @@ def main() -> None:
     xwalloc.convert(original, "scene.zarr", max_error=20, chunks={"y": 48, "x": 48})
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as client:
         stored = xr.open_zarr("scene.zarr").radiance
-        bands = [int(abs(stored.wavelength - nm).argmin()) for nm in (RED, INFRARED)]
+        bands = [int(np.argmin(abs(stored.wavelength.values - nm))) for nm in (RED, INFRARED)]
         red, infrared = xwalloc.persist(stored.isel(band=bands), client=client)
         ndvi = (infrared - red) / (infrared + red)
         print(f"NDVI from {float(ndvi.min()):.3f} to {float(ndvi.max()):.3f}")

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/models.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/tutorial.md", "docs/models.md", "docs/archives.md", "docs/clusters.md"]
+)
 def test_code_blocks_run(page, tmp_path):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks
@@ -28,7 +30,10 @@ def test_code_blocks_run(page, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["quickstart", "time_series", "read_lazily", "train_decoder 150"])
+@pytest.mark.parametrize(
+    "command",
+    ["quickstart", "time_series", "read_lazily", "train_decoder 150", "convert_folder", "ndvi", "resume"],
+)
 def test_examples_run(command, tmp_path):
     name, *arguments = command.split()
     if name == "train_decoder":

@@ -124,3 +124,16 @@ def test_blocks_must_fit():
     with pytest.raises(ValueError, match="bool"):
         Comparison(1).update(np.zeros(3, "c8"), np.zeros(3, "c8"))
     assert valid(np.array([3, 4], "u1"), -1).all()
+
+
+def test_angles_leave_out_channels_without_a_sample():
+    rng = np.random.default_rng(2)
+    original = rng.uniform(1, 9, (4, 5, 6))
+    decoded = original + rng.normal(size=original.shape) / 10
+    expected = Comparison(3, channel_axis=0, channels=3)
+    expected.update(original[:3], decoded[:3])
+    original[3] = decoded[3] = np.nan
+    found = Comparison(3, channel_axis=0, channels=4)
+    found.update(original, decoded)
+    assert found.angle == expected.angle
+    assert np.isfinite(found.angle[0])

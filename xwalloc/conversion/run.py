@@ -148,6 +148,9 @@ def run(
     def submit(unit: UnitId) -> Future[Any]:
         attempts[unit] = attempts.get(unit, 0) + 1
         key = f"xwalloc-{job.name(unit)}-{next(names)}-{shared.key}"
+        if job.source(unit).in_memory and not here:
+            where = {"GPU": 1} if apart else None
+            return client.submit(write, shared, unit, read(job, unit), key=key, pure=False, resources=where)
         if not apart:
             return client.submit(read_and_write, shared, unit, key=key, pure=False)
         values = client.submit(read, shared, unit, key=f"read-{key}", pure=False)

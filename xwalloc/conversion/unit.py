@@ -16,6 +16,7 @@ from xwalloc import frames
 from xwalloc.codec import engine
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.plan import ArrayPlan, Plan, UnitId
+from xwalloc.conversion.sources.base import Source
 from xwalloc.conversion.sources.find import Granule
 from xwalloc.conversion.store import Recorder
 from xwalloc.errors import XwallocError
@@ -70,6 +71,10 @@ class Job:
 
     def __reduce__(self) -> Any:
         return Job, (self.store, self.granules, self.arrays, self.model, self.zarr_format)
+
+    def source(self, unit: UnitId) -> Source:
+        """Where the samples of a unit come from."""
+        return self.granules[self.arrays[unit[0]].granule].source
 
     def name(self, unit: UnitId) -> str:
         """Name of a unit in the manifest."""

@@ -174,8 +174,9 @@ class Comparison:
     errors
         Histogram of signed errors, decoded - original, in units of the bound.
     angles
-        Histogram of angles in degrees, over pixels all channels of which are valid and not all 0. Blocks that do not
-        hold all channels are not counted, nor anything where there is one channel.
+        Histogram of angles in degrees, over pixels all channels of which are valid and not all 0. Channels without any
+        valid sample in a block are left out there. Blocks that do not hold all channels are not counted, nor anything
+        where there is one channel.
     worst
         Places of the largest errors, largest first; of many equals, some.
     missed
@@ -325,7 +326,9 @@ class Comparison:
             self.changed_places = sorted([*self.changed_places, *found], key=by_index)[: self.kept]
         self._note_worst(np.where(both, error, 0), place)
         if len(a) == self.channels > 1:
-            found_angles = angles(original + self.offset, b.astype(np.float64) + self.offset, np.asarray(both.all(0)))
+            alive = both.reshape(len(a), -1).any(1)
+            x, y = original[alive] + self.offset, b[alive].astype(np.float64) + self.offset
+            found_angles = angles(x, y, np.asarray(both[alive].all(0)))
             self.angles.add(found_angles)
             self._angles += len(found_angles), found_angles.sum(), 0
             self._angles[2] = max(self._angles[2], found_angles.max(initial=0))

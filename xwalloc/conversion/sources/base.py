@@ -25,6 +25,8 @@ class Source(ABC):
         What messages call it: a path or a URL.
     named
         Whether whoever gave it pointed at its variables: integers of a raster are compressed without being named.
+    in_memory
+        Whether samples are in the memory of the process that made it: they are read there, and it is not sent about.
     cache
         Bytes that reading keeps in a process beyond what is asked for.
     """
@@ -32,6 +34,7 @@ class Source(ABC):
     name: str
     named: bool = False
     cache: int = 0
+    in_memory: bool = False
 
     @abstractmethod
     def template(self) -> xr.Dataset:

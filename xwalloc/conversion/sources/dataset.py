@@ -31,6 +31,12 @@ class DatasetSource(Source):
 
     def __init__(self, dataset: xr.Dataset, name: str = "the dataset", *, named: bool = False) -> None:
         self.dataset, self.name, self.named = dataset, name, named
+        self.in_memory = any(isinstance(v._data, np.ndarray) for v in dataset.data_vars.variables.values())
+
+    def __reduce__(self) -> Any:
+        if self.in_memory:
+            return DatasetSource, (xr.Dataset(), self.name)
+        return super().__reduce__()
 
     def template(self) -> xr.Dataset:
         """Metadata of the dataset as xarray would store it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Hashable
@@ -20,6 +21,8 @@ from xwalloc.conversion.targets.contents import Contents, attribute, period
 from xwalloc.errors import ConfigError
 
 __all__ = ["write_geotiff"]
+
+logger = logging.getLogger("xwalloc")
 
 NAMES_Y = ("y", "lat", "latitude", "northing", "row", "line", "lines")
 NAMES_X = ("x", "lon", "longitude", "easting", "col", "column", "sample", "samples")
@@ -120,6 +123,8 @@ def place(dataset: xr.Dataset, name: str, y: int, x: int) -> dict[str, Any]:
         ys, xs = (described[dim].values.astype(np.float64) for dim in dims)
         dy, dx = (ys[-1] - ys[0]) / (len(ys) - 1), (xs[-1] - xs[0]) / (len(xs) - 1)
         found["transform"] = rasterio.Affine(dx, 0, xs[0] - dx / 2, 0, dy, ys[0] - dy / 2)
+    else:
+        logger.warning("Variable %r says nowhere where it lies: the GeoTIFF has no transform.", name)
     return found
 
 
