@@ -92,12 +92,12 @@ def usage():
 
 
 def bare(path, arguments):
-    """Seconds that encoding the chunks takes in this process, and their bytes encoded; reading does not count."""
+    """What encoding the chunks takes in this process; reading does not count."""
     plan = prepare(str(path), **arguments).plan
     (array,) = plan.arrays
     source = plan.granules[0].source
     codec = ChunkCodec(array.config)
-    total, seconds, stored = 0, 0.0, 0
+    total, seconds, busy, stored = 0, 0.0, 0.0, 0
     side = SIDE // 2
 
     def chunks(place):
@@ -109,12 +109,13 @@ def bare(path, arguments):
     engine.run(codec.encode, chunks(places[0])[0])  # compiles
     for start in range(0, len(places), 2):
         todo = [chunk for place in places[start : start + 2] for chunk in chunks(place)]
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         frames = [future.result() for future in [engine.submit(codec.encode, chunk) for chunk in todo]]
         seconds += time.perf_counter() - began
+        busy += time.process_time() - worked
         total += sum(chunk.nbytes for chunk in todo)
         stored += sum(map(len, frames))
-    return seconds, total, stored
+    return {"seconds": seconds, "CPU seconds": busy, "nbytes": total, "stored": stored}
 
 
 def converted(path, store, arguments):
@@ -136,6 +137,7 @@ def converted(path, store, arguments):
     return {
         "seconds": result.seconds,
         "seconds with planning": wall,
+        "CPU seconds": sum(w[0] for w in workers),
         "share of CPU in encode": sum(w[1] for w in workers) / sum(w[0] for w in workers),
         "peak memory planned": seen["peak"],
         "peak memory": max(w[2] for w in workers),
@@ -214,10 +216,10 @@ def main():
                     "chunks": {"y": SIDE // 2, "x": SIDE // 2},
                     "shards": {"y": SIDE, "x": SIDE},
                 }
-                seconds, total, stored = bare(folder / "mosaic.tif", arguments)
-                one = {"bare": {"seconds": seconds, "nbytes": total, "stored": stored}}
+                one = {"bare": bare(folder / "mosaic.tif", arguments)}
                 one["converted"] = converted(folder / "mosaic.tif", folder / f"out{bound}.zarr", arguments)
-                one["times as slow"] = one["converted"]["seconds"] / seconds
+                one["times as slow"] = one["converted"]["seconds"] / one["bare"]["seconds"]
+                one["times as much CPU"] = one["converted"]["CPU seconds"] / one["bare"]["CPU seconds"]
                 one["load"] = os.getloadavg()[0]
                 found["bounds"][bound] = one
                 print(json.dumps(one, indent=1), flush=True)

@@ -12,6 +12,7 @@ python -m benchmarks.trained
 python -m benchmarks.train_device   # on a machine with a GPU
 python -m benchmarks.decoders   # in three parts, one of them on a GPU: docs/decoders.md
 python -m benchmarks.examples
+python -m benchmarks.convert
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from conversion_tables import conversion_table, terabyte_table
 from decoder_tables import decoder_blocks
 from example_tables import example_blocks
 from model_tables import device_tables, fitted_table, neural_table, trained_table
@@ -36,7 +38,7 @@ SHOWN = ("SZ3", "SPERR", "zfp", "quantise+JXL", "quantise+J2K", "quantise+pcodec
 """The peers in the table of README.md; docs/performance.md has all of them."""
 NAMES = (
     "rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained",
-    "train_device", "decoders", "examples",
+    "train_device", "decoders", "examples", "convert",
 )  # fmt: skip
 """What is read: JSON of these names."""
 
@@ -258,7 +260,9 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "regions": region_table(found["cost"]["regions"]),
             "modes": mode_table(found["modes"]),
             "device": device_tables(found["train_device"]),
+            "conversion": conversion_table(found["convert"]),
         },
+        ROOT / "docs" / "clusters.md": {"terabyte": terabyte_table(speed, found["convert"])},
         ROOT / "docs" / "models.md": {
             "fitted": fitted_table(found["fitted"]),
             "neural": neural_table(found["neural-packet"], found["neural-dyadic"]),

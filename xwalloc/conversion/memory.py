@@ -14,7 +14,7 @@ __all__ = ["MOST_ROOM", "Projection", "project", "room_for_unit"]
 CODEC = 230 << 20
 """Bytes of compiled kernels, tables and libraries that the first units load (measured: benchmarks/convert.py)."""
 
-WORK = 7
+WORK = 8
 """Bytes that encoding a chunk takes at once, by those of its samples as float32 (measured: benchmarks/convert.py)."""
 
 COPIES = 2
