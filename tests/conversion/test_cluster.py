@@ -176,7 +176,6 @@ def test_memory_is_as_projected(client, tmp_path, kind, grid):
     )
     assert result.ok
     projection = told[0][1]
-    print(kind, projection)
     found = max(client.run(peak).values())
     assert found <= projection.peak
     assert projection.peak < found + (900 << 20)  # of which compiled kernels, that are there already, are 230
@@ -219,17 +218,18 @@ def test_stores_that_workers_do_not_see(client, source, url):
 
 
 def test_too_little_memory(source, tmp_path):
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0", memory_limit="300MB") as local:
-        with Client(local) as few, pytest.raises(ConfigError, match=r"at most 270 MB on each worker.*more memory or"):
-            convert(source, tmp_path / "a.zarr", client=few, **SETTINGS)
+    refused = pytest.raises(ConfigError, match=r"at most 270 MB on each worker.*more memory or")
+    options = {"processes": False, "dashboard_address": ":0", "memory_limit": "300MB"}
+    with LocalCluster(n_workers=1, **options) as local, Client(local) as few, refused:
+        convert(source, tmp_path / "a.zarr", client=few, **SETTINGS)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_workers(source, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 0.3)
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local:
-        with Client(local) as none, pytest.raises(ConfigError, match="Got none: start workers"):
-            convert(source, tmp_path / "a.zarr", client=none, **SETTINGS)
+    refused = pytest.raises(ConfigError, match="Got none: start workers")
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as local, Client(local) as none, refused:
+        convert(source, tmp_path / "a.zarr", client=none, **SETTINGS)
     assert not list(tmp_path.iterdir())
 
 

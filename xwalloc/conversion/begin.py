@@ -14,7 +14,7 @@ from xwalloc.conversion.plan import Plan
 from xwalloc.conversion.unit import Job
 from xwalloc.errors import ConfigError
 
-__all__ = ["Beginning", "agree"]
+__all__ = ["Beginning", "agree", "plan_in"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,10 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
         If something else is there, or a conversion with other settings or sources.
     """
     manifest = Manifest(store)
-    try:
-        before = manifest.plan()
-        empty = before is None and objects.is_empty(store)
-    except OSError as error:
-        raise unwritable(store, error) from error
+    before = plan_in(store)
     note = {"fingerprint": plan.fingerprint, "missing": missing, "description": plan.description}
     if before is None:
-        if not empty:
+        if not objects.is_empty(store):
             raise ConfigError(
                 f"Expected an empty place for the store. Got {store}, where something is that xwalloc did not convert. "
                 "Choose another place; nothing is ever deleted that is not ours."
@@ -97,6 +93,20 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
         manifest=manifest, created=created, fresh=False, note=None if same else {**note, "created": created},
         outdated=tuple(outdated),
     )  # fmt: skip
+
+
+def plan_in(store: Store) -> dict[str, Any] | None:
+    """Plan of the conversion that a store holds, or None.
+
+    Raises
+    ------
+    ConfigError
+        If that cannot be read, or no store can be there.
+    """
+    try:
+        return Manifest(store).plan()
+    except OSError as error:
+        raise unwritable(store, error) from error
 
 
 def unwritable(store: Store, error: OSError) -> ConfigError:

@@ -12,7 +12,7 @@ from distributed import Client
 from zarr.abc.store import Store
 
 from xwalloc.conversion import store as objects
-from xwalloc.conversion.begin import agree
+from xwalloc.conversion.begin import agree, plan_in
 from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
@@ -230,16 +230,16 @@ def convert(
     target = final if replacement is None else replacement.store
     with cluster(client, scheduler, workers) as connected:
         crew = look(connected)
+        refuse_unseen(target, crew)
         preparation = prepare(
             source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
             model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
-            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=Manifest(target).plan(), target=store,
+            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=plan_in(target), target=store,
         )  # fmt: skip
         missing = {failure.source: failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
-        refuse_unseen(target, crew)
         beginning = agree(target, preparation.plan, missing)
         made = layout(preparation.plan, beginning.created, missing if skip_unreadable else {})
         beginning.write()
@@ -256,7 +256,7 @@ def convert(
             result = task.work(progress or (lambda progress: None))
         finally:
             release()  # here, where sources were planned
-            connected.run(release)
+            connected.run(release, on_error="ignore")  # a worker that dies has nothing open
     if replacement is not None and result.complete:
         replacement.swap()
     return result

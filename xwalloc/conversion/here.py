@@ -44,11 +44,20 @@ class Reference:
 
 
 class Here(WrapperStore[Store]):
-    """A store of this process."""
+    """A store of this process.
+
+    Attributes
+    ----------
+    notes
+        Where objects go that are neither arrays nor groups: a store in memory for Icechunk, which refuses them, else
+        this store. What is written to a session of Icechunk becomes visible at once, when its caller commits it, so
+        that they need not outlast the conversion.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.token = uuid.uuid4().hex
+        self.notes: Store = MemoryStore() if type(store).__name__ == "IcechunkStore" else self
         _HERE[self.token] = self
 
     def __reduce__(self) -> Any:

@@ -23,6 +23,7 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
 from xwalloc.conversion import store as objects
+from xwalloc.conversion.here import Here
 from xwalloc.errors import ConfigError
 
 __all__ = ["FOLDER", "Manifest", "Record", "is_metadata"]
@@ -79,6 +80,11 @@ class Manifest:
 
     store: Store
 
+    @property
+    def notes(self) -> Store:
+        """Where single objects are."""
+        return self.store.notes if isinstance(self.store, Here) else self.store
+
     def plan(self) -> dict[str, Any] | None:
         """The plan of the conversion that is under way or complete; None where there was none.
 
@@ -87,7 +93,7 @@ class Manifest:
         ConfigError
             If a later version of xwalloc wrote it, or it is damaged.
         """
-        data = objects.get(self.store, PLAN)
+        data = objects.get(self.notes, PLAN)
         if data is not None:
             return self._parse(data)
         compact = self._compact()
@@ -95,26 +101,26 @@ class Manifest:
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Write the plan."""
-        objects.put(self.store, PLAN, json.dumps({"version": VERSION, **plan}, indent=1).encode())
+        objects.put(self.notes, PLAN, json.dumps({"version": VERSION, **plan}, indent=1).encode())
 
     def forget(self, units: Iterable[str]) -> None:
         """Have units count as not written."""
         for unit in units:
-            objects.delete(self.store, f"{UNITS}{unit}.json")
+            objects.delete(self.notes, f"{UNITS}{unit}.json")
 
     def withdraw(self) -> None:
         """Delete the plan."""
-        objects.delete(self.store, PLAN)
+        objects.delete(self.notes, PLAN)
 
     def write(self, record: Record) -> None:
         """Note that a unit is written; comes after its objects."""
-        objects.put(self.store, f"{UNITS}{record.unit}.json", json.dumps(asdict(record)).encode())
+        objects.put(self.notes, f"{UNITS}{record.unit}.json", json.dumps(asdict(record)).encode())
 
     def records(self) -> dict[str, Record]:
         """Units that are written, by name; what was cut while it was written does not count."""
         found = {record["unit"]: Record.from_json(record) for record in (self._compact() or {}).get("units", ())}
         with ThreadPoolExecutor(READERS) as pool:
-            for data in pool.map(lambda key: objects.get(self.store, key), objects.keys(self.store, UNITS)):
+            for data in pool.map(lambda key: objects.get(self.notes, key), objects.keys(self.notes, UNITS)):
                 try:
                     record = Record.from_json(json.loads(data or b""))
                 except (ValueError, TypeError, KeyError):
@@ -140,15 +146,16 @@ class Manifest:
         text = "record of the conversion that wrote this store, as JSON"
         root.create_array(FOLDER, data=data, chunks=(len(data),), attributes={"long_name": text}, **names)
         inner = objects.keys(memory, FOLDER.partition("/")[0] + "/")
-        for key in sorted(inner, key=is_metadata):  # what makes it an array comes last
+        at_once = self.notes is not self.store  # then samples come after their array, else what makes it one comes last
+        for key in sorted(inner, key=is_metadata, reverse=at_once):
             objects.put(self.store, key, objects.get(memory, key) or b"")
 
     def clean(self) -> None:
         """Delete the single records, once they are together."""
         if self._compact() is None:
             return
-        for key in [PLAN, *objects.keys(self.store, UNITS)]:
-            objects.delete(self.store, key)
+        for key in [PLAN, *objects.keys(self.notes, UNITS)]:
+            objects.delete(self.notes, key)
 
     def _compact(self) -> dict[str, Any] | None:
         if objects.is_absent(self.store):
