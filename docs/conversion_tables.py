@@ -25,15 +25,16 @@ def conversion_table(found: dict[str, Any]) -> str:
             f"{converted['peak memory planned'] / 1e6:.0f}", f"{one['load']:.1f}",
         ])  # fmt: skip
     head = [
-        "bound", "ratio", "bare encoding, s", "conversion, s", "times as slow", "times as much CPU", "CPU time in encode",
+        "bound", "ratio", "bare encoding, s", "conversion, s", "times as slow", "times as much CPU",
+        "CPU time in encode",
         "peak memory of a worker, MB", "planned, MB", "load of the machine",
     ]  # fmt: skip
     size = next(iter(found["bounds"].values()))["converted"]["nbytes"]
     kills = found["kills"]
     return (
-        f"{found['machine']}. A mosaic of {bands} x {height} x {width} uint16 ({size / 1e9:.1f} GB) in a GeoTIFF, chunks "
-        f"of {found['mosaic']['chunk'][1]} pixels in shards of {found['mosaic']['shard'][1]}, two worker processes of one "
-        "thread; bare encoding has the same chunks in memory, and two threads:\n\n"
+        f"{found['machine']}. A mosaic of {bands} x {height} x {width} uint16 ({size / 1e9:.1f} GB) in a GeoTIFF, "
+        f"chunks of {found['mosaic']['chunk'][1]} pixels in shards of {found['mosaic']['shard'][1]}, two worker "
+        "processes of one thread; bare encoding has the same chunks in memory, and two threads:\n\n"
         + table(head, rows, texts=0)
         + f"\n\nA smaller one was killed {kills['kills']} times at random moments and continued: "
         f"{kills['chunks that differ']} chunks differ from those of an uninterrupted run."
@@ -59,7 +60,7 @@ def terabyte_table(speed: dict[str, Any], conversion: dict[str, Any]) -> str:
     ]  # fmt: skip
     head = ["data", "what", "MB/s for a core", "core hours for 1 TB", "USD for 1 TB", "minutes on 64 cores"]
     return (
-        f"Worked out from rates that were measured on one small machine (benchmarks/results), at {PRICE} USD for a core and "
-        "hour, storage and network not counted; nothing larger than that machine was tried:\n\n"
+        f"Worked out from rates that were measured on one small machine (benchmarks/results), at {PRICE} USD for a "
+        "core and hour, storage and network not counted; nothing larger than that machine was tried:\n\n"
         + table(head, lines, texts=2)
     )
