@@ -442,10 +442,12 @@ def test_a_target_in_the_folder_of_sources(convert, tmp_path):
     raster(tmp_path / "b.tif", field(2, 30, 30))
     for sources in (tmp_path, f"{tmp_path}/*"):
         for _ in range(2):
-            result = convert(tmp_path, tmp_path / "a.zarr", max_error=1)
+            result = convert(sources, tmp_path / "a.zarr", max_error=1)
             assert result.ok
         assert result.earlier == result.units == 2
         assert verify(sources, tmp_path / "a.zarr").ok
+    done = run("convert", tmp_path, tmp_path / "a.zarr", "--max-error", "1", "--dry-run", "--json")
+    assert sorted(json.loads(done.stdout)["sources"]) == ["a", "b"]
 
 
 def test_a_source_that_is_the_target_or_in_it(convert, tmp_path):
@@ -541,6 +543,16 @@ def test_icechunk(convert):
     within(zarr.open_group(store, mode="r")["v"][:], array, 0.1)
     again = convert(array, repository.writable_session("main").store, max_error=0.1, chunks={"y": 16})
     assert again.earlier == again.units
+    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
+
+    def interrupt(progress):
+        if progress.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(array, session.store, max_error=0.1, chunks={"y": 16}, progress=interrupt)
+    with pytest.raises(ConfigError, match="begin with a new session"):
+        convert(array, session.store, max_error=0.1, chunks={"y": 16})
 
 
 def test_json_of_results_is_strict(tmp_path):
