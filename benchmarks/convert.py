@@ -33,8 +33,8 @@ from xwalloc.conversion.convert import convert, prepare
 from xwalloc.conversion.manifest import FOLDER
 
 SIDE = 256
-BOUNDS = (86, 43)
-"""1 % and 0.5 % of the range."""
+BOUNDS = (86,)
+"""1 % of the range."""
 WORKERS = 2
 
 

@@ -14,6 +14,7 @@ from zarr.storage import StorePath
 
 from xwalloc import frames
 from xwalloc.codec import engine
+from xwalloc.conversion.allocator import keep_freed_memory
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.plan import ArrayPlan, Plan, UnitId
 from xwalloc.conversion.sources.base import Source
@@ -82,9 +83,11 @@ class Job:
         return ".".join([self.arrays[number].path, *map(str, place)])
 
     def prepare(self) -> None:
-        """Have this process know the model."""
-        if self.model is not None and not self._ready.is_set():
-            library.add(Model.from_bytes(self.model))
+        """Have this process know the model, and keep the memory that it frees."""
+        if not self._ready.is_set():
+            keep_freed_memory()
+            if self.model is not None:
+                library.add(Model.from_bytes(self.model))
             self._ready.set()
 
 
