@@ -28,7 +28,7 @@ SETTINGS = {"max_error": 0.5, "chunks": {"y": 32, "x": 32}}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     rng = np.random.default_rng(5)
-    values = rng.normal(size=(4, 128, 160)).cumsum(1).cumsum(2).astype("f4")
+    values = rng.normal(size=(2, 128, 160)).cumsum(1).cumsum(2).astype("f4")
     path = tmp_path_factory.mktemp("source") / "scene.nc"
     xr.Dataset({"v": (("band", "y", "x"), values)}).to_netcdf(path, engine="h5netcdf")
     return path
@@ -141,15 +141,15 @@ def peak(reset=False):
 
 def make(kind, folder):
     rng = np.random.default_rng(1)
-    values = rng.normal(size=(16, 1, 1)).astype("f4") * np.hypot(*np.ogrid[:512, :512]).astype("f4")
+    values = rng.normal(size=(16, 1, 1)).astype("f4") * np.hypot(*np.ogrid[:256, :512]).astype("f4")
     if kind == "raster":
-        profile = {"count": 16, "height": 512, "width": 512, "dtype": "float32", "crs": "EPSG:32633"}
+        profile = {"count": 16, "height": 256, "width": 512, "dtype": "float32", "crs": "EPSG:32633"}
         with rasterio.open(folder / "a.tif", "w", driver="GTiff", interleave="pixel", **profile) as file:
             file.write(values)
         return folder / "a.tif"
     dataset = xr.Dataset({"v": (("band", "y", "x"), values)})
     if kind == "zarr":
-        dataset.to_zarr(folder / "a.zarr", consolidated=False, encoding={"v": {"chunks": (16, 512, 128)}})
+        dataset.to_zarr(folder / "a.zarr", consolidated=False, encoding={"v": {"chunks": (16, 256, 128)}})
         return folder / "a.zarr"
     dataset.to_netcdf(folder / "a.nc", engine="h5netcdf", encoding={"v": {"chunksizes": (16, 128, 512), "zlib": True}})
     return folder / "a.nc"
@@ -161,8 +161,8 @@ def make(kind, folder):
     ("kind", "grid"),
     [
         ("netcdf", {"chunks": {"y": 256, "x": 256}}),
-        ("raster", {"chunks": {"y": 512, "x": 512}}),
-        ("zarr", {"chunks": {"y": 256, "x": 128}, "shards": {"y": 512, "x": 256}}),
+        ("raster", {"chunks": {"y": 256, "x": 512}}),
+        ("zarr", {"chunks": {"y": 128, "x": 128}, "shards": {"y": 256, "x": 256}}),
     ],
 )
 def test_memory_is_as_projected(client, tmp_path, kind, grid):

@@ -162,7 +162,9 @@ def test_masked_stays_masked(convert, tmp_path):
 
 @needs_data
 def test_bounds_by_variable(convert, tmp_path):
-    source = DATA / "gridded" / "monthly_navy_winds.cdf"
+    source = tmp_path / "winds.nc"
+    with xr.open_dataset(DATA / "gridded" / "monthly_navy_winds.cdf", decode_cf=False) as winds:
+        winds.isel(TIME=slice(24)).to_netcdf(source, format="NETCDF3_CLASSIC")
     bounds = {"UWND": 0.5, "VWND": 1.0}
     assert convert(source, tmp_path / "a.zarr", max_error=bounds).ok
     readers = xr.open_dataset(source, decode_times=False), xr.open_zarr(tmp_path / "a.zarr", decode_times=False)
@@ -440,10 +442,12 @@ def test_a_target_in_the_folder_of_sources(convert, tmp_path):
     raster(tmp_path / "b.tif", field(2, 30, 30))
     for sources in (tmp_path, f"{tmp_path}/*"):
         for _ in range(2):
-            result = convert(tmp_path, tmp_path / "a.zarr", max_error=1)
+            result = convert(sources, tmp_path / "a.zarr", max_error=1)
             assert result.ok
         assert result.earlier == result.units == 2
         assert verify(sources, tmp_path / "a.zarr").ok
+    done = run("convert", tmp_path, tmp_path / "a.zarr", "--max-error", "1", "--dry-run", "--json")
+    assert sorted(json.loads(done.stdout)["sources"]) == ["a", "b"]
 
 
 def test_a_source_that_is_the_target_or_in_it(convert, tmp_path):
@@ -480,13 +484,15 @@ def test_memory_file_system(convert, tmp_path):
 
 
 def test_store_in_memory(convert):
-    array = xr.DataArray(field(2, 1300, 1000), dims=("band", "y", "x"), name="v")  # more than Dask likes to be sent
+    array = xr.DataArray(field(2, 900, 800), dims=("band", "y", "x"), name="v")  # more than Dask likes to be sent
     store = zarr.storage.MemoryStore()
     assert convert(array, store, max_error=5).ok
     assert verify(array, store).ok
     within(zarr.open_group(store, mode="r")["v"][:], array, 5)
-    assert convert(store, copy := zarr.storage.MemoryStore(), max_error=5).ok
-    assert verify(store, copy).ok
+    small = zarr.storage.MemoryStore()
+    array[:, ::8, ::8].to_dataset().to_zarr(small, consolidated=False)
+    assert convert(small, copy := zarr.storage.MemoryStore(), max_error=0.5).ok
+    assert verify(small, copy).ok
 
 
 def test_web_server_as_source(convert, tmp_path):
@@ -537,6 +543,16 @@ def test_icechunk(convert):
     within(zarr.open_group(store, mode="r")["v"][:], array, 0.1)
     again = convert(array, repository.writable_session("main").store, max_error=0.1, chunks={"y": 16})
     assert again.earlier == again.units
+    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
+
+    def interrupt(progress):
+        if progress.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(array, session.store, max_error=0.1, chunks={"y": 16}, progress=interrupt)
+    with pytest.raises(ConfigError, match="begin with a new session"):
+        convert(array, session.store, max_error=0.1, chunks={"y": 16})
 
 
 def test_json_of_results_is_strict(tmp_path):

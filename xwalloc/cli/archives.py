@@ -158,7 +158,7 @@ def convert(
     if dry_run:
         where = {key: options.pop(key) for key in ("scheduler", "workers")}
         del options["overwrite"]
-        ready = conversion.prepare(list(source), **options)
+        ready = conversion.prepare(list(source), target=store, **options)
         with cluster(None, where["scheduler"], where["workers"]) as client:
             crew = look(client)
             found = estimate.estimate(ready.plan, crew)

@@ -80,9 +80,12 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
     note = {"fingerprint": plan.fingerprint, "missing": missing, "description": plan.description}
     if before is None:
         if not objects.is_empty(store):
+            remedy = "Choose another place; nothing is ever deleted that is not ours."
+            if manifest.notes is not store:
+                remedy = "If an earlier conversion was not completed in this session, begin with a new session."
             raise ConfigError(
                 f"Expected an empty place for the store. Got {store}, where something is that xwalloc did not convert. "
-                "Choose another place; nothing is ever deleted that is not ours."
+                f"{remedy}"
             )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return Beginning(manifest=manifest, created=created, fresh=True, note={**note, "created": created}, outdated=())
