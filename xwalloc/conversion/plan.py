@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
