@@ -73,10 +73,26 @@ def test_figures_of_a_cube(tmp_path):
         "compression ratio of chunks",
         "Spectra of four pixels",
         "largest error of each pixel",
+        "RMSE of each pixel",
         "spectral angle",
     ):
         assert words in text
-    assert text.count("<img") == 5
+    assert text.count("<img") == 6
+
+
+def test_errors_of_each_pixel_are_those_of_numpy(tmp_path):
+    from xwalloc.reporting.measure import measure
+
+    values = cube()
+    values[:, 3, 4] = np.nan
+    _, (pair,) = page(xr.Dataset({"cube": (("band", "y", "x"), values)}), tmp_path, max_error=0.1,
+                      channel_dim="band", chunks={"y": 16, "x": 16})  # fmt: skip
+    found = measure(pair, (0,), 0.0)
+    error = np.abs(pair.data.astype("f8") - pair.array[:].astype("f8")) / 0.1
+    error[:, 3, 4] = np.nan
+    np.testing.assert_allclose(found.rmse, np.sqrt((error**2).mean(0)), rtol=1e-6)
+    np.testing.assert_allclose(found.error, np.nan_to_num(error.max(0)), rtol=1e-6)
+    assert np.nanmax(found.rmse) < found.error.max() <= 1
 
 
 def test_a_miss_is_said(tmp_path):

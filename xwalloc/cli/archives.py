@@ -316,6 +316,7 @@ def report(source: tuple[str, ...], store: str, page: str) -> None:
 
     Ratios, errors, spectra, pictures and the worst places. The page is one file that any browser shows.
     """
+    talk(quiet=False, as_json=False, verbose=False)
     click.echo(xwalloc.report(list(source), store, page))
 
 

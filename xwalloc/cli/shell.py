@@ -60,8 +60,9 @@ def show(title: str, lines: list[tuple[str, str]]) -> None:
     """Print labels and texts under a title."""
     console = Console(soft_wrap=True, highlight=False)
     console.print(Text(title, style="bold"))
+    width = max([16, *(len(label) + 2 for label, _ in lines)])
     for label, text in lines:
-        console.print(Text(f"  {label:<16}{text}"))
+        console.print(Text(f"  {label:<{width}}{text}"))
 
 
 def counted(counts: Counter[str]) -> str:

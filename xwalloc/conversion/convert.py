@@ -125,8 +125,6 @@ def prepare(
     sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
     found = find(sources, along=along, target=None if target is None else objects.place(target))
     unreadable = tuple(Failure(source=name, reason=reason) for name, reason in found.unreadable)
-    for failure in unreadable:
-        logger.error("%s", failure)
     if not found.granules:
         raise ConfigError("Expected a source that can be read. Got none. " + "; ".join(map(str, unreadable)))
     if unreadable and along is not None and not skip_unreadable:
@@ -134,6 +132,8 @@ def prepare(
             f"Expected all sources to be readable, since they become one array along {along!r}. "
             f"{'; '.join(map(str, unreadable))}. Repair them, or leave them out with skip_unreadable."
         )
+    for failure in unreadable:
+        logger.error("%s", failure)
     request = Request(
         max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=as_dims(signal_dims),
         model=model, nodata=nodata, chunks=chunks, shards=None if shards == "auto" else shards,

@@ -68,10 +68,11 @@ class Estimate:
             shards = f", shards {array.grid.shards}" if array.grid.shards else ""
             codec = "exact, another codec" if array.config is None else quality(array)
             lines.append((array.path, f"{array.dtype} {array.shape}, chunks {array.grid.chunks}{shards}; {codec}"))
+        gpus = f", {self.gpus} of them with a GPU" if self.gpus else ""
         seconds = self.plan.nbytes / self.rate if self.rate else float("nan")
         return [
             *lines,
-            ("units", f"{self.plan.count} on {self.workers} workers, {self.gpus} of them with a GPU"),
+            ("units", f"{self.plan.count} on {self.workers} worker{'s' * (self.workers != 1)}{gpus}"),
             ("memory", f"{self.projection.peak / 1e6:.0f} MB at most on each worker"),
             ("size", f"about {self.stored / 1e6:.3g} MB of {self.plan.nbytes / 1e6:.3g} MB (ratio "
                      f"{self.plan.nbytes / self.stored:.2f}), from {self.sampled} chunks"),

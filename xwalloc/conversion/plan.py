@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from xwalloc.xarray.plan import Request, by_variable
 from xwalloc.xarray.plan import plan as plan_variables
 
 __all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan", "with_shards"]
+
+logger = logging.getLogger(__name__)
 
 LARGEST_CHUNK = 8 << 20
 """Bytes of chunks of variables that xwalloc does not encode."""
@@ -205,10 +208,22 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
                     config=config,
                 )
             )
+    say_packed(templates, arrays)
     return Plan(
         granules=granules, templates=tuple(templates), arrays=tuple(arrays), model=request.model,
         zarr_format=request.zarr_format, settings=settings,
     )  # fmt: skip
+
+
+def say_packed(templates: list[xr.Dataset], arrays: list[ArrayPlan]) -> None:
+    """Say which bounds are other numbers as stored: one meant in stored units can be larger than all values."""
+    found = set()
+    for array in arrays:
+        bound = None if array.config is None else array.config.max_error
+        if bound and (scale := scale_of(templates[array.granule][array.variable])) != 1:
+            found.add((str(array.variable), bound * scale, scale, bound))
+    for name, seen, scale, bound in sorted(found):
+        logger.warning("%s has scale_factor %.6g: the bound %.6g is %.6g as stored.", name, scale, seen, bound)
 
 
 def check_names(template: xr.Dataset, source: str) -> None:

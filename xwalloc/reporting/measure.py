@@ -61,6 +61,8 @@ class Findings:
         Every step-th sample, in the middle of the other axes.
     error : (*shown)
         Largest error of each cell, over everything else, in units of the bound.
+    rmse : (*shown)
+        Root of the mean squared error of each cell, likewise; NaN where a cell has no valid value.
     sizes : (*cells)
         Bytes of the chunks over each cell of a coarse grid of the shown axes, by bytes decoded; None if not looked at.
     """
@@ -74,6 +76,7 @@ class Findings:
     original: Array
     decoded: Array
     error: NDArray[np.float64]
+    rmse: NDArray[np.float64]
     sizes: NDArray[np.float64] | None
     modes: dict[str, int]
 
@@ -115,7 +118,7 @@ def measure(pair: Pair, channels: tuple[int, ...], offset: float) -> Findings:
     step = tuple(max(-(-shape[axis] // side), 1) for axis in axes.shown)
     small = tuple(-(-shape[axis] // s) for axis, s in zip(axes.shown, step, strict=True))
     views = [np.zeros((len(channels), *small), pair.array.dtype.newbyteorder("=")) for _ in range(2)]
-    error = np.zeros(small)
+    error, squares, counts = (np.zeros(small) for _ in range(3))
     lowest = math.inf
     for region in pair.regions():
         original, decoded = pair.read(region)
@@ -126,11 +129,12 @@ def measure(pair: Pair, channels: tuple[int, ...], offset: float) -> Findings:
         whole.merge(part)
         for view, block in zip(views, (original, decoded), strict=True):
             show(view, block, region, axes, shape, channels, step)
-        widen(error, original, decoded, region, axes, whole, step)
+        widen(error, squares, counts, original, decoded, region, axes, whole, step)
+    rmse = np.sqrt(np.divide(squares, counts, out=np.full(small, np.nan), where=counts > 0))
     sizes, modes = chunk_sizes(pair, axes)
     return Findings(
         axes=axes, comparison=whole, bound=bound, lowest=lowest, channels=channels, step=step, original=views[0],
-        decoded=views[1], error=error, sizes=sizes, modes=modes,
+        decoded=views[1], error=error, rmse=rmse, sizes=sizes, modes=modes,
     )  # fmt: skip
 
 
@@ -170,6 +174,8 @@ def show(
 
 def widen(
     error: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    counts: NDArray[np.float64],
     original: Array,
     decoded: Array,
     region: Region,
@@ -177,7 +183,7 @@ def widen(
     whole: Comparison,
     step: tuple[int, ...],
 ) -> None:
-    """Raise the largest errors of cells to those of a block."""
+    """Raise the largest errors of cells to those of a block; add to their sums of squares and counts."""
     cells = [np.arange(region[a].start, region[a].stop) // s for a, s in zip(axes.shown, step, strict=True)]
     others = tuple(axis for axis in range(original.ndim) if axis not in axes.shown)
     outer = range(original.shape[axes.channel]) if axes.channel is not None else range(1)
@@ -188,8 +194,12 @@ def widen(
             key[axes.channel], unit = slice(c, c + 1), whole.unit[region[axes.channel].start + c]
         a, b = (block[tuple(key)].astype(block.dtype.newbyteorder("="), copy=False) for block in (original, decoded))
         both = valid(a, whole.nodata) & valid(b, whole.nodata)
-        found = np.where(both, magnitudes(a, b), 0).max(axis=others, initial=0) / unit
-        np.maximum.at(error, np.ix_(*cells), found)
+        found = np.where(both, magnitudes(a, b), 0) / unit
+        where = np.ix_(*cells)
+        np.maximum.at(error, where, found.max(axis=others, initial=0))
+        with np.errstate(over="ignore"):  # of errors without a bound
+            np.add.at(squares, where, np.square(found).sum(axis=others))
+        np.add.at(counts, where, both.sum(axis=others))
 
 
 def chunk_sizes(pair: Pair, axes: Axes) -> tuple[NDArray[np.float64] | None, dict[str, int]]:

@@ -10,6 +10,7 @@ from xwalloc.conversion import store as objects
 from xwalloc.conversion.pairs import open_root, sides
 from xwalloc.conversion.prepare import ATTRIBUTE
 from xwalloc.conversion.sources.opened import release
+from xwalloc.errors import ConfigError
 from xwalloc.reporting.page import write_page
 
 __all__ = ["report"]
@@ -38,8 +39,11 @@ def report(
     Raises
     ------
     ConfigError
-        If the store is not whole, or the sources are not its own.
+        If the store is not whole, the sources are not its own, or there is no folder for the page.
     """
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():  # all of the store is read before anything is written
+        raise ConfigError(f"Expected a folder that exists for the page. Got {str(folder)!r}. Make it first.")
     opened = objects.open_store(store, storage_options)
     said: Any = open_root(opened).attrs.get(ATTRIBUTE)
     try:

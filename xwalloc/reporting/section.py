@@ -271,11 +271,12 @@ def pictures(found: Findings, pair: Pair, scale: Scale) -> list[dict[str, Any]]:
     title = "decoded \u2212 original" + (", the largest of the three" if len(found.channels) == 3 else "")
     made.append({"src": png(signed, -top, top, "RdBu_r"), "title": title,
                  "bar": bar("RdBu_r", number(-top, 4), number(top, 4), scale.unit)})  # fmt: skip
-    error = found.error[::-1] if flip else found.error
-    most = 1.0 if has else float(error.max()) or 1.0
-    words = "largest error of each pixel, over all else" + (", in units of the bound" if has else "")
-    shown = number(1) if has else number(scale.error(most), 4)
-    made.append({"src": png(error, 0, most, "cividis"), "title": words, "bar": bar("cividis", "0", shown, "")})
+    for values, kind in ((found.error, "largest error"), (found.rmse, "RMSE")):
+        most = 1.0 if has and kind != "RMSE" else float(np.nanmax(values, initial=0)) or 1.0
+        words = f"{kind} of each pixel, over all else" + (", in units of the bound" if has else "")
+        shown = number(most, 3) if has else number(scale.error(most), 4)
+        src = png(values[::-1] if flip else values, 0, most, "cividis")
+        made.append({"src": src, "title": words, "bar": bar("cividis", "0", shown, "" if has else scale.unit)})
     if found.sizes is not None and found.sizes.size > 1:
         sizes = found.sizes[::-1] if flip else found.sizes
         low, high = float(np.nanmin(sizes)), float(np.nanmax(sizes))
