@@ -148,3 +148,8 @@ def test_packed_values_are_shown_as_users_see_them(tmp_path):
     ds = xr.Dataset({"v": (("band", "y", "x"), packed, {"scale_factor": 0.01, "add_offset": 300.0, "units": "K"})})
     text, _ = page(ds, tmp_path, max_error={"v": 4}, channel_dim="band")
     assert "<dd>0.04 K</dd>" in text
+
+
+def test_a_page_without_a_folder_is_refused_first(tmp_path):
+    with pytest.raises(xwalloc.errors.ConfigError, match="folder that exists for the page"):
+        xwalloc.report("nothing.nc", tmp_path / "nothing.zarr", tmp_path / "none" / "page.html")

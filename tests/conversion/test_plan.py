@@ -1,5 +1,6 @@
 """Units of work: which shards are chosen, and what a plan says."""
 
+import logging
 import math
 
 import numpy as np
@@ -86,3 +87,12 @@ def test_equal_plans_have_equal_fingerprints():
 
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint(max_error=0.2), fingerprint(chunks={"y": 32}), fingerprint(nodata=3)}) == 4
+
+
+def test_bounds_of_packed_values_are_said_as_stored(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("xwalloc"), "propagate", True)
+    ds = xr.Dataset({"v": (("y", "x"), np.ones((8, 8), "f4")), "plain": (("y", "x"), np.ones((8, 8), "f4"))})
+    ds.to_netcdf(tmp_path / "p.nc", encoding={"v": {"dtype": "int16", "scale_factor": 0.5, "_FillValue": -9999}})
+    with caplog.at_level("WARNING", "xwalloc"):
+        prepare([str(tmp_path / "p.nc")], max_error=20)
+    assert [r.getMessage() for r in caplog.records] == ["v has scale_factor 0.5: the bound 20 is 40 as stored."]
