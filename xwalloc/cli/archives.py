@@ -19,6 +19,7 @@ from xwalloc.cli.shell import amount, debug_option, main, show
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MOST_LINES = 8
 INTERRUPTED = 130
 INCOMPLETE = 3
 """Exit code where a command ran, and something could not be converted or is not as promised."""
@@ -194,12 +195,14 @@ def convert(
 
 def summary(result: Any) -> list[tuple[str, str]]:
     """Lines about a conversion."""
-    worst = ", ".join(f"{path} {error:.6g}" for path, error in list(result.max_error.items())[:8])
-    more = len(result.max_error) - 8
+    worst = sorted(result.max_error.items(), key=lambda item: -item[1])
+    errors = [(path, f"largest error {error:.6g}, as stored") for path, error in worst[:MOST_LINES]]
+    if len(worst) > MOST_LINES:
+        errors.append(("others", f"{len(worst) - MOST_LINES} arrays with smaller errors"))
     return [
         ("units", f"{result.units}, {result.earlier} of them before" if result.earlier else f"{result.units}"),
         ("ratio", f"{result.ratio:.2f} ({amount(result.nbytes)} in {amount(result.stored)})"),
-        ("largest error", (worst + (f" and {more} more" if more > 0 else "") or "unbounded") + ", as stored"),
+        *errors,
         ("time", duration(result.seconds)),
     ]
 

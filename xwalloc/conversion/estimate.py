@@ -116,6 +116,8 @@ def estimate(plan: Plan, workers: list[Worker]) -> Estimate:
                 values = source.read(array.variable, region)
             except Exception as error:
                 raise ConfigError(f"Expected to read a sample of {source.name}. Got {error}.") from error
+            if not count:
+                engine.run(codec.encode_and_measure, values)  # compiles or loads kernels
             began = time.perf_counter()
             frame, error_found = engine.run(codec.encode_and_measure, values)
             seconds += time.perf_counter() - began
