@@ -14,7 +14,7 @@ from numcodecs import get_codec
 import xwalloc
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
 from xwalloc.cli import main
-from xwalloc.codec import transform_mode, transform_sections
+from xwalloc.codec import examine, transform_mode, transform_sections
 from xwalloc.errors import ConfigError, FormatError, ModelError
 from xwalloc.models import library
 from xwalloc.models.model import Model, ModelReference
@@ -211,7 +211,7 @@ def test_forged_parameters_of_a_named_model_raise_our_errors(data, model, rotate
     grid = model.fitted.grid((1, 32, 32))
     coded = transform_mode.encode(
         chunk, (float(chunk.min()), float(chunk.max())), None, target, grid, "default", np.empty(0, "f4"),
-        lambda *_: 0.0, model, rotated,
+        examine.nothing, model, rotated,
     )  # fmt: skip
     assert coded.sections[Section.MODEL][0] == (transform_sections.ROTATED if rotated else transform_sections.NAMED)
     rng = np.random.default_rng(1)
@@ -294,7 +294,7 @@ def test_chunks_of_fewer_pixels_than_the_model_has_vectors(shape):
     canonical = chunk[None, :, None]
     coded = transform_mode.encode(
         canonical, (float(chunk.min()), float(chunk.max())), None, target, model.fitted.grid(canonical.shape[2:]),
-        "default", np.empty(0), lambda *_: 0.0, model,
+        "default", np.empty(0), examine.nothing, model,
     )  # fmt: skip
     whole = tuple(slice(0, n) for n in canonical.shape)
     found = transform_mode.decode(
