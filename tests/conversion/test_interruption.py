@@ -195,6 +195,25 @@ def test_overwriting_builds_beside_and_swaps(source, whole, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
 
 
+def test_overwriting_may_begin_anew_with_other_settings(source, whole, tmp_path):
+    store = tmp_path / "out.zarr"
+    convert(source, store, max_error=5.0)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, store, overwrite=True, progress=stop_after(1), max_error=2.0, chunks={"y": 32, "x": 32})
+    again = convert(source, store, overwrite=True, **SETTINGS)
+    assert (again.ok, again.earlier) == (True, 0)
+    assert chunks(store) == chunks(whole)
+
+
+def test_what_a_swap_left_is_deleted_only_if_it_is_ours(source, whole, tmp_path):
+    store, left = tmp_path / "out.zarr", tmp_path / ".out.zarr.old"
+    convert(source, left, max_error=5.0)
+    convert(source, store, max_error=2.0)
+    assert convert(source, store, overwrite=True, **SETTINGS).ok
+    assert not left.exists()
+    assert chunks(store) == chunks(whole)
+
+
 def test_a_swap_that_was_interrupted_is_taken_back(source, tmp_path):
     store = tmp_path / "out.zarr"
     convert(source, store, max_error=5.0)

@@ -240,7 +240,12 @@ def convert(
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
-        beginning = agree(target, preparation.plan, missing)
+        try:
+            beginning = agree(target, preparation.plan, missing)
+        except ConfigError:
+            if replacement is None or not replacement.discard():  # it was begun with other settings
+                raise
+            beginning = agree(target, preparation.plan, missing)
         made = layout(preparation.plan, beginning.created, missing if skip_unreadable else {})
         beginning.write()
         try:

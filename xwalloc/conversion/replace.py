@@ -68,9 +68,19 @@ class Replacement:
         return LocalStore(self.building)
 
     def recover(self) -> None:
-        """Undo a change of places that was interrupted between its two steps."""
-        if self.old.exists() and not self.path.exists():
-            self.old.rename(self.path)
+        """Undo a change of places that was interrupted between its two steps, or end it where both were done."""
+        if self.old.exists() and is_ours(self.old):
+            if self.path.exists():
+                shutil.rmtree(self.old)
+            else:
+                self.old.rename(self.path)
+
+    def discard(self) -> bool:
+        """Delete what an earlier run began to build here; whether there was something."""
+        ours = self.building.exists() and is_ours(self.building)
+        if ours:
+            shutil.rmtree(self.building)
+        return ours
 
     def swap(self) -> None:
         """Put the new store in its place, and delete the old one."""
@@ -79,3 +89,8 @@ class Replacement:
         self.building.rename(self.path)
         if self.old.exists():
             shutil.rmtree(self.old)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder is a store that `convert` wrote or began."""
+    return Manifest(LocalStore(path)).plan() is not None
