@@ -1,5 +1,6 @@
 """Where torch is not installed, modules that need it are not searched for doctests; one thread for tests of them."""
 
+import logging
 from importlib.util import find_spec
 
 import pytest
@@ -23,3 +24,10 @@ def pytest_runtest_setup(item):
         torch = pytest.importorskip("torch", reason="torch is not installed")
         if not torch.cuda.is_available():
             pytest.skip("there is no CUDA device")
+
+
+def pytest_runtest_teardown(item):
+    """The command line has set up logging for its process; other tests want to see what is logged."""
+    logger = logging.getLogger("xwalloc")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)

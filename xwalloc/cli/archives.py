@@ -148,6 +148,7 @@ def convert(
     """
     from xwalloc.conversion import convert as conversion
     from xwalloc.conversion import estimate
+    from xwalloc.conversion.memory import room_for_unit
     from xwalloc.conversion.workers import cluster, look
 
     talk(quiet, as_json, verbose)
@@ -159,9 +160,9 @@ def convert(
     if dry_run:
         where = {key: options.pop(key) for key in ("scheduler", "workers")}
         del options["overwrite"]
-        ready = conversion.prepare(list(source), target=store, **options)
         with cluster(None, where["scheduler"], where["workers"]) as client:
             crew = look(client)
+            ready = conversion.prepare(list(source), target=store, room=room_for_unit(crew), **options)
             found = estimate.estimate(ready.plan, crew)
         if as_json:
             click.echo(json.dumps({"event": "plan", **found.facts()}))

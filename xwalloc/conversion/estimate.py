@@ -9,6 +9,7 @@ from typing import Any
 
 from xwalloc.codec import engine
 from xwalloc.codec.chunk import ChunkCodec
+from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion.memory import Projection, project
 from xwalloc.conversion.plan import ArrayPlan, Plan
 from xwalloc.conversion.workers import Worker
@@ -66,7 +67,7 @@ class Estimate:
         lines = []
         for array in self.plan.arrays:
             shards = f", shards {array.grid.shards}" if array.grid.shards else ""
-            codec = "exact, another codec" if array.config is None else quality(array)
+            codec = "exact, another codec" if array.config is None else quality(array.config)
             lines.append((array.path, f"{array.dtype} {array.shape}, chunks {array.grid.chunks}{shards}; {codec}"))
         gpus = f", {self.gpus} of them with a GPU" if self.gpus else ""
         seconds = self.plan.nbytes / self.rate if self.rate else float("nan")
@@ -80,10 +81,9 @@ class Estimate:
         ]  # fmt: skip
 
 
-def quality(array: ArrayPlan) -> str:
+def quality(config: CodecConfig) -> str:
     """What is promised of an array."""
-    assert array.config is not None
-    found = array.config.to_json()
+    found = config.to_json()
     key = next(key for key in ("max_error", "snr", "step", "lossless") if found.get(key))
     return "lossless" if key == "lossless" else f"{key} {found[key]:g}, as stored"
 

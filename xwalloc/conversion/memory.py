@@ -12,17 +12,16 @@ from xwalloc.errors import ConfigError
 __all__ = ["MOST_ROOM", "Projection", "project", "room_for_unit"]
 
 CODEC = 230 << 20
-"""Bytes of compiled kernels, tables and libraries that the first units load (measured: benchmarks/convert.py)."""
+"""Bytes of compiled kernels, tables and libraries that the first units load, generously."""
 
 WORK = 8
-"""Bytes that encoding a chunk takes at once, by those of its samples as float32 (measured: benchmarks/convert.py)."""
+"""Bytes that encoding a chunk takes at most, by those of its samples as float32: docs/guarantees.md, "Memory"."""
 
 COPIES = 2
 """Copies of a unit that a task holds: its samples, and what a reader, or a shard that is put together, adds."""
 
 SHARE = 0.9
 """Of a worker's memory, what may be planned for."""
-
 
 MOST_ROOM = 128 << 20
 """Bytes of samples of a unit that is made as large as memory allows."""

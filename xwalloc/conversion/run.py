@@ -63,8 +63,8 @@ class Progress:
 
     Parameters
     ----------
-    total, done, failed
-        Units: all, those that are written, those that failed. What earlier runs did counts as done.
+    total, done
+        Units: all, and those that are written. What earlier runs did counts as done.
     total_bytes, nbytes, stored
         Bytes of samples: all, and those that are written; bytes that they take in the store.
     earlier
@@ -78,7 +78,6 @@ class Progress:
     total: int
     total_bytes: int
     done: int = 0
-    failed: int = 0
     nbytes: int = 0
     stored: int = 0
     earlier: int = 0
