@@ -129,9 +129,9 @@ def scan(call: Call, symbols: NDArray[np.int64], flags: NDArray[np.int64]) -> tu
     table_of = np.arange(len(Role) * CLASSES, dtype=np.uint16).reshape(len(Role), CLASSES)
     t = shipped()
     count, _ = scanner.scan(
-        buffer, planes, mask, symbols, flags, True, MAGNITUDES, table_of, table_of[:, direct_classes()], False, 0,
-        values, contexts, expected,
-        t.symbols, t.spans, np.empty(0, np.uint16), np.empty(0, np.int64), *scanner.scratch(planes),
+        buffer, planes, mask, symbols, flags, True, False, MAGNITUDES, table_of, table_of[:, direct_classes()], False,
+        0, values, contexts, expected,
+        t.symbols, t.spans, np.empty(0, np.uint16), np.empty(0, np.int64), *scanner.scratch(planes, False),
     )  # fmt: skip
     return values[:count], contexts[:count] // CLASSES, expected[:count]
 

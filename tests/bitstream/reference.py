@@ -122,14 +122,20 @@ class Scan:
         self.expectations.append(int(expected))
 
 
-def scan(buffer, planes, magnitudes, symbol_weights, flag_weights, mask=None):
+def scan(buffer, planes, magnitudes, symbol_weights, flag_weights, mask=None, flags_first=False):
     """Visit planes symbol by symbol, looking every neighbour up anew."""
     out = Scan()
     for plane in planes:
         p = {name: int(plane[name]) for name in planes.dtype.names}
         own = int(magnitudes[p["code"]])
         if own:
-            scan_plane(out, buffer, p, own, magnitudes, symbol_weights, flag_weights, mask)
+            found = Scan()
+            scan_plane(found, buffer, p, own, magnitudes, symbol_weights, flag_weights, mask)
+            symbols = list(zip(found.values, found.roles, found.expectations, strict=True))
+            if flags_first:
+                symbols.sort(key=lambda symbol: symbol[1] != 2)  # stable
+            for symbol in symbols:
+                out.add(*symbol)
     return out
 
 

@@ -38,6 +38,9 @@ SECTIONS: dict[int, tuple[set[int], set[int]]] = {
 }
 """Sections that each mode has to have, and those that it may have."""
 
+ROWS, FLAGS_AMONG, FLAGS_FIRST = range(3)
+"""Profiles."""
+
 KIND_NAMES = ("latent", "latent_parallel", "lattice", "residual", "side", "residual_parallel")
 KIND_LATENT, KIND_LATENT_PARALLEL, KIND_LATTICE, KIND_RESIDUAL, KIND_SIDE, KIND_RESIDUAL_PARALLEL = range(6)
 DENSE, SPARSE, FLAG = range(3)
@@ -494,15 +497,17 @@ class Plane:
         self.mags = [0] * len(self.values)
 
 
-def decode_planes(stream: Stream, planes: Sequence[Plane], kind: int, dimensions: int) -> None:
+def decode_planes(
+    stream: Stream, planes: Sequence[Plane], kind: int, dimensions: int, flags_first: bool = False
+) -> None:
     """Fill in the values of planes from one stream."""
     for plane in planes:
         if plane.code and plane.values:
-            decode_plane(stream, plane, kind, dimensions)
+            decode_plane(stream, plane, kind, dimensions, flags_first)
     stream.end()
 
 
-def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int) -> None:
+def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int, flags_first: bool) -> None:
     """Decode the values of one plane."""
     nz, ny, nx = plane.extent
     own = mean_of(plane.code)
@@ -557,26 +562,39 @@ def decode_plane(stream: Stream, plane: Plane, kind: int, dimensions: int) -> No
             total += f[5] * group_of(previous.mags, z, y, first)
         return total >> 8
 
-    sparse = own < 32
-    for z, y in itertools.product(range(nz), range(ny)):
+    def groups(sparse: bool) -> Iterator[tuple[int, int, int, list[int]]]:
+        """Place of each group, or of each row, and the places in the row of what is coded of it."""
+        for z, y in itertools.product(range(nz), range(ny)):
+            line = (z * ny + y) * nx
+            for first in range(0, nx, GROUP if sparse else nx):
+                coded = range(first, min(first + GROUP, nx) if sparse else nx)
+                places = [x for x in coded if plane.masked is None or not plane.masked[line + x]]
+                if places:
+                    yield z, y, first, places
+
+    def samples(role: int, z: int, y: int, places: list[int]) -> None:
+        nonlocal mean
         line = (z * ny + y) * nx
-        for first in range(0, nx, GROUP if sparse else nx):
-            coded = range(first, min(first + GROUP, nx) if sparse else nx)
-            if plane.masked is not None:
-                coded_here = [x for x in coded if not plane.masked[line + x]]
-            else:
-                coded_here = list(coded)
-            if not coded_here:
-                continue
-            if sparse and stream.symbol(FLAG, expected_of_flag(z, y, first)) == 0:
+        for x in places:
+            value = stream.symbol(role, expected_of_sample(z, y, x))
+            expect(abs(value) < 1 << 31, "a symbol is too large")
+            plane.values[line + x] = value
+            mags[line + x] = mag(value)
+            mean += (mags[line + x] - mean) >> 4
+
+    if own >= 32:
+        for z, y, _, places in groups(False):
+            samples(DENSE, z, y, places)
+    elif flags_first:
+        flagged = [group for group in groups(True) if stream.symbol(FLAG, expected_of_flag(*group[:3]))]
+        for z, y, _, places in flagged:
+            samples(SPARSE, z, y, places)
+    else:
+        for z, y, first, places in groups(True):
+            if stream.symbol(FLAG, expected_of_flag(z, y, first)) == 0:
                 mean -= (3 * mean) >> 3
-                continue
-            for x in coded_here:
-                value = stream.symbol(SPARSE if sparse else DENSE, expected_of_sample(z, y, x))
-                expect(abs(value) < 1 << 31, "a symbol is too large")
-                plane.values[line + x] = value
-                mags[line + x] = mag(value)
-                mean += (mags[line + x] - mean) >> 4
+            else:
+                samples(SPARSE, z, y, places)
 
 
 # ---- 8 Slabs ---------------------------------------------------------------------------------------------------------
@@ -1216,7 +1234,7 @@ class Model:
     fraction: int
     unit: float
     residual_step: int
-    parallel: bool
+    profile: int
     packet: bool
     reflect: bool
     levels: int
@@ -1295,7 +1313,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
         "<BBBBIhhhHB", data, 16
     )
     expect(kind in (0, 3), "a model of a later version")
-    expect(integral <= 1 and profile <= 1 and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
+    expect(integral <= 1 and profile <= FLAGS_FIRST and abs(fraction) <= 60 and 0 < unit < math.inf, "impossible units")
     expect(tree <= 3 and boundary <= 1 and levels <= 8 and tap_shift <= 30 and quantum >= 1, "impossible model")
     expect(1 <= rank <= channels and mean_shift <= 40, "impossible model")
     at = 33
@@ -1338,7 +1356,7 @@ def read_model(data: bytes, shape: Canonical) -> Model:
     codes = [list(itertools.accumulate(some)) for some in lists[3 + rank :]]
     expect(all(0 <= code <= 104 for some in codes for code in some), "impossible magnitude codes")
     return Model(
-        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
+        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, profile=profile,
         packet=packet, reflect=boundary == 0, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
         filters=filters, signal=(z, y, x), matrix=matrix.T, shift=shift, mean=means, precisions=precisions,
         codes=[[codes[s][k] for s in range(count)] for k in range(rank)],
@@ -1413,7 +1431,7 @@ def read_named_model(data: bytes, shape: Canonical, dimensions: int, named: byte
     per_sample = 2.0**fraction if integral else 1 / unit
     scales = arrays["scales"]
     return Model(
-        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, parallel=bool(profile),
+        integral=bool(integral), fraction=fraction, unit=unit, residual_step=residual_step, profile=profile,
         packet=packet, reflect=reflect, levels=levels, tap_shift=tap_shift, quantum=quantum, points=(p1, p2, p3),
         filters=bior44(tap_shift), signal=(z, y, x), matrix=matrix.T, shift=shift,
         mean=np.rint(arrays["means"] / scales * per_sample) + 0.0, codes=codes.tolist(),
@@ -1632,7 +1650,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
     subbands = subbands_of(model.signal, model.levels, model.packet)
     axis, slabs = slabs_of((batch, rank, *model.signal), 1 << model.levels, 1 << 18)
     symbols = np.zeros((batch, rank, *model.signal), np.int64)
-    kind = KIND_LATENT_PARALLEL if model.parallel else KIND_LATENT
+    kind = KIND_LATENT if model.profile == ROWS else KIND_LATENT_PARALLEL
     for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, model.book), strict=True):
         boxes: list[tuple[slice, ...]] = []
         for subband in subbands:
@@ -1660,7 +1678,7 @@ def decode_latents(data: bytes, model: Model, batch: int, dimensions: int) -> In
             if before is not None and before.extent == plane.extent and subbands[s].level == subbands[s - 1].level:
                 plane.sibling = before
             planes[b, k, s] = plane
-        decode_planes(stream, list(planes.values()), kind, dimensions)
+        decode_planes(stream, list(planes.values()), kind, dimensions, model.profile == FLAGS_FIRST)
         for (b, k, s), plane in planes.items():
             symbols[b, k][boxes[s]] = np.array(plane.values, np.int64).reshape(plane.extent)
     return symbols
@@ -1723,7 +1741,7 @@ def continued(array: Array, signal: Sequence[int]) -> Array:
 def decode_residuals(data: bytes, model: Model, batch: int, dimensions: int, masked: Array | None) -> Integers:
     """Residuals (batch, channel, Z, Y, X) (10.6)."""
     shape = (batch, len(model.mean), *model.signal)
-    return residuals_of(data, model.residual_codes, shape, dimensions, masked, model.parallel, model.book)
+    return residuals_of(data, model.residual_codes, shape, dimensions, masked, model.profile, model.book)
 
 
 def residuals_of(
@@ -1732,7 +1750,7 @@ def residuals_of(
     shape: Canonical,
     dimensions: int,
     masked: Array | None,
-    parallel: bool,
+    profile: int,
     book: Book | None,
 ) -> Integers:
     """Residuals of a shape, with the magnitude codes that stand before the streams if they are not known (5.7)."""
@@ -1741,7 +1759,7 @@ def residuals_of(
         codes, data = magnitude_codes(data[:channels], channels), data[channels:]
     axis, slabs = slabs_of(shape, GROUP, 1 << 20)
     residuals = np.zeros(shape, np.int64)
-    kind = KIND_RESIDUAL_PARALLEL if parallel else KIND_RESIDUAL
+    kind = KIND_RESIDUAL if profile == ROWS else KIND_RESIDUAL_PARALLEL
     for (start, stop), stream in zip(slabs, decode_streams(data, len(slabs), kind, book), strict=True):
         part = part_of(axis, start, stop)
         box = residuals[0, 0][part].shape
@@ -1750,7 +1768,7 @@ def residuals_of(
             previous = planes[-1] if c and codes[c - 1] else None
             holes = None if masked is None else masked[b, c][part].reshape(-1).tolist()
             planes.append(Plane((box[0], box[1], box[2]), codes[c], previous=previous, masked=holes))
-        decode_planes(stream, planes, kind, dimensions)
+        decode_planes(stream, planes, kind, dimensions, profile == FLAGS_FIRST)
         for i, plane in enumerate(planes):
             residuals[i // channels, i % channels][part] = np.array(plane.values, np.int64).reshape(plane.extent)
     return residuals
@@ -1808,10 +1826,10 @@ def decode_learned(
 ) -> Array:
     """Samples of a chunk in learned mode."""
     expect(len(sections[MODEL]) == 42, "cut model")
-    key, offset, scale, tolerance, step, integral, parallel = struct.unpack("<8sddddBB", sections[MODEL])
+    key, offset, scale, tolerance, step, integral, profile = struct.unpack("<8sddddBB", sections[MODEL])
     expect(hashlib.sha256(named).digest()[:8] == key, "another model")
     expect(min(scale, step) >= 0 and math.isfinite(abs(offset) + scale + 2.0**32 * step), "impossible fields")
-    expect(0 <= tolerance <= 1 and integral <= 1 and parallel <= 1, "impossible fields")
+    expect(0 <= tolerance <= 1 and integral <= 1 and profile <= FLAGS_FIRST, "impossible fields")
     description, arrays = read_arrays(named)
     tensors = {name: array.astype(np.float64) for name, array in arrays.items()}
     expect(description["kind"] == "published", "a model of another kind")
@@ -1830,7 +1848,7 @@ def decode_learned(
     x = np.stack([networks.output_of(item.astype(np.int64), description, tensors) for item in latents])
     values = offset + scale * x[(..., *(slice(n) for n in signal))].reshape(shape)
     if RESIDUAL in sections:
-        layer = residuals_of(sections[RESIDUAL], None, shape, header.dimensions, masked, bool(parallel), None)
+        layer = residuals_of(sections[RESIDUAL], None, shape, header.dimensions, masked, profile, None)
         values = values + step * layer
     if integral or header.dtype.kind != "f":
         values = np.rint(values)

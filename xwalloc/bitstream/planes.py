@@ -7,21 +7,23 @@ planes before it: the *previous* one (same shape), its *parent* (a coarser subba
 *sibling* (same shape, another subband). Where a neighbour does not exist, the plane's own magnitude stands in for it.
 
 Planes of small magnitude are *sparse*: runs of `GROUP` samples along x are announced by a flag, and a group of zeros
-costs one flag.
+costs one flag. Flags stand before the samples of their group, or all of a plane before its first sample (`Order`).
 
 Encoding classifies first (all values are known) and then runs rANS backwards; decoding interleaves both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import Choice, choose, identities
-from xwalloc.bitstream.contexts import MAGNITUDES, Kind, weights
+from xwalloc.bitstream.contexts import MAGNITUDES, ONE, Kind, weights
 from xwalloc.bitstream.scan import GROUP, is_serial, scan, scratch
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.errors import FormatError
@@ -31,11 +33,13 @@ __all__ = [
     "GROUP",
     "NO_PLANE",
     "PLANE_DTYPE",
+    "Order",
     "classify",
     "decode",
     "decode_segments",
     "encode",
     "encode_segments",
+    "lanes_for",
     "pack_segments",
     "planes_of",
     "unpack_segments",
@@ -49,10 +53,49 @@ DECIDING, DECIDING_SYMBOLS = 2, 1 << 18
 SMALL = 1 << 20
 """Sections of fewer symbols classify what decides only once."""
 
+
+class Order(IntEnum):
+    """How planes of latents and residuals are coded: the profile of a chunk, as frames number it."""
+
+    ROWS = 0
+    """Contexts for size: neighbours in the same plane count. Flags stand among the samples of their row."""
+
+    FLAGS_AMONG = 1
+    """Contexts for devices, but flags among samples; early versions of xwalloc wrote it."""
+
+    FLAGS_FIRST = 2
+    """Contexts for devices: nothing depends on the same plane, and all flags of a plane stand before its samples."""
+
+    @classmethod
+    def of(cls, profile: str) -> Order:
+        """That of the codec's profile, "default" or "parallel"."""
+        return cls.FLAGS_FIRST if profile == "parallel" else cls.ROWS
+
+    @property
+    def latents(self) -> Kind:
+        """Kind of the planes of latents."""
+        return Kind.LATENT if self is Order.ROWS else Kind.LATENT_PARALLEL
+
+    @property
+    def residuals(self) -> Kind:
+        """Kind of the planes of the residual layer."""
+        return Kind.RESIDUAL if self is Order.ROWS else Kind.RESIDUAL_PARALLEL
+
+
 MOST_LANES = 1024
 LANE_COST = 0.005
 BYTES_PER_LANE = 3
 """What a lane costs: four bytes of state that hold 8 bits of what they replace on average."""
+
+
+def _bits_of(mean: float) -> float:
+    """Bits per sample of a two-sided geometric distribution of a mean magnitude."""
+    t = (math.sqrt(1 + mean * mean) - 1) / mean
+    return math.log2((1 + t) / (1 - t)) - mean * math.log2(t)
+
+
+BITS_OF_CODE: NDArray[np.int64] = np.array([0] + [round(256 * _bits_of(m / ONE)) for m in MAGNITUDES[1:].tolist()])
+"""Bits, in 1/256, of a sample of a plane with each magnitude code."""
 
 PLANE_DTYPE = np.dtype(
     [
@@ -101,6 +144,7 @@ def classify(
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
     lookups: Lookups | None = None,
+    order: Order = Order.ROWS,
 ) -> Classified:
     """Symbols of the planes in coding order, and the table of each (without `lookups`, the number of its class)."""
     tables = shipped()
@@ -109,8 +153,9 @@ def classify(
     contexts = np.empty(room, np.uint16)
     chosen = weights(kind, dimensions)
     count, _ = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *(lookups or identities()), False, 0,
-        values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.spans, _NO_WORDS, _NO_STATES, *scratch(planes),
+        buffer, planes, mask, *chosen, is_serial(*chosen), order == Order.FLAGS_FIRST, MAGNITUDES,
+        *(lookups or identities()), False, 0, values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.spans,
+        _NO_WORDS, _NO_STATES, *scratch(planes, order == Order.FLAGS_FIRST),
     )  # fmt: skip
     return values[:count], contexts[:count]
 
@@ -146,6 +191,7 @@ def decode(
     dimensions: int,
     mask: NDArray[np.uint8] = NO_MASK,
     choice: Choice | None = None,
+    order: Order = Order.ROWS,
 ) -> None:
     """Inverse of `encode`, or the planes of a segment that was coded with a choice of tables.
 
@@ -162,9 +208,9 @@ def decode(
     limit = int(np.iinfo(buffer.dtype).max)
     chosen = weights(kind, dimensions)
     _, position = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), MAGNITUDES, *choice.lookups, True,
-        limit, _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
-        *scratch(planes),
+        buffer, planes, mask, *chosen, is_serial(*chosen), order == Order.FLAGS_FIRST, MAGNITUDES, *choice.lookups,
+        True, limit, _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
+        *scratch(planes, order == Order.FLAGS_FIRST),
     )  # fmt: skip
     if position > words.shape[0]:
         raise FormatError("A stream of the frame ends too early or holds impossible values.")
@@ -178,32 +224,47 @@ def encode_segments(
     dimensions: int,
     mask: NDArray[np.uint8],
     parallel: Parallel,
-    many_lanes: bool = False,
+    order: Order = Order.ROWS,
     codebook: Tables | None = None,
 ) -> bytes:
-    """Code segments, each a table of planes, with the tables that suit them (see `pack_segments`)."""
+    """Code segments, each a table of planes, with the tables that suit them (see `pack_segments`).
+
+    Streams have lanes for devices unless planes are coded row by row.
+    """
 
     def classified(index: int, lookups: Lookups) -> Classified:
-        return classify(buffer, parts[index], kind, dimensions, mask, lookups)
+        return classify(buffer, parts[index], kind, dimensions, mask, lookups, order)
 
     def sample(index: int) -> Classified:
-        step = _symbols_at_most(parts[index]) // DECIDING_SYMBOLS + 1
-        return classify(buffer, parts[index][step // 2 :: step], kind, dimensions, mask)
+        return classify(buffer, sampled(parts[index]), kind, dimensions, mask, order=order)
+
+    lanes = None if order == Order.ROWS else [lanes_for(stated_bits(part) // 8) for part in parts]
 
     choice = None
     if sum(map(_symbols_at_most, parts)) > SMALL:
-        choice = choose(parallel(sample, _deciding(len(parts))), kind, codebook)
-    return pack_segments(classified, len(parts), kind, parallel, many_lanes, choice, codebook)
+        choice = choose(parallel(sample, deciding(len(parts))), kind, codebook)
+    return pack_segments(classified, len(parts), kind, parallel, lanes, choice, codebook)
 
 
-def _deciding(count: int) -> list[int]:
+def sampled(planes: NDArray[np.void]) -> NDArray[np.void]:
+    """Planes of a segment that stand for all of them where tables are chosen."""
+    step = _symbols_at_most(planes) // DECIDING_SYMBOLS + 1
+    return planes[step // 2 :: step]
+
+
+def stated_bits(planes: NDArray[np.void]) -> int:
+    """Bits that planes take if their magnitudes are distributed as usual about the means that they state."""
+    return int(np.sum(planes["nz"] * planes["ny"] * planes["nx"] * BITS_OF_CODE[planes["code"]]) >> 8)
+
+
+def deciding(count: int) -> list[int]:
     """Segments that decide which tables all of them have."""
     number = min(count, DECIDING)
     return [(2 * i + 1) * count // (2 * number) for i in range(number)]
 
 
 def lanes_for(nbytes: int) -> int:
-    """Lanes of a stream of so many bytes: a power of two."""
+    """Lanes, a power of two, that take about `LANE_COST` of a stream of so many bytes."""
     lanes = rans.LANES
     while lanes < MOST_LANES and 2 * lanes * BYTES_PER_LANE <= LANE_COST * nbytes:
         lanes *= 2
@@ -215,16 +276,16 @@ def pack_segments(
     count: int,
     kind: Kind,
     parallel: Parallel,
-    many_lanes: bool,
+    lanes: Sequence[int] | None = None,
     choice: Choice | None = None,
     codebook: Tables | None = None,
 ) -> bytes:
     """Streams of `count` segments behind the choice of tables, which a few segments decide if it is not given.
 
-    `classified` returns the symbols of a segment, and for each what the lookups hold. With `many_lanes`, a stream has
-    as many lanes as take `LANE_COST` of it, up to `MOST_LANES`. Tables are those of the codebook, or those that ship.
+    `classified` returns the symbols of a segment, and for each what the lookups hold. `lanes` has the number of lanes
+    of each stream, if they are many. Tables are those of the codebook, or those that ship.
     """
-    some = [] if choice else _deciding(count)
+    some = [] if choice else deciding(count)
     known = dict(zip(some, parallel(lambda index: classified(index, identities()), some), strict=True))
     choice = choice or choose(known.values(), kind, codebook)
     tables = choice.codebook
@@ -235,9 +296,7 @@ def pack_segments(
             contexts = choice.tables[classes]
         else:
             values, contexts = classified(index, choice.lookups)
-        coded = rans.encode(values, contexts, tables)
-        lanes = lanes_for(len(coded)) if many_lanes else rans.LANES
-        return coded if lanes == rans.LANES else rans.encode(values, contexts, tables, lanes)
+        return rans.encode(values, contexts, tables, rans.LANES if lanes is None else lanes[index])
 
     return segments.pack([choice.to_bytes(), *parallel(stream, range(count))])
 
@@ -251,6 +310,7 @@ def decode_segments(
     mask: NDArray[np.uint8],
     parallel: Parallel,
     wanted: Sequence[int] | None = None,
+    order: Order = Order.ROWS,
     codebook: Tables | None = None,
 ) -> None:
     """Inverse of `encode_segments`; `buffer` must be all zeros where the planes lie, and is filled.
@@ -265,7 +325,7 @@ def decode_segments(
     choice, streams = unpack_segments(data, len(parts), kind, codebook)
 
     def restore(index: int) -> None:
-        decode(streams[index], buffer, parts[index], kind, dimensions, mask, choice)
+        decode(streams[index], buffer, parts[index], kind, dimensions, mask, choice, order)
 
     parallel(restore, range(len(parts)) if wanted is None else wanted)
 

@@ -45,10 +45,20 @@ def is_serial(symbol_weights: NDArray[np.int64], flag_weights: NDArray[np.int64]
     return bool(symbol_weights[:, SERIAL].any() or flag_weights[:, SERIAL_FLAG].any())
 
 
-def scratch(planes: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
-    """Memory for `scan`: expectations of a row, sums of groups of three rows; tables of a row and of its flags."""
+def scratch(
+    planes: NDArray[np.void], flags_first: bool
+) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.bool_]]:
+    """Memory for `scan`.
+
+    Returns
+    -------
+    expectations of a row, sums of groups of three rows; tables of a row and of its flags; flags of a plane, if they
+    stand before its samples.
+    """
     longest = int(planes["nx"].max(initial=1))
-    return np.empty((4, longest + 2), np.int64), np.empty((2, longest), np.uint16)
+    groups = planes["nz"] * planes["ny"] * -(-planes["nx"] // GROUP) if flags_first else np.zeros(1, np.int64)
+    flags = np.empty(int(groups.max(initial=0)), np.bool_)
+    return np.empty((4, longest + 2), np.int64), np.empty((2, longest), np.uint16), flags
 
 
 @kernel
@@ -148,14 +158,15 @@ def _get_serial(
 
 @kernel
 def scan(
-    buffer, planes, mask, symbol_weights, flag_weights, serial, magnitudes, table_of, near_table_of, decoding, limit,
-    values, found, expectations, symbols, spans, words, states, scratch, contexts,
+    buffer, planes, mask, symbol_weights, flag_weights, serial, flags_first, magnitudes, table_of, near_table_of,
+    decoding, limit, values, found, expectations, symbols, spans, words, states, scratch, contexts, flags,
 ):  # fmt: skip
     """Visit every symbol of every plane in coding order.
 
     While encoding, its value and table go to `values` and `found` (and what is expected of it to `expectations`,
-    unless that is empty, if `serial`); while decoding, it is read from `words`. Returns the number of symbols and the
-    position in `words` (beyond its end: the stream is damaged).
+    unless that is empty, if `serial`); while decoding, it is read from `words`. With `flags_first`, which is for planes
+    that are not serial and whose flags have no weight on the same plane, sparse planes are visited twice. Returns the
+    number of symbols and the position in `words` (beyond its end: the stream is damaged).
     """
     count = 0
     position = U(0)
@@ -184,12 +195,14 @@ def scan(
         groups = -(-nx // GROUP)
         tables, near_tables = table_of[role], near_table_of[role]
         mean = own
-        for z in range(plane.nz):
-            for y in range(ny):
+        visits = 2 if sparse and flags_first else 1
+        for visit in range(visits):
+            for row_index in range(plane.nz * ny):
+                z, y = row_index // ny, row_index % ny
                 at = plane.base + z * plane.sz + y * plane.sy
                 row = buffer[at : at + nx]
                 holes = mask[at : at + nx] if has_mask else mask
-                if sparse:
+                if sparse and visit == 0:
                     here, north = north, here
                     if f_previous:
                         above = plane.previous + z * plane.sz + y * plane.sy
@@ -200,8 +213,9 @@ def scan(
                     if not decoding:
                         group_sums(row, here)
                     if not serial:
-                        flags = contexts[1, :groups]
-                        flag_tables(own, f, f_previous, y, north, beyond, table_of[2], near_table_of[2], flags)
+                        flag_tables(
+                            own, f, f_previous, y, north, beyond, table_of[2], near_table_of[2], contexts[1, :groups]
+                        )  # fmt: skip
                 for first in range(0, nx, step):
                     last = min(first + step, nx)
                     if has_mask:
@@ -212,9 +226,11 @@ def scan(
                             if sparse:
                                 here[first // GROUP] = 0
                             continue
-                    if sparse:
+                    group = first // GROUP
+                    if visit == 1 and not flags[row_index * groups + group]:
+                        continue
+                    if sparse and visit == 0:
                         # The flag of a group: is there anything in it?
-                        group = first // GROUP
                         context = contexts[1, group]
                         if serial:
                             west = here[group - 1] if group > 0 else 0
@@ -233,6 +249,9 @@ def scan(
                             values[count] = flag
                             found[count] = context
                         count += 1
+                        if flags_first:
+                            flags[row_index * groups + group] = flag != 0
+                            continue
                         if flag == 0:
                             here[group] = 0
                             mean -= (3 * mean) >> 3

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.bitstream.frame import Section
+from xwalloc.bitstream.planes import Order
 from xwalloc.codec import lattice_mode, networks
 from xwalloc.codec.bound import stored
 from xwalloc.codec.examine import Examine
@@ -82,7 +83,7 @@ class Draft:
     _scale: float
     _x: NDArray[np.float64]
     _dimensions: int
-    _parallel: bool
+    _order: Order
     _latents: Mapping[Section, bytes]
 
     @cached_property
@@ -120,11 +121,11 @@ class Draft:
             residuals[...] = np.clip(quotient, -LARGEST_RESIDUAL, LARGEST_RESIDUAL)
             if self.mask is not None:
                 residuals[self.mask != 0] = 0
-        head = HEAD.pack(self._key, self._offset, self._scale, TOLERANCE, step, whole, self._parallel)
+        head = HEAD.pack(self._key, self._offset, self._scale, TOLERANCE, step, whole, self._order)
         sections = {Section.MODEL: head, **self._latents}
         if residuals.any():
             codes = magnitude_code(np.abs(residuals.astype(np.int64)).mean(axis=(0, 2, 3, 4)))
-            streams = encode_residuals(residuals, codes, self.mask, self._dimensions, self._parallel, None)
+            streams = encode_residuals(residuals, codes, self.mask, self._dimensions, self._order, None)
             sections[Section.RESIDUAL] = codes.astype("u1").tobytes() + streams
         missed = np.zeros(self.samples.shape, np.bool_)
         finish = _Finish(self._offset, self._scale, step, whole, self.original)
@@ -221,7 +222,7 @@ def draft(
         return None
     return Draft(
         samples, original, mask, nodata, model.key, offset, scale, x.reshape(samples.shape), dimensions,
-        profile == "parallel", coded,
+        Order.of(profile), coded,
     )  # fmt: skip
 
 
@@ -257,7 +258,7 @@ class Contents:
     scale: float
     step: float
     whole: bool
-    parallel: bool
+    order: Order
 
 
 def read_latents(
@@ -275,8 +276,8 @@ def read_latents(
     data = sections[Section.MODEL]
     if len(data) != HEAD.size:
         raise FormatError("The model of the frame is cut.")
-    key, offset, scale, tolerance, step, whole, parallel = HEAD.unpack(data)
-    if not _are_possible(offset, scale, step) or not 0 <= tolerance <= 1 or whole > 1 or parallel > 1:
+    key, offset, scale, tolerance, step, whole, order = HEAD.unpack(data)
+    if not _are_possible(offset, scale, step) or not 0 <= tolerance <= 1 or whole > 1 or order > max(Order):
         raise FormatError("The model of the frame has impossible units.")
     model = models(key)
     if (model.channels, model.dimensions) != (shape[1], dimensions):
@@ -300,7 +301,7 @@ def read_latents(
         raise FormatError(f"Expected latents within +-{published.largest}. Got larger ones in the frame.")
     positions = there[-dimensions:]
     return Contents(
-        published, latents.reshape(-1, there[1], *positions), offset, scale, step, bool(whole), bool(parallel)
+        published, latents.reshape(-1, there[1], *positions), offset, scale, step, bool(whole), Order(order)
     )
 
 
@@ -328,7 +329,7 @@ def decode(
     residuals = None
     if Section.RESIDUAL in sections:
         codes, streams = split_codes(sections[Section.RESIDUAL], shape[1])
-        found = decode_residuals(streams, codes, shape, mask, dimensions, contents.parallel, region, None)
+        found = decode_residuals(streams, codes, shape, mask, dimensions, contents.order, region, None)
         residuals = found[region]
     x = networks.decode_published(contents.published, contents.latents, shape[-dimensions:])
     if not np.isfinite(x).all():

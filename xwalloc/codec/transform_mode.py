@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.bitstream.frame import Section
+from xwalloc.bitstream.planes import Order
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing, squares
@@ -189,8 +190,8 @@ def encode(
     if network is not None and not finish.step and examine is nothing:  # errors are what the choice goes by
         examine = squares(max(map(abs, edges)) or 1.0, nodata)
     looked_at = finish.step > 0 or examine is not nothing
-    parallel = profile == "parallel"
-    sections = {Section.LATENTS: encode_latents(model, symbols, parallel, codebook)}
+    order = Order.of(profile)
+    sections = {Section.LATENTS: encode_latents(model, symbols, order, codebook)}
     finish = replace(finish, shift=model.shift)
 
     def attempt(network: Network | None) -> _Attempt:
@@ -222,7 +223,7 @@ def encode(
             if sums.any():
                 codes = magnitude_code(sums / max(1, residuals[:, 0].size))
                 layer = residuals.reshape(samples.shape)
-                streams = encode_residuals(layer, codes, blank, grid.dimensions, parallel, codebook)
+                streams = encode_residuals(layer, codes, blank, grid.dimensions, order, codebook)
         figure = examine.join(figure for figure, _ in figures)
         return _Attempt(codes, streams, missed, figure, finish.step > 0)
 
@@ -236,16 +237,16 @@ def encode(
             if other.cost < kept.cost:
                 kept, kind = other, REFINED
     if shared is None:
-        description, codes = head(LINEAR, finish, profile) + model_bytes, b""
+        description, codes = head(LINEAR, finish, order) + model_bytes, b""
         if kept.codes is not None:
             codes = kept.codes.astype("u1").tobytes()
     elif wide is not None:
         further = pack_further(wide, shared.fitted.rank)
-        description, codes = head(ROTATED, finish, profile) + shared.key + further + model_bytes, b""
+        description, codes = head(ROTATED, finish, order) + shared.key + further + model_bytes, b""
         if kept.codes is not None:
             codes = pack_codes(kept.codes, shared.fitted.residual_codes)
     else:
-        description, codes = head(kind, finish, profile) + shared.key + shared.fitted.pack(model, kept.codes), b""
+        description, codes = head(kind, finish, order) + shared.key + shared.fitted.pack(model, kept.codes), b""
     sections[Section.MODEL] = description
     if kept.codes is not None:
         sections[Section.RESIDUAL] = codes + kept.streams

@@ -16,6 +16,7 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import segments
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind
 from xwalloc.bitstream.frame import Section
+from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import Tables
 from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
@@ -83,8 +84,8 @@ class Contents:
         Number of signal axes.
     shape
         (batch, channel, z, y, x), with padding.
-    parallel
-        Whether the profile is "parallel".
+    order
+        How symbols and residuals are coded.
     codebook
         Frequency tables; None for those that ship.
     residual_codes : (channel,) int
@@ -97,7 +98,7 @@ class Contents:
     finish: Finish
     dimensions: int
     shape: tuple[int, ...]
-    parallel: bool
+    order: Order
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
     network: Network | None
@@ -112,7 +113,7 @@ class Contents:
         FormatError
             If their section is damaged.
         """
-        return _decode_latents(self.model, self._latents, self.shape[0], self.parallel, self.codebook)
+        return _decode_latents(self.model, self._latents, self.shape[0], self.order, self.codebook)
 
     def residuals(self, mask: NDArray[np.uint8] | None, region: Region) -> NDArray[np.int32]:
         """Residuals (batch, channel, z, y, x) of the slabs that a region touches; zeros elsewhere.
@@ -130,7 +131,7 @@ class Contents:
             self.shape,
             mask,
             self.dimensions,
-            self.parallel,
+            self.order,
             region,
             self.codebook,
         )
@@ -147,12 +148,12 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     data = sections[Section.MODEL]
     if len(data) < HEAD.size + 3:
         raise FormatError("The model of the frame is cut.")
-    kind, integral, fraction, unit, step, parallel = HEAD.unpack_from(data)
+    kind, integral, fraction, unit, step, order = HEAD.unpack_from(data)
     if kind not in (LINEAR, NAMED, REFINED, ROTATED):
         raise UnsupportedFormatError(
             f"The frame's model is of kind {kind}, which this version of xwalloc does not know: update xwalloc."
         )
-    if integral > 1 or parallel > 1 or not 0 < unit < math.inf or abs(fraction) > 60:
+    if integral > 1 or order > max(Order) or not 0 < unit < math.inf or abs(fraction) > 60:
         raise FormatError("The model of the frame has impossible units.")
     batch, channels = shape[:2]
     signal = shape[2], shape[3], shape[4]
@@ -197,7 +198,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
             finish = replace(finish, scales=fitted.scales)
     return Contents(
         model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
-        shape=(batch, channels, *model.grid.signal), parallel=bool(parallel), codebook=codebook,
+        shape=(batch, channels, *model.grid.signal), order=Order(order), codebook=codebook,
         residual_codes=codes, network=network, _latents=sections[Section.LATENTS], _residuals=layer or b"",
     )  # fmt: skip
 
@@ -260,10 +261,9 @@ def _codes_plane(channels: int) -> NDArray[np.void]:
     return plane
 
 
-def head(kind: int, finish: Finish, profile: str) -> bytes:
+def head(kind: int, finish: Finish, order: Order) -> bytes:
     """First bytes of section MODEL."""
-    integral = finish.fraction is not None
-    return HEAD.pack(kind, integral, finish.fraction or 0, finish.unit, finish.step, profile == "parallel")
+    return HEAD.pack(kind, finish.fraction is not None, finish.fraction or 0, finish.unit, finish.step, order)
 
 
 def latent_parts(model: LinearModel, batch: int) -> list[NDArray[np.void]]:
@@ -273,25 +273,23 @@ def latent_parts(model: LinearModel, batch: int) -> list[NDArray[np.void]]:
     return [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
 
 
-def encode_latents(model: LinearModel, symbols: NDArray[np.int32], parallel: bool, codebook: Tables | None) -> bytes:
+def encode_latents(model: LinearModel, symbols: NDArray[np.int32], order: Order, codebook: Tables | None) -> bytes:
     """Section LATENTS of symbols (batch, rank, z, y, x)."""
     parts = latent_parts(model, symbols.shape[0])
     buffer = symbols.reshape(-1)
-    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     return coder.encode_segments(
-        buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, many_lanes=parallel, codebook=codebook
+        buffer, parts, order.latents, model.grid.dimensions, coder.NO_MASK, map_parallel, order, codebook
     )
 
 
 def _decode_latents(
-    model: LinearModel, data: bytes, batch: int, parallel: bool, codebook: Tables | None
+    model: LinearModel, data: bytes, batch: int, order: Order, codebook: Tables | None
 ) -> NDArray[np.int32]:
     parts = latent_parts(model, batch)
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
     buffer = symbols.reshape(-1)
-    kind = Kind.LATENT_PARALLEL if parallel else Kind.LATENT
     coder.decode_segments(
-        data, buffer, parts, kind, model.grid.dimensions, coder.NO_MASK, map_parallel, codebook=codebook
+        data, buffer, parts, order.latents, model.grid.dimensions, coder.NO_MASK, map_parallel, None, order, codebook
     )
     return symbols
 
@@ -327,17 +325,14 @@ def encode_residuals(
     codes: NDArray[np.int64],
     mask: NDArray[np.uint8] | None,
     dimensions: int,
-    parallel: bool,
+    order: Order,
     codebook: Tables | None,
 ) -> bytes:
     """Streams of the residual layer, whose channels have these magnitude codes."""
     _, _, slabs = residual_parts(residuals.shape, codes)
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
-    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
-    return coder.encode_segments(
-        buffer, slabs, kind, dimensions, holes, map_parallel, many_lanes=parallel, codebook=codebook
-    )
+    return coder.encode_segments(buffer, slabs, order.residuals, dimensions, holes, map_parallel, order, codebook)
 
 
 def decode_residuals(
@@ -346,7 +341,7 @@ def decode_residuals(
     shape: Sequence[int],
     mask: NDArray[np.uint8] | None,
     dimensions: int,
-    parallel: bool,
+    order: Order,
     region: Region,
     codebook: Tables | None,
 ) -> NDArray[np.int32]:
@@ -361,9 +356,10 @@ def decode_residuals(
     residuals = np.zeros(tuple(shape), np.int32)
     buffer = residuals.reshape(-1)
     holes = coder.NO_MASK if mask is None else mask.reshape(-1)
-    kind = Kind.RESIDUAL_PARALLEL if parallel else Kind.RESIDUAL
     wanted = segments.touching(parts, region[2 + axis])
-    coder.decode_segments(data, buffer, slabs, kind, dimensions, holes, map_parallel, wanted, codebook)
+    coder.decode_segments(
+        data, buffer, slabs, order.residuals, dimensions, holes, map_parallel, wanted, order, codebook
+    )
     return residuals
 
 

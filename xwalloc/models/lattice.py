@@ -131,7 +131,9 @@ class Draft:
         def classified(index: int, lookups: coder.Lookups) -> coder.Classified:
             return plan.classified(index, found[index], lookups=lookups)[:2]
 
-        streams = coder.pack_segments(classified, len(plan.boxes), Kind.LATTICE, parallel, self._many_lanes)
+        count = len(plan.boxes)
+        lanes = [coder.lanes_for(int(self.bits / 8) // count)] * count if self._many_lanes else None
+        streams = coder.pack_segments(classified, count, Kind.LATTICE, parallel, lanes)
         _to_values(plan, self._radius)
         return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(self._shape))
 
