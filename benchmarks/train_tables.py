@@ -124,7 +124,7 @@ def volumes() -> Iterator[Scene]:
 def scan(call: Call, symbols: NDArray[np.int64], flags: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
     """Values, roles and expectations of a call under given weights ((2, features) each)."""
     buffer, planes, _, _, mask = call
-    room = coder._symbols_at_most(planes)
+    room = coder.symbols_at_most(planes)
     values, contexts, expected = np.empty(room, buffer.dtype), np.empty(room, np.uint16), np.empty(room, np.int64)
     table_of = np.arange(len(Role) * CLASSES, dtype=np.uint16).reshape(len(Role), CLASSES)
     t = shipped()
@@ -141,7 +141,7 @@ def features(call: Call, rng: np.random.Generator) -> Iterator[tuple[tuple[Any, 
     buffer, planes, kind, dimensions, mask = call
     for following in (False, True):
         some = planes[(planes["previous"] >= 0) == following]
-        if not coder._symbols_at_most(some):
+        if not coder.symbols_at_most(some):
             continue
         part = (buffer, some, kind, dimensions, mask)
         columns, roles, values, pick = [], None, None, None

@@ -21,7 +21,7 @@ from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables, shipped
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
 
-__all__ = ["CLASS_IDS", "Choice", "choose", "costs", "count", "identities", "usual"]
+__all__ = ["CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
 
 ALL = len(Role) * CLASSES
 CLASS_IDS: NDArray[np.uint16] = np.arange(ALL, dtype=np.uint16).reshape(len(Role), CLASSES)
@@ -140,8 +140,12 @@ def count(parts: Iterable[Part]) -> NDArray[np.int64]:
 
 def choose(parts: Iterable[Part], kind: Kind, codebook: Tables | None = None) -> Choice:
     """The best tables for symbols and the numbers of their classes, part by part."""
+    return choose_for(count(parts), kind, codebook)
+
+
+def choose_for(counts: NDArray[np.int64], kind: Kind, codebook: Tables | None = None) -> Choice:
+    """The best tables for symbols whose tokens occur so often in each class: (role * class, token)."""
     codebook = codebook or shipped()
-    counts = count(parts)
     expected = usual(codebook, kind)
     used = np.flatnonzero(counts.any(axis=1))
     bits = counts[used].astype(np.float64) @ costs(codebook)

@@ -33,15 +33,22 @@ __all__ = [
     "GROUP",
     "NO_PLANE",
     "PLANE_DTYPE",
+    "SMALL",
     "Order",
     "classify",
+    "deciding",
     "decode",
     "decode_segments",
     "encode",
     "encode_segments",
     "lanes_for",
+    "lanes_of",
     "pack_segments",
     "planes_of",
+    "sampled",
+    "sizes_of",
+    "symbols_at_most",
+    "symbols_of",
     "unpack_segments",
 ]
 
@@ -121,9 +128,15 @@ def planes_of(count: int) -> NDArray[np.void]:
     return planes
 
 
-def _symbols_at_most(planes: NDArray[np.void]) -> int:
-    rows = planes["nz"] * planes["ny"]
-    return int(np.sum(np.where(planes["code"] > 0, rows * (planes["nx"] + -(-planes["nx"] // GROUP)), 0)))
+def symbols_of(planes: NDArray[np.void]) -> NDArray[np.int64]:
+    """No fewer symbols than each plane has if its code is not 0, flags included."""
+    symbols: NDArray[np.int64] = planes["nz"] * planes["ny"] * (planes["nx"] + -(-planes["nx"] // GROUP))
+    return symbols
+
+
+def symbols_at_most(planes: NDArray[np.void]) -> int:
+    """No fewer symbols than planes have, flags included."""
+    return int(np.sum(np.where(planes["code"] > 0, symbols_of(planes), 0)))
 
 
 Lookups = tuple[NDArray[np.uint16], NDArray[np.uint16]]
@@ -148,7 +161,7 @@ def classify(
 ) -> Classified:
     """Symbols of the planes in coding order, and the table of each (without `lookups`, the number of its class)."""
     tables = shipped()
-    room = _symbols_at_most(planes)
+    room = symbols_at_most(planes)
     values = np.empty(room, buffer.dtype)
     contexts = np.empty(room, np.uint16)
     chosen = weights(kind, dimensions)
@@ -236,25 +249,32 @@ def encode_segments(
         return classify(buffer, parts[index], kind, dimensions, mask, lookups, order)
 
     def sample(index: int) -> Classified:
-        return classify(buffer, sampled(parts[index]), kind, dimensions, mask, order=order)
+        part = parts[index]
+        return classify(buffer, part[sampled(symbols_at_most(part))], kind, dimensions, mask, order=order)
 
-    lanes = None if order == Order.ROWS else [lanes_for(stated_bits(part) // 8) for part in parts]
+    lanes = None if order == Order.ROWS else [lanes_of(sizes_of(part), part["code"]) for part in parts]
 
     choice = None
-    if sum(map(_symbols_at_most, parts)) > SMALL:
+    if sum(map(symbols_at_most, parts)) > SMALL:
         choice = choose(parallel(sample, deciding(len(parts))), kind, codebook)
     return pack_segments(classified, len(parts), kind, parallel, lanes, choice, codebook)
 
 
-def sampled(planes: NDArray[np.void]) -> NDArray[np.void]:
-    """Planes of a segment that stand for all of them where tables are chosen."""
-    step = _symbols_at_most(planes) // DECIDING_SYMBOLS + 1
-    return planes[step // 2 :: step]
+def sampled(symbols: int) -> slice:
+    """Planes that stand for all of a segment of so many symbols where tables are chosen."""
+    step = symbols // DECIDING_SYMBOLS + 1
+    return slice(step // 2, None, step)
 
 
-def stated_bits(planes: NDArray[np.void]) -> int:
-    """Bits that planes take if their magnitudes are distributed as usual about the means that they state."""
-    return int(np.sum(planes["nz"] * planes["ny"] * planes["nx"] * BITS_OF_CODE[planes["code"]]) >> 8)
+def sizes_of(planes: NDArray[np.void]) -> NDArray[np.int64]:
+    """Samples of each plane."""
+    sizes: NDArray[np.int64] = planes["nz"] * planes["ny"] * planes["nx"]
+    return sizes
+
+
+def lanes_of(sizes: NDArray[np.int64], codes: NDArray[np.integer]) -> int:
+    """Lanes of a stream of planes of so many samples, if these are distributed as usual about the means they state."""
+    return lanes_for(int(np.sum(sizes * BITS_OF_CODE[codes]) >> 8) // 8)
 
 
 def deciding(count: int) -> list[int]:

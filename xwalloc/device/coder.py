@@ -1,0 +1,466 @@
+"""Sections of many chunks <-> bytes on a device, to the byte what bitstream/planes.py does on a CPU.
+
+The kernels (coding.py) take tables: which planes there are (`Geometry`, which chunks of a shape share and which stays
+on the device), what the planes of a section state (their codes), and where streams, values and results lie. One call
+works on the streams of any number of sections; those of equal lanes and tables are one launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream import rans, segments
+from xwalloc.bitstream.choices import ALL, Choice, choose_for
+from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
+from xwalloc.bitstream.contexts import weights as weights_of
+from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
+from xwalloc.device import coding
+from xwalloc.device.memory import download, upload
+
+__all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
+
+WARP = 32
+BLOCK = 256
+"""Symbols that a program looks at at a time where planes are visited, not streams."""
+
+LAUNCH: dict[str, Any] = {"enable_fp_fusion": False}
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The planes of a section, part by part: their places, extents and neighbours.
+
+    Parameters
+    ----------
+    table : (plane, GEOMETRY) int32
+        Columns of the kernels.
+    starts : (part + 1,) int64
+        First plane of each part, and where they end.
+    sizes, symbols : (plane,) int64
+        Samples of each plane, and its symbols if all flags are set.
+    """
+
+    table: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    symbols: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, parts: Sequence[NDArray[np.void]]) -> Geometry:
+        """That of the planes (bitstream/planes.py) of each part, none of which has code 0 unless it is empty.
+
+        Such planes look at every neighbour that there may be; whether it has content is for codes of a section to say.
+        """
+        return cls(
+            table=np.concatenate([_columns(part) for part in parts]),
+            starts=np.cumsum([0, *map(len, parts)]),
+            sizes=np.concatenate([coder.sizes_of(part) for part in parts]),
+            symbols=np.concatenate([coder.symbols_of(part) for part in parts]),
+        )
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return len(self.starts) - 1
+
+    def part(self, index: int) -> slice:
+        """Planes of a part."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def deciding(self, codes: NDArray[np.uint8]) -> list[int]:
+        """Planes whose symbols decide which tables a section with such codes has; as `encode_segments` takes them."""
+        symbols = np.where(codes > 0, self.symbols, 0)
+        small = symbols.sum() <= coder.SMALL
+        found: list[int] = []
+        for index in coder.deciding(self.parts):
+            part = self.part(index)
+            planes = range(part.start, part.stop)
+            found.extend(planes if small else planes[coder.sampled(int(symbols[part].sum()))])
+        return found
+
+
+def _columns(part: NDArray[np.void]) -> NDArray[np.int32]:
+    """Columns of the kernels for the planes of a part."""
+    filled = np.flatnonzero(coder.sizes_of(part))
+    order = filled[np.argsort(part["base"][filled])]
+    bases = part["base"][order]
+
+    def places(bases_of: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(order):
+            return np.full(len(part), -1)
+        at = np.minimum(np.searchsorted(bases, bases_of), len(order) - 1)
+        return np.where((bases_of >= 0) & (bases[at] == bases_of), order[at], -1)
+
+    columns = [part[name] for name in ("base", "nz", "ny", "nx", "sz", "sy")]
+    columns += [places(part["previous"]), places(part["parent"])]
+    columns += [part[f"parent_{axis}"] for axis in "zyx"] + [part[f"parent_n{axis}"] for axis in "zyx"]
+    table = np.stack([*columns, places(part["sibling"])], axis=1)
+    return np.ascontiguousarray(table, np.int32)
+
+
+@lru_cache(maxsize=64)
+def _on_device(geometry: Geometry, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(geometry.table).to(device)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Integers that are coded together: the latents of a chunk, or its residual layer.
+
+    Parameters
+    ----------
+    geometry
+        Its planes.
+    codes : (plane,) uint8
+        Their magnitude codes.
+    kind, dimensions
+        Which weights and tables to use; planes of the kind do not look at themselves.
+    tables
+        The frequency tables there are.
+    values_at, mask_at
+        Where the section begins in the values and in the mask of a call; None where nothing is masked.
+    """
+
+    geometry: Geometry
+    codes: NDArray[np.uint8]
+    kind: Kind
+    dimensions: int
+    tables: Tables
+    values_at: int
+    mask_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The bytes of a section, taken apart: the choice of tables; states (lanes,) and words of each part."""
+
+    choice: Choice
+    parts: list[tuple[NDArray[np.int64], NDArray[np.uint16]]]
+
+
+def unpack(section: Section, data: bytes) -> Streams:
+    """Take the bytes of a section apart.
+
+    Raises
+    ------
+    FormatError
+        If they are no streams of that many parts.
+    """
+    choice, streams = coder.unpack_segments(data, section.geometry.parts, section.kind, section.tables)
+    return Streams(choice, [rans.unpack_stream(stream) for stream in streams])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One stream of a call: its section and part, whether that has a mask, its lanes."""
+
+    section: int
+    part: int
+    masked: bool
+    lanes: int
+
+
+class _Call:
+    """What kernels read of the streams of a call, in the order of their launches.
+
+    Parameters
+    ----------
+    sections
+        The sections.
+    lanes
+        Lanes of each part of each section.
+    device
+        Where they are coded.
+    """
+
+    def __init__(self, sections: Sequence[Section], lanes: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.sections, self.device = sections, device
+        self.jobs = sorted(
+            (
+                _Job(number, part, section.mask_at is not None, lanes[number][part])
+                for number, section in enumerate(sections)
+                for part in range(section.geometry.parts)
+            ),
+            key=self._launch,
+        )
+        geometries = list(dict.fromkeys(section.geometry for section in sections))
+        firsts = dict(zip(geometries, np.cumsum([0, *(len(g.table) for g in geometries)]), strict=False))
+        codes = np.cumsum([0, *(len(section.codes) for section in sections)])
+        self.rows = np.zeros((len(self.jobs), coding.STREAM), np.int64)
+        for row, job in zip(self.rows, self.jobs, strict=True):
+            section = sections[job.section]
+            part = section.geometry.part(job.part)
+            row[:3] = firsts[section.geometry] + part.start, part.stop - part.start, codes[job.section] + part.start
+            row[6:9] = ALL * job.section, section.values_at, section.mask_at or 0
+            row[10] = _weights_at(section.kind, section.dimensions)
+        self.codes = np.concatenate([section.codes for section in sections])
+        tables = [_on_device(geometry, device) for geometry in geometries]
+        self.geometry = tables[0] if len(tables) == 1 else torch.cat(tables)
+
+    def _launch(self, job: _Job) -> tuple[bool, int, int]:
+        """Streams for which this is equal are launched together."""
+        return job.masked, id(self.sections[job.section].tables), job.lanes
+
+    def launches(self) -> Iterator[tuple[slice, _Job, Tables]]:
+        """Rows that are launched together, one of their streams, and their tables."""
+        start = 0
+        for _, group in groupby(self.jobs, self._launch):
+            jobs = list(group)
+            yield slice(start, start + len(jobs)), jobs[0], self.sections[jobs[0].section].tables
+            start += len(jobs)
+
+    def sizes(self, column: Callable[[Geometry], NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Part of a column of each stream's geometry."""
+        found = []
+        for job in self.jobs:
+            geometry = self.sections[job.section].geometry
+            found.append(column(geometry)[geometry.part(job.part)])
+        return found
+
+
+def decode(
+    sections: Sequence[Section], streams: Sequence[Streams], values: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """Decode the streams of sections. Nothing here waits for the device.
+
+    Parameters
+    ----------
+    sections, streams
+        The sections, and their bytes.
+    values : (n,) int32
+        All zeros where the sections lie, on the device; is filled.
+    mask : (n,) uint8
+        Not 0 where a sample is not coded; on the device.
+
+    Returns
+    -------
+    owners, results : (stream,) int64, (stream,) int32
+        Number of the section of each stream, and 0 where it is sound (on the device). The values of a section one of
+        whose streams is not are anything.
+    """
+    device = values.device
+    call = _Call(sections, [[len(states) for states, _ in found.parts] for found in streams], device)
+    parts = [streams[job.section].parts[job.part] for job in call.jobs]
+    lengths = [len(words) for _, words in parts]
+    room = [2 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
+    call.rows[:, 3] = _starts(lengths)
+    call.rows[:, 4] = lengths
+    call.rows[:, 5] = _starts([job.lanes for job in call.jobs])
+    call.rows[:, 9] = _starts(room)
+    rows, codes, table_of, words, states = upload(
+        device,
+        call.rows,
+        call.codes,
+        np.concatenate([found.choice.tables for found in streams]).astype(np.int32),
+        np.concatenate([words for _, words in parts]).view(np.int16),
+        np.concatenate([states for states, _ in parts]).astype(np.uint32).view(np.int32),
+    )
+    scratch = torch.empty(sum(room), dtype=torch.int32, device=device)
+    results = torch.empty(len(call.jobs), dtype=torch.int32, device=device)
+    for part, job, tables in call.launches():
+        coding.decode_kernel[(part.stop - part.start,)](
+            rows[part], call.geometry, codes, _magnitudes(device), _weights(device), words, states,
+            _slots(tables, device), table_of, values, codes if mask is None else mask, scratch, results[part],
+            MASKED=job.masked, LANES=job.lanes, num_warps=_warps(job.lanes), **LAUNCH,
+        )  # fmt: skip
+    return np.array([job.section for job in call.jobs]), results
+
+
+def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor | None = None) -> list[bytes]:
+    """Encode sections: the bytes of each.
+
+    Parameters
+    ----------
+    sections, mask
+        As for `decode`.
+    values : (n,) int32
+        On the device; above the minimum of the type, and 0 where a sample is not coded.
+    """
+    device = values.device
+    lanes = []
+    for section in sections:
+        geometry = section.geometry
+        parts = map(geometry.part, range(geometry.parts))
+        lanes.append([coder.lanes_of(geometry.sizes[part], section.codes[part]) for part in parts])
+    call = _Call(sections, lanes, device)
+    found = _classified(call, values, mask)
+    choices = _choices(call, found)
+    rooms = np.array([sizes.sum() // 2 + BLOCK for sizes in call.sizes(lambda geometry: geometry.symbols)])
+    while True:
+        states, positions, words = _coded(call, found, choices, rooms)
+        ends = np.cumsum(rooms)
+        needed = ends - positions
+        if (needed <= rooms).all():
+            break
+        rooms = np.maximum(needed, rooms)
+    packed = words[0:0]
+    if needed.any():
+        packed = torch.cat([words[first:end] for first, end in zip(positions.tolist(), ends.tolist(), strict=True)])
+    (bits,) = download(packed)
+    streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
+    for index, (job, first, count) in enumerate(zip(call.jobs, _starts(needed), needed, strict=True)):
+        own = bits[first : first + count].view(np.uint16)
+        streams[job.section][job.part] = rans.pack_stream(states[index], own)
+    return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Classified:
+    """Symbols of a call on the device, plane by plane, in the order of its streams; `planes` as for the kernels."""
+
+    rows: torch.Tensor
+    planes: NDArray[np.int64]
+    flags: torch.Tensor
+    samples: torch.Tensor
+    edges: torch.Tensor
+    symbols: torch.Tensor
+    classes: torch.Tensor
+
+
+def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) -> _Classified:
+    """Put the symbols of all planes in order."""
+    device = call.device
+    planes = np.concatenate(
+        [np.stack([np.full(row[1], index), np.arange(row[1])], axis=1) for index, row in enumerate(call.rows)]
+    )
+    rows, codes, stream_of = upload(device, call.rows, call.codes, planes)
+    flags, samples = torch.zeros((2, len(planes)), dtype=torch.int64, device=device)
+    if mask is None:
+        mask = codes
+    firsts = _starts(call.rows[:, 1])
+    launches: list[tuple[slice, bool]] = []
+    for masked, group in groupby(range(len(call.jobs)), lambda index: call.jobs[index].masked):
+        indices = list(group)
+        last = indices[-1]
+        launches.append((slice(firsts[indices[0]], firsts[last] + call.rows[last, 1]), masked))
+    for part, masked in launches:
+        coding.count_kernel[(part.stop - part.start,)](
+            rows, stream_of[part], call.geometry, codes, _magnitudes(device), values, mask, flags[part], samples[part],
+            MASKED=masked, BLOCK=BLOCK, **LAUNCH,
+        )  # fmt: skip
+    edges = torch.nn.functional.pad(torch.cumsum(flags + samples, 0), (1, 0))
+    room = sum(int(sizes.sum()) for sizes in call.sizes(lambda geometry: geometry.symbols))
+    symbols = torch.empty(room, dtype=torch.int32, device=device)
+    classes = torch.empty(room, dtype=torch.int16, device=device)
+    for part, masked in launches:
+        coding.put_kernel[(part.stop - part.start,)](
+            rows, stream_of[part], call.geometry, codes, _magnitudes(device), _weights(device), values, mask,
+            flags[part], edges[part], symbols, classes, MASKED=masked, BLOCK=BLOCK, **LAUNCH,
+        )  # fmt: skip
+    return _Classified(rows, planes, flags, samples, edges, symbols, classes)
+
+
+def _choices(call: _Call, found: _Classified) -> list[Choice]:
+    """Tables of each section. Waits for the device."""
+    device = call.device
+    deciding = [set(section.geometry.deciding(section.codes)) for section in call.sections]
+    chosen = []
+    for index, (stream, place) in enumerate(found.planes.tolist()):
+        job = call.jobs[stream]
+        geometry = call.sections[job.section].geometry
+        if geometry.part(job.part).start + place in deciding[job.section]:
+            chosen.append((index, job.section))
+    counts = torch.zeros((len(call.sections), ALL, TOKENS), dtype=torch.int32, device=device)
+    if chosen:
+        (rows,) = upload(device, np.array(chosen, np.int64))
+        coding.histogram_kernel[(len(chosen),)](
+            found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **LAUNCH
+        )
+    (numbers,) = download(counts)
+    return [
+        choose_for(own.astype(np.int64), section.kind, section.tables)
+        for section, own in zip(call.sections, numbers, strict=True)
+    ]
+
+
+def _coded(
+    call: _Call, found: _Classified, choices: Sequence[Choice], rooms: NDArray[np.int64]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], torch.Tensor]:
+    """States of each stream, places of their first words, and words (on the device). Waits for the device.
+
+    A place before its room says how many words there would have been.
+    """
+    device = call.device
+    ends = np.cumsum(rooms)
+    firsts = _starts(call.rows[:, 1])
+    table_of, room, planes = upload(
+        device,
+        np.concatenate([choice.tables for choice in choices]).astype(np.int32),
+        np.stack([ends - rooms, ends], axis=1),
+        np.stack([firsts, firsts + call.rows[:, 1]], axis=1),
+    )
+    bounds = found.edges[planes]
+    words = torch.empty(int(ends[-1]), dtype=torch.int16, device=device)
+    places = _starts([job.lanes for job in call.jobs])
+    states = torch.empty(int(places[-1]) + call.jobs[-1].lanes, dtype=torch.int32, device=device)
+    positions = torch.empty(len(call.jobs), dtype=torch.int64, device=device)
+    for part, job, tables in call.launches():
+        coding.encode_kernel[(part.stop - part.start,)](
+            found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of, words,
+            room[part], states[places[part.start] :], positions[part], LANES=job.lanes, num_warps=_warps(job.lanes),
+            **LAUNCH,
+        )  # fmt: skip
+    all_states, first_words = download(states, positions)
+    lasting = all_states.view(np.uint32).astype(np.int64)
+    own = [lasting[at : at + job.lanes] for at, job in zip(places, call.jobs, strict=True)]
+    return own, first_words, words
+
+
+def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where things of these lengths begin, one behind the other."""
+    return np.cumsum(np.asarray(lengths, np.int64)) - lengths
+
+
+def _warps(lanes: int) -> int:
+    """Warps of a program: a thread has up to four lanes, so that most sums need no barrier."""
+    return max(1, min(8, lanes // (4 * WARP)))
+
+
+KINDS = (Kind.LATENT_PARALLEL, Kind.RESIDUAL_PARALLEL)
+
+
+def _weights_at(kind: Kind, dimensions: int) -> int:
+    return 3 * KINDS.index(kind) + dimensions - 1
+
+
+@lru_cache(maxsize=8)
+def _weights(device: torch.device) -> torch.Tensor:
+    """Weights of kinds and dimensions, as `_weights_at` numbers them: (6, 2, WEIGHTS) int64."""
+    rows = []
+    for kind in KINDS:
+        for dimensions in (1, 2, 3):
+            symbols, flags = weights_of(kind, dimensions)
+            used = [FEATURES.index(name) for name in ("self", "previous", "ring", "parent", "sibling")]
+            used_by_flags = [FLAG_FEATURES.index(name) for name in ("self", "previous")]
+            unused = np.delete(symbols, used, axis=1).any() or np.delete(flags, used_by_flags, axis=1).any()
+            assert not unused, "planes of these kinds look at themselves"
+            rows.append(np.concatenate([symbols[:, used], flags[:, used_by_flags]], axis=1))
+    return torch.from_numpy(np.ascontiguousarray(np.stack(rows))).to(device)
+
+
+@lru_cache(maxsize=8)
+def _magnitudes(device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(MAGNITUDES).to(device)
+
+
+@lru_cache(maxsize=32)
+def _slots(tables: Tables, device: torch.device) -> torch.Tensor:
+    """Token, frequency - 1 and slot - start of every slot of every table: (table, 4096) int32, in 7, 12 and 12 bits."""
+    tokens = tables.symbols.reshape(-1, 1 << PROB_BITS).astype(np.int64)
+    spans = np.take_along_axis(tables.spans.reshape(-1, TOKENS).astype(np.int64), tokens, axis=1)
+    rest = np.arange(1 << PROB_BITS) - (spans & 0xFFFF)
+    return torch.from_numpy((tokens << 24 | ((spans >> 16) - 1) << 12 | rest).astype(np.int32)).to(device)
+
+
+@lru_cache(maxsize=32)
+def _spans(tables: Tables, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(tables.spans.view(np.int32)).to(device)

@@ -1,0 +1,668 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""Triton kernels of the entropy coder: planes of integers <-> streams, to the byte what bitstream/ does on a CPU.
+
+One program codes one stream, with one lane of the tensor for each lane of the stream: `LANES` symbols at a time. In
+the order of frames that this is for (`Order.FLAGS_FIRST`), the tables of all flags, then of all samples of a plane
+follow from planes before it, so that nothing but the states makes a chain.
+
+Lanes take their words from one stream, in the order of their symbols. How many words a symbol takes follows from its
+token and the high bits of the state, but not from words that are still to be read, except where its token is escaped:
+so a prefix sum over the lanes says where each reads. Escaped tokens, which are rare, are looked up one after the other.
+
+Integers are 64 bits wide where they may exceed 31.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from xwalloc.bitstream import contexts, expectations, rans, scan, tables
+
+__all__ = [
+    "GEOMETRY",
+    "STREAM",
+    "WEIGHTS",
+    "count_kernel",
+    "decode_kernel",
+    "encode_kernel",
+    "histogram_kernel",
+    "put_kernel",
+]
+
+STREAM = 11
+"""Columns of a stream: its first plane in the geometry, planes, first of their codes; first word, words, first state;
+first of its tables; where its section begins in the values, and in the mask; where its scratch begins; its weights."""
+
+GEOMETRY = 15
+"""Columns of a plane: base, nz, ny, nx, sz, sy; previous plane, parent and its shifts and extent (z, y, x), sibling.
+Planes are named by their place in the stream, -1 for none."""
+
+WEIGHTS = 7
+"""Columns of weights: self, previous, ring, parent, sibling of samples; self, previous of flags. Two rows: for planes
+without and with a previous plane."""
+
+_STREAM, _GEOMETRY, _WEIGHTS = tl.constexpr(STREAM), tl.constexpr(GEOMETRY), tl.constexpr(WEIGHTS)
+_GROUP, _ONE, _RATIO_CAP = tl.constexpr(scan.GROUP), tl.constexpr(contexts.ONE), tl.constexpr(expectations.RATIO_CAP)
+_SPARSE_BELOW = tl.constexpr(scan.SPARSE_BELOW)
+_CLASSES, _ROLES = tl.constexpr(contexts.CLASSES), tl.constexpr(len(contexts.Role))
+_LOWER = tl.constexpr(rans.LOWER)
+_ESCAPE, _LAST_TOKEN, _DIRECT = tl.constexpr(tables.ESCAPE), tl.constexpr(rans.LAST_TOKEN), tl.constexpr(rans.DIRECT)
+_TOKEN_BITS, _TOKEN_MASK = tl.constexpr(rans.TOKEN_BITS), tl.constexpr((1 << rans.TOKEN_BITS) - 1)
+_DENSE_ROLE, _GROUPED_ROLE = tl.constexpr(int(contexts.Role.DENSE)), tl.constexpr(int(contexts.Role.GROUPED))
+_FLAG_ROLE = tl.constexpr(int(contexts.Role.FLAG))
+_MOST_RAW = tl.constexpr(31)  # of integers of 32 bits
+
+
+@triton.jit
+def _class_of(expected):
+    """Class of expected magnitudes; they are below 2^53."""
+    bits = expected.to(tl.float64).to(tl.int64, bitcast=True)
+    log2 = (bits >> 52) - 1023
+    near = 4 * log2 - 4 + ((bits >> 50) & 3)
+    far = tl.minimum(log2 + 50, _CLASSES - 1)
+    return tl.where(expected < 4, expected, tl.where(log2 < 18, near, far)).to(tl.int32)
+
+
+@triton.jit
+def _ratio(own, other):
+    return tl.minimum(own * _ONE // tl.maximum(other, 1), _RATIO_CAP)
+
+
+@triton.jit
+def _linked(plane, column: tl.constexpr, first, codes, magnitudes):
+    """Base and stated magnitude of a plane that another one looks at; no magnitude where it says nothing."""
+    index = tl.load(plane + column).to(tl.int64)
+    base = index
+    magnitude = index * 0
+    if index >= 0:
+        base = tl.load(first + index * _GEOMETRY).to(tl.int64)
+        magnitude = tl.load(magnitudes + tl.load(codes + index).to(tl.int64))
+    return base, magnitude
+
+
+@triton.jit
+def _size(values, place, inside):
+    """Magnitudes of values at places."""
+    return tl.abs(tl.load(values + place, mask=inside, other=0).to(tl.int64))
+
+
+@triton.jit
+def _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, active):
+    """Expected magnitudes of samples of a plane."""
+    ny = tl.load(plane + 2)
+    nx = tl.load(plane + 3)
+    sz = tl.load(plane + 4).to(tl.int64)
+    sy = tl.load(plane + 5).to(tl.int64)
+    previous, previous_magnitude = _linked(plane, 6, first, codes, magnitudes)
+    parent, parent_magnitude = _linked(plane, 7, first, codes, magnitudes)
+    sibling, sibling_magnitude = _linked(plane, 14, first, codes, magnitudes)
+    w = weights
+    if previous_magnitude > 0:
+        w = weights + _WEIGHTS
+    w_parent = tl.load(w + 3)
+    w_sibling = tl.load(w + 4)
+    here = z * sz + y * sy + x
+    held = own * tl.load(w)
+    total = here * 0
+    if previous_magnitude > 0:
+        larger = _ratio(own, previous_magnitude)
+        w_previous = tl.load(w + 1) * larger >> 8
+        w_ring = tl.load(w + 2) * larger >> 8
+        at = previous + here
+        total += w_previous * _size(values, at, active)
+        if w_ring > 0:
+            ring = _size(values, at - 1, active & (x > 0)) + _size(values, at + 1, active & (x < nx - 1))
+            ring += _size(values, at - sy, active & (y > 0)) + _size(values, at + sy, active & (y < ny - 1))
+            total += w_ring * ring
+    if parent_magnitude > 0:
+        at = parent + tl.minimum(z >> tl.load(plane + 8), tl.load(plane + 11) - 1) * sz
+        at += tl.minimum(y >> tl.load(plane + 9), tl.load(plane + 12) - 1) * sy
+        at += tl.minimum(x >> tl.load(plane + 10), tl.load(plane + 13) - 1)
+        total += (w_parent * _ratio(own, parent_magnitude) >> 8) * _size(values, at, active)
+    else:
+        held += w_parent * own
+    if sibling_magnitude > 0:
+        total += (w_sibling * _ratio(own, sibling_magnitude) >> 8) * _size(values, sibling + here, active)
+    else:
+        held += w_sibling * own
+    return (held + (total << 8)) >> 8
+
+
+@triton.jit
+def _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, active):
+    """Expected magnitudes of the flags of groups that begin at places of a plane."""
+    nx = tl.load(plane + 3)
+    previous, previous_magnitude = _linked(plane, 6, first, codes, magnitudes)
+    w = weights
+    if previous_magnitude > 0:
+        w = weights + _WEIGHTS
+    at = previous + z * tl.load(plane + 4).to(tl.int64) + y * tl.load(plane + 5).to(tl.int64) + x
+    total = at * 0 + own * tl.load(w + 5)
+    if previous_magnitude > 0:
+        w_previous = tl.load(w + 6) * _ratio(own, previous_magnitude) >> 8
+        sums = at * 0
+        for k in tl.static_range(_GROUP):
+            sums += _size(values, at + k, active & (x + k < nx))
+        total += (w_previous * sums) << 5
+    return total >> 8
+
+
+@triton.jit
+def _refilled(words, position, end, state, needed):
+    """States that have taken a word where it is needed."""
+    word = tl.load(words + position, mask=needed & (position < end), other=0).to(tl.int64) & 0xFFFF
+    return tl.where(needed, (state << 16) | word, state)
+
+
+@triton.jit
+def _raw_bits(token):
+    """Raw bits behind tokens; beyond what integers of 32 bits have, some number above `_MOST_RAW`."""
+    large = tl.minimum(token - 62, _MOST_RAW + 1)
+    return tl.where(token < 31, 0, tl.where(token < 79, ((token - 31) >> 2) + 3, large))
+
+
+@triton.jit
+def _further_words(high, refilled, bits):
+    """Words that raw bits take from states, known before the word of a state that is refilled."""
+    first = tl.minimum(bits, 16)
+    more = bits - first
+    one = tl.where(refilled, high < (1 << first), (high >> first) < _LOWER) & (bits > 0)
+    two = (tl.where(refilled, high, high >> 16) < (1 << more)) & (more > 0)
+    return one.to(tl.int64) + two.to(tl.int64)
+
+
+@triton.jit
+def _pop_large(words, position, end, state, token, active, lane, LANES: tl.constexpr):
+    """Symbols of a round some of which are not their tokens: values, states, position, whether one is impossible."""
+    refilled = active & (state < _LOWER)
+    before = state * 0
+    escaped = active & (token == _ESCAPE)
+    bad = tl.max((state * 0).to(tl.int32), 0)
+    while tl.max(escaped.to(tl.int32), 0) > 0:
+        # The place of the first one is known: what stands before it is.
+        bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
+        taken = before + refilled.to(tl.int64) + _further_words(state, refilled, bits)
+        ends = tl.cumsum(taken, 0)
+        chosen = lane == tl.min(tl.where(escaped, lane, LANES), 0)
+        whole = _refilled(words, position + ends - taken, end, state, chosen & refilled)
+        found = (whole & _TOKEN_MASK).to(tl.int32)
+        bad |= tl.max((chosen & (found > _LAST_TOKEN)).to(tl.int32), 0)
+        before = tl.where(chosen, refilled.to(tl.int64), before)
+        state = tl.where(chosen, whole >> _TOKEN_BITS, state)
+        refilled = tl.where(chosen, state < _LOWER, refilled)
+        token = tl.where(chosen, tl.minimum(found, _LAST_TOKEN), token)
+        escaped = escaped & (lane != tl.min(tl.where(escaped, lane, LANES), 0))
+    bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
+    bad |= tl.max((bits > _MOST_RAW).to(tl.int32), 0)
+    taken = before + refilled.to(tl.int64) + _further_words(state, refilled, bits)
+    ends = tl.cumsum(taken, 0)
+    at = position + ends - taken + before
+    state = _refilled(words, at, end, state, refilled)
+    at += refilled.to(tl.int64)
+    first = tl.minimum(bits, 16)
+    more = bits - first
+    raw = state & ((1 << first) - 1)
+    state = state >> first
+    needed = (bits > 0) & (state < _LOWER)
+    state = _refilled(words, at, end, state, needed)
+    at += needed.to(tl.int64)
+    raw |= (state & ((1 << more) - 1)) << first
+    state = state >> more
+    state = _refilled(words, at, end, state, (more > 0) & (state < _LOWER))
+    token = token.to(tl.int64)
+    magnitude = (token + 1) >> 1
+    middle = (4 | ((token - 31) & 3)) << tl.maximum(bits - 1, 0)
+    magnitude = tl.where(token >= 31, middle | (raw >> 1), magnitude)
+    magnitude = tl.where(token >= 79, (1 << tl.maximum(bits - 1, 0)) | (raw >> 1), magnitude)
+    negative = tl.where(token >= 31, raw & 1, 1 - (token & 1))
+    return tl.where(negative > 0, -magnitude, magnitude), state, position + tl.sum(taken, 0), bad
+
+
+@triton.jit
+def _pop(words, position, end, state, tables, slots, active, lane, LANES: tl.constexpr):
+    """One symbol for each active lane: values, states, position, whether one is impossible."""
+    entry = tl.load(slots + ((tables << 12) | (state & 4095)), mask=active, other=0).to(tl.int64)
+    token = (entry >> 24).to(tl.int32)
+    state = tl.where(active, (((entry >> 12) & 4095) + 1) * (state >> 12) + (entry & 4095), state)
+    bad = tl.max((lane * 0).to(tl.int32), 0)
+    if tl.max(tl.where(active, token, 0), 0) > 30:
+        value, state, position, bad = _pop_large(words, position, end, state, token, active, lane, LANES)
+    else:
+        needed = active & (state < _LOWER)
+        taken = needed.to(tl.int64)
+        state = _refilled(words, position + tl.cumsum(taken, 0) - taken, end, state, needed)
+        position += tl.sum(taken, 0)
+        magnitude = ((token + 1) >> 1).to(tl.int64)
+        value = tl.where((token & 1) > 0, magnitude, -magnitude)
+    return value.to(tl.int32), state, position, bad
+
+
+@triton.jit
+def _is_coded(mask, place, inside):
+    """Whether samples at places are not masked."""
+    return inside & (tl.load(mask + place, mask=inside, other=1) == 0)
+
+
+@triton.jit
+def _list_coded(mask, base, scratch, n, ny, nx, sz, sy, step: tl.constexpr, LANES: tl.constexpr):
+    """List the samples (step 1) or the groups (step 8) of a plane of which something is coded; returns their number."""
+    lane = tl.arange(0, LANES)
+    count = tl.max(lane * 0, 0)
+    across = (nx + step - 1) // step
+    for start in range(0, n, LANES):
+        i = start + lane
+        x = (i % across) * step
+        row = i // across
+        at = base + (row // ny) * sz + (row % ny) * sy + x
+        coded = i < 0
+        for k in tl.static_range(step):
+            coded |= _is_coded(mask, at + k, (i < n) & (x + k < nx))
+        taken = coded.to(tl.int32)
+        tl.store(scratch + count + tl.cumsum(taken, 0) - taken, i, mask=coded)
+        count += tl.sum(taken, 0)
+    tl.debug_barrier()
+    return count
+
+
+@triton.jit
+def decode_kernel(
+    streams, geometry, codes, magnitudes, weights, words, states, slots, table_of, values, mask, scratch, status,
+    MASKED: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Planes of one stream.
+
+    Parameters
+    ----------
+    streams : (stream, STREAM) int64
+    geometry : (plane, GEOMETRY) int32
+    codes : (n,) uint8
+        Magnitude codes of planes.
+    magnitudes : (code,) int64
+        What they state.
+    weights : (n, 2, WEIGHTS) int64
+    words, states : int16, int32
+        Bits of what the streams hold.
+    slots : (table, 4096) int32
+        Token, frequency - 1 and slot - start, of 7, 12 and 12 bits.
+    table_of : (n,) int32
+        Tables of classes.
+    values : (n,) int32
+        All zeros; is filled.
+    mask : (n,) uint8
+        Not 0 where a sample is not coded, if `MASKED`.
+    scratch : (n,) int32
+        For each stream twice as many as its largest plane has samples, and some.
+    status : (stream,) int32
+        Is set to 0 where the stream is sound.
+    """
+    row = streams + tl.program_id(0).to(tl.int64) * _STREAM
+    first = geometry + tl.load(row) * _GEOMETRY
+    count = tl.load(row + 1)
+    codes += tl.load(row + 2)
+    words += tl.load(row + 3)
+    end = tl.load(row + 4)
+    states += tl.load(row + 5)
+    table_of += tl.load(row + 6)
+    values += tl.load(row + 7)
+    mask += tl.load(row + 8)
+    scratch += tl.load(row + 9)
+    weights += tl.load(row + 10) * (2 * _WEIGHTS)
+    lane = tl.arange(0, LANES)
+    state = tl.load(states + lane).to(tl.int64) & 0xFFFFFFFF
+    position = end * 0
+    turn = tl.max(lane * 0, 0)
+    bad = tl.max(lane * 0, 0)
+    for p in range(count):
+        own = tl.load(magnitudes + tl.load(codes + p).to(tl.int64))
+        if own > 0:
+            plane = first + p * _GEOMETRY
+            base = tl.load(plane).to(tl.int64)
+            ny = tl.load(plane + 2)
+            nx = tl.load(plane + 3)
+            sz = tl.load(plane + 4).to(tl.int64)
+            sy = tl.load(plane + 5).to(tl.int64)
+            rows = tl.load(plane + 1) * ny
+            n = rows * nx
+            listed = own < _SPARSE_BELOW
+            role = tl.where(listed, _GROUPED_ROLE, _DENSE_ROLE)
+            if listed:
+                across = (nx + _GROUP - 1) // _GROUP
+                groups = rows * across
+                flagged = scratch + n
+                if MASKED:
+                    groups = _list_coded(mask, base, flagged, groups, ny, nx, sz, sy, _GROUP, LANES)
+                found = turn * 0
+                for start in range(-turn, groups, LANES):
+                    i = start + lane
+                    active = (i >= 0) & (i < groups)
+                    if MASKED:
+                        i = tl.load(flagged + i, mask=active, other=0)
+                    x = (i % across) * _GROUP
+                    y = (i // across) % ny
+                    z = i // across // ny
+                    expected = _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, active)
+                    table = tl.load(table_of + _FLAG_ROLE * _CLASSES + _class_of(expected), mask=active, other=0)
+                    flag, state, position, wrong = _pop(
+                        words, position, end, state, table, slots, active, lane, LANES
+                    )  # fmt: skip
+                    bad |= wrong
+                    active = active & (flag != 0)
+                    at = base + z * sz + y * sy + x
+                    size = lane * 0
+                    for k in tl.static_range(_GROUP):
+                        coded = active & (x + k < nx)
+                        if MASKED:
+                            coded = _is_coded(mask, at + k, coded)
+                        size += coded.to(tl.int32)
+                    to = found + tl.cumsum(size, 0) - size
+                    for k in tl.static_range(_GROUP):
+                        coded = active & (x + k < nx)
+                        if MASKED:
+                            coded = _is_coded(mask, at + k, coded)
+                        tl.store(scratch + to, (z * ny + y) * nx + x + k, mask=coded)
+                        to += coded.to(tl.int32)
+                    found += tl.sum(size, 0)
+                turn = (turn + groups) % LANES
+                n = found
+                tl.debug_barrier()
+            elif MASKED:
+                n = _list_coded(mask, base, scratch, n, ny, nx, sz, sy, 1, LANES)
+            if MASKED:
+                listed = own > 0
+            for start in range(-turn, n, LANES):
+                i = start + lane
+                active = (i >= 0) & (i < n)
+                if listed:
+                    i = tl.load(scratch + i, mask=active, other=0)
+                x = i % nx
+                y = (i // nx) % ny
+                z = i // nx // ny
+                expected = _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, active)
+                table = tl.load(table_of + role * _CLASSES + _class_of(expected), mask=active, other=0)
+                value, state, position, wrong = _pop(words, position, end, state, table, slots, active, lane, LANES)
+                bad |= wrong
+                tl.store(values + base + z * sz + y * sy + x, value, mask=active)
+            turn = (turn + n) % LANES
+            tl.debug_barrier()
+    sound = (position == end) & (tl.max((state != _LOWER).to(tl.int32), 0) == 0) & (bad == 0)
+    tl.store(status + tl.program_id(0), tl.where(sound, 0, 1))
+
+
+@triton.jit
+def count_kernel(
+    streams, stream_of, geometry, codes, magnitudes, values, mask, flags, samples,
+    MASKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """How many flags and samples the symbols of each plane are; one program for each plane of each stream.
+
+    Parameters
+    ----------
+    stream_of : (plane, 2) int64
+        Stream of each plane that is coded, and its place there.
+    flags, samples : (plane,) int64
+        Get the numbers.
+
+    Others are those of `decode_kernel`.
+    """
+    index = tl.program_id(0).to(tl.int64)
+    row = streams + tl.load(stream_of + 2 * index) * _STREAM
+    p = tl.load(stream_of + 2 * index + 1)
+    own = tl.load(magnitudes + tl.load(codes + tl.load(row + 2) + p).to(tl.int64))
+    plane = geometry + (tl.load(row) + p) * _GEOMETRY
+    values += tl.load(row + 7) + tl.load(plane)
+    mask += tl.load(row + 8) + tl.load(plane)
+    ny = tl.load(plane + 2)
+    nx = tl.load(plane + 3)
+    sz = tl.load(plane + 4).to(tl.int64)
+    sy = tl.load(plane + 5).to(tl.int64)
+    rows = tl.load(plane + 1) * ny
+    lane = tl.arange(0, BLOCK)
+    n_flags = tl.max(lane * 0, 0)
+    n_samples = tl.max(lane * 0, 0)
+    if own > 0:
+        if own < _SPARSE_BELOW:
+            across = (nx + _GROUP - 1) // _GROUP
+            for start in range(0, rows * across, BLOCK):
+                i = start + lane
+                x = (i % across) * _GROUP
+                at = (i // across // ny) * sz + ((i // across) % ny) * sy + x
+                size = lane * 0
+                filled = i < 0
+                for k in tl.static_range(_GROUP):
+                    coded = (i < rows * across) & (x + k < nx)
+                    if MASKED:
+                        coded = _is_coded(mask, at + k, coded)
+                    size += coded.to(tl.int32)
+                    filled |= tl.load(values + at + k, mask=coded, other=0) != 0
+                n_flags += tl.sum((size > 0).to(tl.int32), 0)
+                n_samples += tl.sum(tl.where(filled, size, 0), 0)
+        elif MASKED:
+            for start in range(0, rows * nx, BLOCK):
+                i = start + lane
+                at = (i // nx // ny) * sz + ((i // nx) % ny) * sy + i % nx
+                n_samples += tl.sum(_is_coded(mask, at, i < rows * nx).to(tl.int32), 0)
+        else:
+            n_samples += rows * nx
+    tl.store(flags + index, n_flags.to(tl.int64))
+    tl.store(samples + index, n_samples.to(tl.int64))
+
+
+@triton.jit
+def put_kernel(
+    streams, stream_of, geometry, codes, magnitudes, weights, values, mask, flags, firsts, symbols, classes,
+    MASKED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Symbols of each plane in coding order, and the class of each (role * CLASSES + class).
+
+    Parameters
+    ----------
+    flags : (plane,) int64
+        What `count_kernel` found.
+    firsts : (plane,) int64
+        Where the symbols of each plane begin.
+    symbols, classes : (n,) int32, int16
+        Get the symbols.
+
+    Others are those of `count_kernel` and `decode_kernel`.
+    """
+    index = tl.program_id(0).to(tl.int64)
+    row = streams + tl.load(stream_of + 2 * index) * _STREAM
+    p = tl.load(stream_of + 2 * index + 1)
+    codes += tl.load(row + 2)
+    own = tl.load(magnitudes + tl.load(codes + p).to(tl.int64))
+    first = geometry + tl.load(row) * _GEOMETRY
+    plane = first + p * _GEOMETRY
+    values += tl.load(row + 7)
+    mask += tl.load(row + 8)
+    weights += tl.load(row + 10) * (2 * _WEIGHTS)
+    base = tl.load(plane).to(tl.int64)
+    ny = tl.load(plane + 2)
+    nx = tl.load(plane + 3)
+    sz = tl.load(plane + 4).to(tl.int64)
+    sy = tl.load(plane + 5).to(tl.int64)
+    rows = tl.load(plane + 1) * ny
+    lane = tl.arange(0, BLOCK)
+    flag_at = tl.load(firsts + index)
+    sample_at = flag_at + tl.load(flags + index)
+    if own > 0:
+        if own < _SPARSE_BELOW:
+            across = (nx + _GROUP - 1) // _GROUP
+            for start in range(0, rows * across, BLOCK):
+                i = start + lane
+                x = (i % across) * _GROUP
+                y = (i // across) % ny
+                z = i // across // ny
+                at = base + z * sz + y * sy + x
+                size = lane * 0
+                filled = i < 0
+                for k in tl.static_range(_GROUP):
+                    coded = (i < rows * across) & (x + k < nx)
+                    if MASKED:
+                        coded = _is_coded(mask, at + k, coded)
+                    size += coded.to(tl.int32)
+                    filled |= tl.load(values + at + k, mask=coded, other=0) != 0
+                flagged = size > 0
+                expected = _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, flagged)
+                taken = flagged.to(tl.int64)
+                to = flag_at + tl.cumsum(taken, 0) - taken
+                tl.store(symbols + to, filled.to(tl.int32), mask=flagged)
+                tl.store(classes + to, (_class_of(expected) + _FLAG_ROLE * _CLASSES).to(tl.int16), mask=flagged)
+                flag_at += tl.sum(taken, 0)
+                taken = tl.where(filled, size, 0).to(tl.int64)
+                to = sample_at + tl.cumsum(taken, 0) - taken
+                sample_at += tl.sum(taken, 0)
+                for k in range(_GROUP):
+                    coded = filled & (x + k < nx)
+                    if MASKED:
+                        coded = _is_coded(mask, at + k, coded)
+                    expected = _expected(
+                        values, plane, first, codes, magnitudes, weights, own, z, y, x + k, coded
+                    )  # fmt: skip
+                    tl.store(symbols + to, tl.load(values + at + k, mask=coded, other=0), mask=coded)
+                    tl.store(classes + to, (_class_of(expected) + _GROUPED_ROLE * _CLASSES).to(tl.int16), mask=coded)
+                    to += coded.to(tl.int64)
+        else:
+            for start in range(0, rows * nx, BLOCK):
+                i = start + lane
+                x = i % nx
+                y = (i // nx) % ny
+                z = i // nx // ny
+                at = base + z * sz + y * sy + x
+                coded = i < rows * nx
+                if MASKED:
+                    coded = _is_coded(mask, at, coded)
+                expected = _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, coded)
+                taken = coded.to(tl.int64)
+                to = sample_at + tl.cumsum(taken, 0) - taken
+                tl.store(symbols + to, tl.load(values + at, mask=coded, other=0), mask=coded)
+                tl.store(classes + to, (_class_of(expected) + _DENSE_ROLE * _CLASSES).to(tl.int16), mask=coded)
+                sample_at += tl.sum(taken, 0)
+
+
+@triton.jit
+def _split(value):
+    """Tokens, numbers of raw bits and raw bits of integers of 32 bits above the smallest."""
+    magnitude = tl.abs(value)
+    positive = (value > 0).to(tl.int64)
+    exponent = (magnitude.to(tl.float64).to(tl.int64, bitcast=True) >> 52) - 1023
+    below = tl.maximum(tl.where(exponent < 16, exponent - 2, exponent), 0)
+    token = tl.where(exponent < 16, 31 + 4 * (exponent - 4) + ((magnitude >> below) & 3), 63 + exponent)
+    raw = ((magnitude & ((1 << below) - 1)) << 1) | (1 - positive)
+    direct = magnitude <= _DIRECT
+    token = tl.where(direct, 2 * magnitude - positive, token)
+    return token.to(tl.int32), tl.where(direct, 0, below + 1), tl.where(direct, 0, raw)
+
+
+@triton.jit
+def histogram_kernel(symbols, classes, flags, samples, firsts, chosen, counts, BLOCK: tl.constexpr):
+    """Count tokens of some planes, by class; one program for each of them.
+
+    Parameters
+    ----------
+    symbols, classes, flags, samples, firsts
+        What `put_kernel` and `count_kernel` found.
+    chosen : (n, 2) int64
+        A plane, and which of the counts its symbols are for.
+    counts : (n, role * class, 128) int32
+        Numbers of tokens are added to it.
+    """
+    row = chosen + 2 * tl.program_id(0).to(tl.int64)
+    plane = tl.load(row)
+    counts += tl.load(row + 1) * (_ROLES * _CLASSES << _TOKEN_BITS)
+    first = tl.load(firsts + plane)
+    n = tl.load(flags + plane) + tl.load(samples + plane)
+    for start in range(0, n, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        token, _, _ = _split(tl.load(symbols + first + i, mask=i < n, other=0).to(tl.int64))
+        class_ = tl.load(classes + first + i, mask=i < n, other=0).to(tl.int32)
+        tl.atomic_add(counts + (class_ << _TOKEN_BITS) + token, 1, mask=i < n)
+
+
+@triton.jit
+def _push(state, bits, raw, active):
+    """States that have taken raw bits, and the words that they gave for it where they did."""
+    gives = active & (bits > 0) & (state >= (1 << (32 - bits)))
+    word = state & 0xFFFF
+    state = tl.where(gives, state >> 16, state)
+    return tl.where(active, (state << bits) | raw, state), word, gives
+
+
+@triton.jit
+def _put_word(words, position, rank, word, gives):
+    """Store the words of a step; returns how many each lane has stored."""
+    tl.store(words + position - rank, word.to(tl.int16), mask=gives)
+    return rank + gives.to(tl.int64)
+
+
+@triton.jit
+def encode_kernel(
+    streams, symbols, classes, bounds, spans, table_of, words, rooms, states, positions, LANES: tl.constexpr
+):
+    """Streams of symbols, coded backwards.
+
+    Parameters
+    ----------
+    streams : (stream, STREAM) int64
+        Of which only the tables count here.
+    symbols, classes
+        What `put_kernel` found.
+    bounds : (stream, 2) int64
+        First symbol of each stream, and where they end.
+    spans : (table, 128) int32
+        Frequency * 2^16 + first slot of each token.
+    table_of : (n,) int32
+    words : (n,) int16
+        Get the words.
+    rooms : (stream, 2) int64
+        Where the words of each stream may lie; the last one will be at the end.
+    states : (stream, LANES) int32
+        Get the first states of the decoder.
+    positions : (stream,) int64
+        Get the places of the first words; what has no room is not written, and the place lies before the room then.
+    """
+    stream = tl.program_id(0).to(tl.int64)
+    table_of += tl.load(streams + stream * _STREAM + 6)
+    begin = tl.load(bounds + 2 * stream)
+    count = tl.load(bounds + 2 * stream + 1) - begin
+    room = tl.load(rooms + 2 * stream)
+    position = tl.load(rooms + 2 * stream + 1)
+    lane = tl.arange(0, LANES)
+    state = lane.to(tl.int64) * 0 + _LOWER
+    for back in range((count + LANES - 1) // LANES):
+        i = ((count + LANES - 1) // LANES - 1 - back) * LANES + lane
+        active = i < count
+        token, bits, raw = _split(tl.load(symbols + begin + i, mask=active, other=0).to(tl.int64))
+        class_ = tl.load(classes + begin + i, mask=active, other=0).to(tl.int64)
+        table = tl.load(table_of + class_, mask=active, other=0).to(tl.int64) << _TOKEN_BITS
+        span = tl.load(spans + table + token, mask=active, other=1 << 16).to(tl.int64)
+        escaped = active & (span < (1 << 16))
+        rare = tl.max((escaped | (bits > 0)).to(tl.int32), 0) > 0
+        word_1, word_2, word_3 = state, state, state
+        gives_1, gives_2, gives_3 = i < 0, i < 0, i < 0
+        if rare:
+            first = tl.minimum(bits, 16)
+            more = bits - first
+            state, word_1, gives_1 = _push(state, more, raw >> first, active & (more > 0))
+            state, word_2, gives_2 = _push(state, first, raw & ((1 << first) - 1), active & (bits > 0))
+            state, word_3, gives_3 = _push(state, lane * 0 + _TOKEN_BITS, token, escaped)
+            span = tl.where(escaped, tl.load(spans + table + _ESCAPE, mask=active, other=1 << 16).to(tl.int64), span)
+        frequency = span >> 16
+        gives_4 = active & ((state >> 20) >= frequency)
+        word_4 = state & 0xFFFF
+        state = tl.where(gives_4, state >> 16, state)
+        quotient = (state.to(tl.uint32) // frequency.to(tl.uint32)).to(tl.int64)
+        coded = (quotient << 12) + (state - quotient * frequency) + (span & 0xFFFF)
+        state = tl.where(active, coded, state)
+        given = gives_1.to(tl.int64) + gives_2.to(tl.int64) + gives_3.to(tl.int64) + gives_4.to(tl.int64)
+        total = tl.sum(given, 0)
+        if position - total >= room:
+            rank = total - tl.cumsum(given, 0) + 1
+            if rare:
+                rank = _put_word(words, position, rank, word_1, gives_1)
+                rank = _put_word(words, position, rank, word_2, gives_2)
+                rank = _put_word(words, position, rank, word_3, gives_3)
+            _put_word(words, position, rank, word_4, gives_4)
+        position -= total
+    tl.store(states + stream * LANES + lane, state.to(tl.int32))
+    tl.store(positions + stream, position)

@@ -1,0 +1,44 @@
+"""Arrays on their way to a device and back: pinned memory, one copy for many small arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["download", "upload"]
+
+ALIGNMENT = 16
+
+
+def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Tensor]:
+    """Copies of arrays on a device; nothing waits for them.
+
+    They travel together through pinned memory, which torch keeps until the copy is done and then uses again.
+    """
+    places, size = [], 0
+    for array in arrays:
+        places.append(size)
+        size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    packed = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    there = packed.numpy()
+    for at, array in zip(places, arrays, strict=True):
+        there[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = packed.to(device, non_blocking=True)
+    return [
+        moved[at : at + array.nbytes].view(torch.from_numpy(array[:0]).dtype).reshape(array.shape)
+        for at, array in zip(places, arrays, strict=True)
+    ]
+
+
+def download(*tensors: torch.Tensor) -> list[NDArray[Any]]:
+    """Copies of tensors on the host; waits for the device once."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.numpy() for tensor in tensors]
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [copy.numpy() for copy in copies]
