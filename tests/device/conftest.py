@@ -1,22 +1,23 @@
-"""Kernels run on a CUDA device where there is one, else under Triton's interpreter, on tensors of the CPU."""
+"""Kernels of a CUDA device: on the device where there is one, else in Triton's interpreter, on the CPU.
+
+Triton decides when a kernel is decorated: the interpreter must be asked for before anything imports xwalloc.device.
+"""
 
 import os
 from importlib.util import find_spec
 
 import pytest
 
-if find_spec("torch") is None or find_spec("triton") is None:
-    collect_ignore_glob = ["test_*"]
-else:
+if find_spec("torch") and find_spec("triton"):
     import torch
 
     if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # read when xwalloc.device is first imported
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
 def device():
     """Where kernels run."""
-    import torch
-
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("triton", reason="triton is not installed")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

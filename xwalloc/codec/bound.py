@@ -116,6 +116,23 @@ class Finish:
         _residual(samples, product, mean, mask, *self._numbers(decoded), nodata, out, decoded, sums, first)
         return sums
 
+    def table(self, mean: NDArray[np.float64]) -> Floats:
+        """The numbers of each channel as a table, for kernels of a device.
+
+        Parameters
+        ----------
+        mean : (channel,)
+            Channel means, integers in units.
+
+        Returns
+        -------
+        (channel, 5)
+            What products are multiplied by, mean, what bases are multiplied by if the chunk is integral, value of one
+            unit if it is not, and what one residual stands for.
+        """
+        down, _, fractions, units, steps, *_ = self._numbers(mean)
+        return np.stack([np.full(len(mean), down), mean, fractions, units, steps], axis=1)
+
     def _numbers(self, out: NDArray[np.generic]) -> tuple[float, bool, Floats, Floats, Floats, float, float, bool]:
         """Arguments `down` to `whole` of the kernels."""
         dtype = out.dtype

@@ -19,11 +19,13 @@ from xwalloc.jit import kernel
 __all__ = [
     "POINTS",
     "SLOPE",
+    "TYPICAL_THRESHOLD",
     "code_length",
     "code_lengths",
     "dequantise",
     "quantise_planes",
     "reconstruction_points",
+    "rises",
     "try_quantum",
     "worthwhile",
 ]
@@ -77,6 +79,27 @@ def magnitude_sum(latents, box, quantum):
             for x in range(x0, x1):
                 total += np.int64(np.int32(min(abs(row[x]) * scale + rise, LARGEST)))
     return float(total)
+
+
+@kernel
+def rises(sums, sizes, out):
+    """What `quantise_planes` adds to magnitudes in steps, before it cuts them, for sums that were taken elsewhere.
+
+    Parameters
+    ----------
+    sums : (batch, latent, subband) int64
+        Sums of magnitudes at a typical threshold.
+    sizes : (subband,) int64
+        Coefficients of a subband in all batch items.
+    out : (latent, subband) float64
+        Gets 1 less the threshold; minus infinity where all symbols are 0.
+    """
+    for k in range(sums.shape[1]):
+        for s in range(sums.shape[2]):
+            guess = 0.0
+            for b in range(sums.shape[0]):
+                guess += float(sums[b, k, s])
+            out[k, s] = -np.inf if guess == 0.0 else 1.0 - threshold(guess / sizes[s])
 
 
 @kernel

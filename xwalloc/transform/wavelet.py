@@ -66,6 +66,7 @@ __all__ = [
     "MAX_LEVELS",
     "REFLECTING",
     "Boundary",
+    "Budget",
     "ExactFilters",
     "FilterPair",
     "Plan",
@@ -74,6 +75,7 @@ __all__ = [
     "Subband",
     "Tree",
     "Wavelet",
+    "check_transform",
     "exact_filters",
     "forward",
     "forward_exact",
@@ -179,13 +181,87 @@ def inverse_exact(
 
 def inverse_bound(plan: Plan, filters: ExactFilters, largest: float) -> float:
     """What no result of `inverse_exact` exceeds if no coefficient exceeds `largest`; infinite if only data can tell."""
-    gain = int(synthesis_rows(filters).gain)
-    at_start = reach = _bound(largest)
+    budget = Budget(filters, True, largest)
     for _ in plan.steps:
-        if reach * gain >= EXACT_LIMIT:
+        if not budget.admits:
             return math.inf
-        reach = max((reach * gain >> filters.shift) + 1, at_start)
-    return reach
+        budget.take()
+    return budget.reach
+
+
+class Budget:
+    """What no value of an exact transform in progress exceeds.
+
+    Parameters
+    ----------
+    filters
+        Integer filters of the side that is transformed with.
+    synthesis
+        Whether the transform is an inverse one.
+    bound
+        A value that no magnitude in the input exceeds.
+
+    Attributes
+    ----------
+    reach
+        What no value of the block of the next step exceeds, as far as it can be told without looking.
+    """
+
+    def __init__(self, filters: ExactFilters, synthesis: bool, bound: float) -> None:
+        self.gain = int((synthesis_rows if synthesis else analysis_rows)(filters).gain)
+        self.shift, self.reach = filters.shift, _bound(bound)
+        # In a synthesis, the next level also reads coefficients that no step has touched yet.
+        self.least = self.reach if synthesis else 0
+
+    @property
+    def admits(self) -> bool:
+        """Whether the next step is certain to be exact."""
+        return self.reach * self.gain < EXACT_LIMIT
+
+    def take(self) -> None:
+        """Take the next step."""
+        self.reach = max((self.reach * self.gain >> self.shift) + 1, self.least)
+
+    def measured(self, largest: float, step: int, count: int) -> None:
+        """Go by the largest magnitude that was found in the block of a step, counted from 1, of so many.
+
+        Raises
+        ------
+        BudgetError
+            If that step could leave the exact range all the same.
+        """
+        self.reach = _bound(largest)
+        if not self.admits:
+            raise BudgetError(
+                f"Expected values of at most {(EXACT_LIMIT - 1) // self.gain} in step {step} of {count} of the "
+                f"exact wavelet transform. Got {self.reach}: use a smaller shift than {self.shift} or coarser data."
+            )
+
+
+def check_transform(x: Any, plan: Plan, filters: FilterPair, boundary: str, out: Any) -> None:
+    """Whether a transform can take these arguments.
+
+    Raises
+    ------
+    ConfigError
+        If dtype, shape or filters do not suit.
+    """
+    xp, rank = array_namespace(x), len(plan.shape)
+    for name, array in (("input", x), ("out", out)):
+        if array is None:
+            continue
+        if array.dtype != xp.float64:
+            raise ConfigError(f"Expected {name} of dtype float64. Got {array.dtype}.")
+        if tuple(array.shape[-rank:]) != plan.shape or tuple(array.shape) != tuple(x.shape):
+            raise ConfigError(f"Expected {name} of shape (..., {plan.shape}). Got {tuple(array.shape)}.")
+    check_boundary(filters, boundary)
+    if boundary == "periodization":
+        for step in plan.steps:
+            if any(n % 2 for n in step.segments):
+                raise ConfigError(
+                    f"Expected signal axis {step.axis} to be divisible by {2 ** plan.splits[step.axis]} for boundary "
+                    f"'periodization'. Got length {plan.shape[step.axis]}: pad it or use boundary='reflect'."
+                )
 
 
 def _float(x: Any, plan: Plan, filters: FilterPair, boundary: str, synthesis: bool, out: Any) -> Any:
@@ -199,27 +275,19 @@ def _exact(
 ) -> Any:
     runner, out = _start(x, plan, filters, boundary, synthesis, filters.shift, out)
     steps = _steps(plan, synthesis)
-    gain = int((synthesis_rows if synthesis else analysis_rows)(filters).gain)
-    at_start = _bound(runner.largest(None) if bound is None else bound)
-    reach, done = at_start, 0
+    budget = Budget(filters, synthesis, runner.largest(None) if bound is None else bound)
+    done = 0
     while done < len(steps):
         # Take as many steps at once as the propagated bound admits; measure the block of the next one only if none.
-        until, grown = done, reach
-        while until < len(steps) and grown * gain < EXACT_LIMIT:
-            grown = (grown * gain >> filters.shift) + 1
-            if synthesis:  # the next level also reads coefficients that no step has touched yet
-                grown = max(grown, at_start)
+        until = done
+        while until < len(steps) and budget.admits:
+            budget.take()
             until += 1
         if until > done:
             runner.run(steps[done:until])
-            reach, done = grown, until
-            continue
-        reach = _bound(runner.largest(steps[done]))
-        if reach * gain >= EXACT_LIMIT:
-            raise BudgetError(
-                f"Expected values of at most {(EXACT_LIMIT - 1) // gain} in step {done + 1} of {len(steps)} of the "
-                f"exact wavelet transform. Got {reach}: use a smaller shift than {filters.shift} or coarser data."
-            )
+            done = until
+        else:
+            budget.measured(runner.largest(steps[done]), done + 1, len(steps))
     if not steps:
         runner.run(())
     return out
@@ -238,22 +306,8 @@ def _start(
     x: Any, plan: Plan, filters: FilterPair, boundary: str, synthesis: bool, shift: int | None, out: Any
 ) -> tuple[Runner, Any]:
     """Check the arguments of a transform and choose who runs it."""
-    xp, rank = array_namespace(x), len(plan.shape)
-    for name, array in (("input", x), ("out", out)):
-        if array is None:
-            continue
-        if array.dtype != xp.float64:
-            raise ConfigError(f"Expected {name} of dtype float64. Got {array.dtype}.")
-        if tuple(array.shape[-rank:]) != plan.shape or tuple(array.shape) != tuple(x.shape):
-            raise ConfigError(f"Expected {name} of shape (..., {plan.shape}). Got {tuple(array.shape)}.")
-    check_boundary(filters, boundary)
-    if boundary == "periodization":
-        for step in plan.steps:
-            if any(n % 2 for n in step.segments):
-                raise ConfigError(
-                    f"Expected signal axis {step.axis} to be divisible by {2 ** plan.splits[step.axis]} for boundary "
-                    f"'periodization'. Got length {plan.shape[step.axis]}: pad it or use boundary='reflect'."
-                )
+    check_transform(x, plan, filters, boundary, out)
+    rank = len(plan.shape)
     rows = synthesis_rows(filters) if synthesis else analysis_rows(filters)
     reflect = boundary == "reflect"
     if not is_numpy_array(x):

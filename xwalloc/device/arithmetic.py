@@ -1,0 +1,50 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""What kernels of this package share: rounding as NumPy rounds, numbers on their way to a device.
+
+Kernels are launched with `EXACT`: Triton contracts a product and a sum into a fused multiply-add otherwise, which rounds
+once where the kernels for a CPU round twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+__all__ = ["EXACT", "nearest", "power", "rint", "upload"]
+
+EXACT: dict[str, Any] = {"enable_fp_fusion": False}
+"""Options with which every kernel is launched."""
+
+
+@triton.jit
+def nearest(x):
+    """The nearest integer, halves to even, of float64; the sign of a zero is arbitrary."""
+    below = tl.floor(x)
+    rest = x - below  # exact
+    even = 2.0 * tl.floor(0.5 * below + 0.5)
+    return tl.where(rest > 0.5, below + 1.0, tl.where(rest < 0.5, below, even))
+
+
+@triton.jit
+def rint(x):
+    """`nearest`, with zeros that have the sign of `x`: as NumPy's function of that name, to the bit."""
+    whole = nearest(x)
+    return tl.where(whole == 0.0, x * 0.0, whole)
+
+
+def power(n: int, most: int) -> int:
+    """Smallest power of two that is not below `n`, or `most` where that is smaller."""
+    return min(1 << max(0, n - 1).bit_length(), most)
+
+
+def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The numbers on a device, without waiting for what it is working on."""
+    there = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type != "cuda":
+        return there
+    return there.pin_memory().to(device, non_blocking=True)
