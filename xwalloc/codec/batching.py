@@ -65,8 +65,8 @@ class Batcher:
         Parameters
         ----------
         work
-            Called in the thread of the device. Where it fails for several items, it is called for each of them, so that
-            an item's failure is its own.
+            Called in the thread of the device. Where it fails for several items, it is called for each half of them, so
+            that an item's failure is its own, and a batch that has too little memory gets smaller.
         item
             What to compute.
         nbytes
@@ -130,7 +130,7 @@ class Batcher:
 
 
 def _compute(requests: list[_Request]) -> None:
-    """One call for all of them; where that fails, one for each."""
+    """One call for all of them; where that fails, one for each half."""
     if not requests:
         return
     try:
@@ -141,8 +141,8 @@ def _compute(requests: list[_Request]) -> None:
         if len(requests) == 1:
             requests[0].future.set_exception(error)
             return
-        for request in requests:
-            _compute([request])
+        _compute(requests[: len(requests) // 2])
+        _compute(requests[len(requests) // 2 :])
         return
     for request, result in zip(requests, results, strict=True):
         request.future.set_result(result)

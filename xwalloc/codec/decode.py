@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import lattice_mode, learned_mode, transform_mode, transform_sections
+from xwalloc.codec import engine, lattice_mode, learned_mode, resident, transform_mode, transform_sections
 from xwalloc.codec.bound import early_nodata, stored, substitute
+from xwalloc.codec.devices import CPU
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
 from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
@@ -148,6 +149,9 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
     if header.nodata is not None:
         value = np.array([header.nodata], np.uint64).astype(f"u{native.itemsize}").view(native)[0]
         nodata = np.array([value, substitute(value)], native)
+    positions, values = np.empty(0, np.int64), np.empty(0, np.uint64)
+    if Section.EXCEPTIONS in sections:
+        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], header.size, native.itemsize)
     if header.mode == Mode.LATTICE:
         parameters, symbols = sections[Section.LATTICE], sections[Section.LATTICE_SYMBOLS]
         dtype = native if lattice_mode.holds_bits(parameters) else working
@@ -155,16 +159,17 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
     elif header.mode == Mode.LEARNED:
         decoded = learned_mode.decode(sections, shape, layout.dimensions, mask, nodata, box, models)
     else:
-        decoded = transform_mode.decode(
-            sections, shape, layout.dimensions, mask, working, early_nodata(nodata), box, models
-        )
+        contents = transform_sections.read(sections, shape, layout.dimensions, models)
+        if engine.device() != CPU and resident.suits(contents):
+            job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
+            return resident.decoded(job).astype(header.dtype, copy=False)
+        decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)
     samples = np.ascontiguousarray(stored(decoded, nodata))
     bits = bits_of(samples)
     if mask is not None:
         for label, pattern in enumerate(palette, start=1):
             bits[mask[box] == label] = pattern
-    if Section.EXCEPTIONS in sections:
-        positions, values = unpack_exceptions(sections[Section.EXCEPTIONS], header.size, native.itemsize)
+    if positions.size:
         places = np.array(np.unravel_index(positions, shape))
         first, last = (np.array([getattr(part, edge) for part in box])[:, None] for edge in ("start", "stop"))
         inside = np.all((places >= first) & (places < last), axis=0)

@@ -1,4 +1,4 @@
-"""On which device networks of this process run, and the thread and batcher of each CUDA device.
+"""On which device chunks of this process are computed, and the thread and batcher of each CUDA device.
 
 torch is imported only where the setting ``device`` allows for CUDA, torch is installed and there is a driver. A CUDA
 worker of Dask sees its own device first (CUDA_VISIBLE_DEVICES), so that "cuda" is that one.
@@ -10,7 +10,9 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -18,7 +20,7 @@ from xwalloc.codec.batching import Batcher
 from xwalloc.errors import ConfigError
 from xwalloc.settings import device_choice
 
-__all__ = ["CPU", "Owner", "device", "device_kind", "owner"]
+__all__ = ["CPU", "Owner", "arithmetic", "device", "device_kind", "owner"]
 
 CPU = "cpu"
 
@@ -49,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def device() -> str:
-    """Where networks run: "cpu", "cuda:0", "cuda:1" ...
+    """Where chunks are computed, as far as a device can: "cpu", "cuda:0", "cuda:1" ...
 
     Raises
     ------
@@ -107,6 +109,32 @@ def _enter(name: str) -> None:
         import torch
 
         torch.cuda.set_device(name)
+
+
+@contextmanager
+def arithmetic() -> Iterator[None]:
+    """Arithmetic as exact as the device has it, the same in every run; torch's errors as Python's.
+
+    Raises
+    ------
+    MemoryError
+        If the device has too little memory. What torch has put aside there is given back first.
+    """
+    import torch
+
+    try:
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    except torch.OutOfMemoryError as error:
+        message = str(error)
+    else:
+        return
+    # Not inside of the clause: the error holds the frames, and their tensors.
+    torch.cuda.empty_cache()
+    raise MemoryError(f"The device has too little memory: {message}")
 
 
 def _cuda_devices() -> tuple[int, str]:

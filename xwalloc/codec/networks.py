@@ -9,8 +9,7 @@ On a CPU merging does not pay: its threads have a chunk each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.codec import engine
-from xwalloc.codec.devices import CPU, owner
+from xwalloc.codec.devices import CPU, arithmetic, owner
 from xwalloc.settings import batch_limit
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def alone(compute: Callable[[str], R]) -> R:
         return compute(CPU)
 
     def work() -> R:
-        with _arithmetic():
+        with arithmetic():
             return compute(device)
 
     return engine.wait(owner(device).executor.submit(work))
@@ -80,7 +79,7 @@ class _Decode:
 
     def __call__(self, items: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         at_once = max(1, batch_limit() // self.published.working_bytes(self.signal))
-        with _arithmetic():
+        with arithmetic():
             x = self.published.decode(np.concatenate(items), self.signal, device=self.device, at_once=at_once)
         return np.split(x, np.cumsum([len(item) for item in items])[:-1])
 
@@ -127,25 +126,7 @@ class _Correct:
 
         symbols = np.concatenate([symbols for symbols, _ in items])
         codes = np.concatenate([np.broadcast_to(codes, (len(symbols), *codes.shape)) for symbols, codes in items])
-        with _arithmetic():
+        with arithmetic():
             found = self.network.correct(torch.from_numpy(symbols).to(self.device), self.plan, codes)
             corrections = found.cpu().numpy()
         return np.split(corrections, np.cumsum([len(symbols) for symbols, _ in items])[:-1])
-
-
-@contextmanager
-def _arithmetic() -> Iterator[None]:
-    """Arithmetic as exact as the device has it, the same in every run; torch's errors as Python's.
-
-    Raises
-    ------
-    MemoryError
-        If the device has too little memory.
-    """
-    import torch
-
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(f"The device has too little memory: {error}") from error

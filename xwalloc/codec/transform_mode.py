@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ from xwalloc.codec.transform_sections import (
     NAMED,
     REFINED,
     ROTATED,
-    Models,
+    Contents,
     encode_latents,
     encode_residuals,
     head,
@@ -33,7 +32,6 @@ from xwalloc.codec.transform_sections import (
     pack_codes,
     pack_further,
     pad,
-    read,
 )
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models import linear
@@ -45,7 +43,7 @@ from xwalloc.types import Region
 if TYPE_CHECKING:
     from xwalloc.models.neural import Network
 
-__all__ = ["Target", "Transformed", "decode", "encode"]
+__all__ = ["Target", "Transformed", "decode", "encode", "fits"]
 
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
@@ -197,7 +195,7 @@ def encode(
     def attempt(network: Network | None) -> _Attempt:
         """What becomes of the symbols with a network or without."""
         latents = np.empty(0)
-        if looked_at or not _fits(model, np.full(model.rank, linear.reach(model, symbols))):
+        if looked_at or not fits(model, np.full(model.rank, linear.reach(model, symbols))):
             latents = _latents(model, symbols, network)
         residuals = np.empty(flat.shape, np.int32) if finish.step else None
         missed = np.zeros(flat.shape, np.bool_)
@@ -298,12 +296,12 @@ def _latents(model: LinearModel, symbols: NDArray[np.int32], network: Network | 
     """
     refine = None if network is None else partial(refined, network)
     latents = linear.synthesise(model, symbols, map_parallel, refine)
-    if not _fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
+    if not fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
         raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
     return latents
 
 
-def _fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
+def fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
     """Whether no partial sum of the spectral synthesis reaches 2^53 if no latent (rank,) exceeds `reach`."""
     with np.errstate(invalid="ignore"):
         largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
@@ -311,14 +309,11 @@ def _fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
 
 
 def decode(
-    sections: Mapping[Section, bytes],
-    shape: Sequence[int],
-    dimensions: int,
+    contents: Contents,
     mask: NDArray[np.uint8] | None,
     dtype: np.dtype,
     nodata: NDArray[np.generic],
     region: Region,
-    models: Models,
 ) -> NDArray[np.generic]:
     """Samples (batch, channel, z, y, x) of a region of a chunk in transform mode.
 
@@ -326,12 +321,9 @@ def decode(
     ------
     FormatError
         If the sections are damaged.
-    ModelError
-        If `models` does not know the model that the frame names.
     """
-    contents = read(sections, shape, dimensions, models)
     model = contents.model
-    batch = shape[0]
+    batch = contents.shape[0]
     signal = model.grid.signal
     try:
         latents = _latents(model, contents.symbols(), contents.network)

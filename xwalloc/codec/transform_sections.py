@@ -22,7 +22,7 @@ from xwalloc.codec.bound import Finish
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models.model import KEY_BYTES, Model
-from xwalloc.models.spec import SIDE_CODE, LinearModel, pack_vectors, unpack_vectors
+from xwalloc.models.spec import SIDE_CODE, Grid, LinearModel, pack_vectors, unpack_vectors
 from xwalloc.types import Region
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "decode_residuals", "encode_latents",
-    "encode_residuals", "head", "inverse", "latent_parts", "named_model", "pack_codes", "pack_further", "pad", "read",
-    "residual_parts", "split_codes",
+    "encode_residuals", "head", "inverse", "latent_parts", "latent_parts_of", "named_model", "pack_codes",
+    "pack_further", "pad", "read", "residual_parts", "split_codes",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -92,6 +92,8 @@ class Contents:
         Magnitude codes of the residual layer; None where there is none.
     network
         What refines the latents; None for the linear decoder.
+    latent_streams, residual_streams
+        Bytes of the symbols and of the residuals.
     """
 
     model: LinearModel
@@ -102,8 +104,8 @@ class Contents:
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
     network: Network | None
-    _latents: bytes
-    _residuals: bytes
+    latent_streams: bytes
+    residual_streams: bytes
 
     def symbols(self) -> NDArray[np.int32]:
         """Symbols of the latents: (batch, rank, z, y, x).
@@ -113,7 +115,7 @@ class Contents:
         FormatError
             If their section is damaged.
         """
-        return _decode_latents(self.model, self._latents, self.shape[0], self.order, self.codebook)
+        return _decode_latents(self.model, self.latent_streams, self.shape[0], self.order, self.codebook)
 
     def residuals(self, mask: NDArray[np.uint8] | None, region: Region) -> NDArray[np.int32]:
         """Residuals (batch, channel, z, y, x) of the slabs that a region touches; zeros elsewhere.
@@ -126,7 +128,7 @@ class Contents:
         if self.residual_codes is None:
             return np.zeros(self.shape, np.int32)
         return decode_residuals(
-            self._residuals,
+            self.residual_streams,
             self.residual_codes,
             self.shape,
             mask,
@@ -199,7 +201,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
     return Contents(
         model=model, finish=replace(finish, shift=model.shift), dimensions=dimensions,
         shape=(batch, channels, *model.grid.signal), order=Order(order), codebook=codebook,
-        residual_codes=codes, network=network, _latents=sections[Section.LATENTS], _residuals=layer or b"",
+        residual_codes=codes, network=network, latent_streams=sections[Section.LATENTS], residual_streams=layer or b"",
     )  # fmt: skip
 
 
@@ -268,9 +270,14 @@ def head(kind: int, finish: Finish, order: Order) -> bytes:
 
 def latent_parts(model: LinearModel, batch: int) -> list[NDArray[np.void]]:
     """Planes of the symbols (batch, rank, z, y, x), segment by segment."""
-    axis, parts = segments.cuts((batch, model.rank, *model.grid.signal), 1 << model.grid.levels, LATENTS_PER_SEGMENT)
+    return latent_parts_of(model.grid, batch, model.codes)
+
+
+def latent_parts_of(grid: Grid, batch: int, codes: NDArray[np.int64]) -> list[NDArray[np.void]]:
+    """Planes, segment by segment, of symbols with magnitude codes (rank, subband)."""
+    axis, parts = segments.cuts((batch, len(codes), *grid.signal), 1 << grid.levels, LATENTS_PER_SEGMENT)
     slabs = [(axis, start, stop) for start, stop in parts]
-    return [model.grid.planes(batch, model.codes, slab, last=slab is slabs[-1]) for slab in slabs]
+    return [grid.planes(batch, codes, slab, last=slab is slabs[-1]) for slab in slabs]
 
 
 def encode_latents(model: LinearModel, symbols: NDArray[np.int32], order: Order, codebook: Tables | None) -> bytes:

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from xwalloc.device.arithmetic import EXACT, power, rint, upload
+from xwalloc.device.arithmetic import EXACT, rint, upload
 
 __all__ = [
     "dequantise",
@@ -268,9 +268,7 @@ def residuals(
     return rest, decoded, sums
 
 
-def misses(
-    samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def misses(samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where a decoded sample differs by more than its bound, exactly, as `bound.misses` marks it.
 
     Parameters

@@ -212,8 +212,8 @@ class Network:
 
     def refined(
         self,
-        latents: NDArray[np.float64],
-        symbols: NDArray[np.int32],
+        latents: Any,
+        symbols: Any,
         plan: Plan,
         codes: NDArray[np.int64],
         quantum: int,
@@ -224,8 +224,8 @@ class Network:
 
         Parameters
         ----------
-        latents : (batch, rank, *plan.shape)
-            What the linear decoder makes of the symbols, in units.
+        latents : (batch, rank, *plan.shape) float64
+            What the linear decoder makes of the symbols, in units; of NumPy or another array-API library.
         symbols, plan, codes, parallel
             As for `correct`; components that a network of a fixed band set has beyond these are taken for zeros.
         quantum
@@ -235,7 +235,9 @@ class Network:
         """
         rank = symbols.shape[1]
         if (beyond := self.architecture.rank - rank) > 0:
-            symbols = np.pad(symbols, [(0, 0), (0, beyond), *[(0, 0)] * len(plan.shape)])
+            xp = array_namespace(symbols)
+            zeros = xp.zeros((len(symbols), beyond, *plan.shape), dtype=symbols.dtype, device=device(symbols))
+            symbols = xp.concat([symbols, zeros], axis=1)
             codes = np.pad(codes, [(0, beyond), (0, 0)])
         corrections = correct(symbols, codes) if correct else self.correct(symbols, plan, codes, parallel)
 
