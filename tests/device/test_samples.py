@@ -16,7 +16,8 @@ from xwalloc.transform.wavelet import plan
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
-from xwalloc.device import arithmetic, samples as kernels  # noqa: E402
+from xwalloc.device import arithmetic  # noqa: E402
+from xwalloc.device import samples as kernels  # noqa: E402
 
 # The interpreter computes with NumPy, which warns of infinities and NaN where a device is silent.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -163,7 +164,7 @@ def test_samples_and_residuals(put, finish, dtype):
     rng, shape = np.random.default_rng(3), (2, 3, 1100)
     x = extremes(dtype, shape)
     mean = rng.integers(-300, 300, 3).astype(float)
-    unit = finish.unit if finish.fraction is None else 2.0 ** -finish.fraction
+    unit = finish.unit if finish.fraction is None else 2.0**-finish.fraction
     base = np.clip(x.astype("f8") / unit, -(2.0**40), 2.0**40) + rng.integers(-4000, 4000, shape)
     product = np.rint((base - mean[:, None]) * 2.0**finish.shift) + rng.integers(-40, 40, shape)
     product[:, :, 5:9] = 0.0, 2.0**52, -(2.0**52), -1.0
@@ -209,7 +210,10 @@ def compared(put, a, b, bounds):
     missed, largest = kernels.misses(put(a), put(b), put(bounds))
     expected = np.zeros(a.shape, bool)
     figures = [
-        [bound.misses(a[i, c : c + 1], b[i, c : c + 1], bounds[i, c : c + 1], expected[i, c : c + 1]) for c in range(a.shape[1])]
+        [
+            bound.misses(a[i, c : c + 1], b[i, c : c + 1], bounds[i, c : c + 1], expected[i, c : c + 1])
+            for c in range(a.shape[1])
+        ]
         for i in range(len(a))
     ]
     assert same_bits(missed, expected)

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """What kernels of this package share: rounding as NumPy rounds, numbers on their way to a device.
 
-Kernels are launched with `EXACT`: Triton contracts a product and a sum into a fused multiply-add otherwise, which rounds
-once where the kernels for a CPU round twice.
+Kernels are launched with `EXACT`: otherwise Triton contracts a product and a sum into a fused multiply-add, which
+rounds once where the kernels for a CPU round twice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """The steps between samples, latents and symbols on a CUDA device, to the bit as the kernels for a CPU take them.
 
-What is exact, and why: sums, counts and maxima are of integers, so that their order is free; wherever floats are rounded
-(units, thresholds, the last step to samples), each sample goes through the same IEEE operations in the same order as on
-a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: the same in every run on a device, but
+What is exact, and why: sums, counts and maxima are of integers, so that their order is free; wherever floats are
+rounded (units, symbols, the last step to samples), each sample goes through the same IEEE operations in the same order
+as on a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: the same in every run on a device, but
 not the same bits as NumPy's sum.
 
 Planes of several chunks are worked on together. What chunks or channels differ in stands in tables with one row per
@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from xwalloc.device.arithmetic import EXACT, power, rint, upload
+from xwalloc.device.arithmetic import EXACT, rint, upload
 
 __all__ = [
     "dequantise",
@@ -142,7 +142,7 @@ def magnitude_sums(
     -------
     (item, latent, subband) int64
     """
-    planes = tuple(latents.shape[:2])
+    planes = latents.shape[0], latents.shape[1]
     tiles, _ = _row_tiles(_hashable(boxes), latents.device)
     sums = torch.zeros((*planes, len(boxes)), dtype=torch.int64, device=latents.device)
     add_magnitudes[(planes[0] * planes[1] * len(tiles),)](
@@ -170,7 +170,7 @@ def quantise(
     sums : (item, latent, subband, 8) int64
         As `quantise_planes` adds them up.
     """
-    planes = tuple(latents.shape[:2])
+    planes = latents.shape[0], latents.shape[1]
     tiles, first_rows = _row_tiles(_hashable(boxes), latents.device)
     symbols = torch.empty(latents.shape, dtype=torch.int32, device=latents.device)
     sums = torch.zeros((*planes, len(boxes), 8), dtype=torch.int64, device=latents.device)
@@ -268,9 +268,7 @@ def residuals(
     return rest, decoded, sums
 
 
-def misses(
-    samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def misses(samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Where a decoded sample differs by more than its bound, exactly, as `bound.misses` marks it.
 
     Parameters
