@@ -86,6 +86,7 @@ def compile_samples(dtypes):
         samples.finish(floats, table, integers, x[0, 0, :2], torch.empty_like(x), integral=False)
         samples.residuals(x, floats, table, None, None, integral=True)
         samples.residuals(x, floats, table, mask, x[0, 0, :2], integral=False)
+        samples.bounded_residuals(x, floats, table, None, None, one, integral=True)
         samples.misses(x, x, one)
         samples.squares(x, x, one)
 

@@ -3,8 +3,8 @@
 
 What is exact, and why: sums, counts and maxima are of integers, so that their order is free; wherever floats are
 rounded (units, symbols, the last step to samples), each sample goes through the same IEEE operations in the same order
-as on a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: the same in every run on a device, but
-not the same bits as NumPy's sum.
+as on a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: in an order that is the same in every
+run, but not that of NumPy.
 
 Planes of several chunks are worked on together. What chunks or channels differ in stands in tables with one row per
 plane; nothing here waits for the device. A matrix product between `to_units` and `round_products`, or before
@@ -27,6 +27,7 @@ import triton.language as tl
 from xwalloc.device.arithmetic import EXACT, rint, upload
 
 __all__ = [
+    "bounded_residuals",
     "dequantise",
     "finish",
     "magnitude_sums",
@@ -256,16 +257,66 @@ def residuals(
     sums : (item, channel) int64
         Sums of magnitudes of the residuals.
     """
+    decoded = torch.empty_like(samples)
+    rest, sums = _residuals(samples, products, table, mask, nodata, integral, decoded, None, None, None)
+    return rest, decoded, sums
+
+
+def bounded_residuals(
+    samples: torch.Tensor,
+    products: torch.Tensor,
+    table: torch.Tensor,
+    mask: torch.Tensor | None,
+    nodata: torch.Tensor | None,
+    bounds: torch.Tensor,
+    *,
+    integral: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`residuals`, and `misses` of what they decode to, which is neither written nor read again.
+
+    Parameters
+    ----------
+    samples, products, table, mask, nodata, integral
+        As for `residuals`.
+    bounds
+        As for `misses`.
+
+    Returns
+    -------
+    residuals, sums, missed, largest
+        As `residuals` and `misses` return them.
+    """
+    planes = samples.shape[0], samples.shape[1]
+    missed = torch.empty(samples.shape, dtype=torch.bool, device=samples.device)
+    largest = torch.zeros(planes, dtype=torch.int64, device=samples.device)
+    rest, sums = _residuals(
+        samples, products, table, mask, nodata, integral, None, _per_plane(bounds, planes), missed, largest
+    )
+    return rest, sums, missed, largest.view(torch.float64)
+
+
+def _residuals(
+    samples: torch.Tensor,
+    products: torch.Tensor,
+    table: torch.Tensor,
+    mask: torch.Tensor | None,
+    nodata: torch.Tensor | None,
+    integral: bool,
+    decoded: torch.Tensor | None,
+    bounds: torch.Tensor | None,
+    missed: torch.Tensor | None,
+    largest: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Residuals and sums of their magnitudes; what is decoded goes to `decoded`, or is compared with the samples."""
     planes, n, grid = _elements(products)
     low, high, whole = _range(samples.dtype)
     rest = torch.empty(products.shape, dtype=torch.int32, device=products.device)
-    decoded = torch.empty_like(samples)
     sums = torch.zeros(planes, dtype=torch.int64, device=products.device)
     make_residuals[grid](
-        samples, products, table.expand(*planes, TABLE).contiguous(), mask, nodata, rest, decoded, sums, low, high, n,
-        -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
+        samples, products, table.expand(*planes, TABLE).contiguous(), mask, nodata, rest, sums, decoded, bounds, missed,
+        largest, low, high, n, -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
     )  # fmt: skip
-    return rest, decoded, sums
+    return rest, sums
 
 
 def misses(samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -563,19 +614,33 @@ def make_samples(
 
 
 @triton.jit
+def _compared(given, found, bound):
+    """Whether what was found is within the bound; the difference is taken with its rounding error (Knuth's TwoSum)."""
+    minus = -found
+    total = given + minus
+    rest = total - given
+    error = (given - (total - rest)) + (minus - rest)
+    size = tl.abs(total)
+    beyond = tl.where(total > 0, error, -error) > 0
+    return (size < bound) | ((size <= bound) & ~beyond), size
+
+
+@triton.jit
 def make_residuals(
-    samples, products, table, mask, nodata, residuals, decoded, sums, low: tl.float64, high: tl.float64, n, tile_count,
+    samples, products, table, mask, nodata, residuals, sums, decoded, bounds, missed, largest,
+    low: tl.float64, high: tl.float64, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`residuals` of a tile."""
+    """`residuals` or `bounded_residuals` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
     table += plane * 5
     base = _base(tl.load(products + at, mask=there, other=0.0), table, INTEGRAL)
-    value = tl.load(samples + at, mask=there, other=0).to(tl.float64)
+    given = tl.load(samples + at, mask=there, other=0).to(tl.float64)
     step = tl.load(table + 4)
-    if not INTEGRAL:
-        value = value * (1.0 / tl.load(table + 3))
-    quotient = rint((value - base) * (1.0 / step))
+    if INTEGRAL:
+        quotient = rint((given - base) * (1.0 / step))
+    else:
+        quotient = rint((given * (1.0 / tl.load(table + 3)) - base) * (1.0 / step))
     rest = _clipped(quotient).to(tl.int32)
     coded = there
     if mask is not None:
@@ -584,23 +649,22 @@ def make_residuals(
     tl.store(residuals + at, rest, mask=there)
     tl.atomic_add(sums + plane, tl.sum(tl.abs(rest.to(tl.int64)), axis=0))
     value = base + rest.to(tl.float64) * step
-    sample = _sample(value, table, nodata, low, high, decoded.dtype.element_ty, INTEGRAL, WHOLE)
-    tl.store(decoded + at, sample, mask=there)
+    sample = _sample(value, table, nodata, low, high, samples.dtype.element_ty, INTEGRAL, WHOLE)
+    if decoded is not None:
+        tl.store(decoded + at, sample, mask=there)
+    else:
+        kept, size = _compared(given, sample.to(tl.float64), tl.load(bounds + plane))
+        tl.store(missed + at, ~kept, mask=there)
+        _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
 
 @triton.jit
 def compare(samples, decoded, bounds, missed, largest, n, tile_count, BLOCK: tl.constexpr):
-    """`misses` of a tile: differences with their rounding errors (Knuth's TwoSum)."""
+    """`misses` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
-    a = tl.load(samples + at, mask=there, other=0).to(tl.float64)
-    b = -tl.load(decoded + at, mask=there, other=0).to(tl.float64)
-    bound = tl.load(bounds + plane)
-    total = a + b
-    rest = total - a
-    error = (a - (total - rest)) + (b - rest)
-    size = tl.abs(total)
-    beyond = tl.where(total > 0, error, -error) > 0
-    kept = (size < bound) | ((size <= bound) & ~beyond)
+    given = tl.load(samples + at, mask=there, other=0).to(tl.float64)
+    found = tl.load(decoded + at, mask=there, other=0).to(tl.float64)
+    kept, size = _compared(given, found, tl.load(bounds + plane))
     tl.store(missed + at, ~kept, mask=there)
     _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
