@@ -38,9 +38,8 @@ def specialised(kernel, args, kwargs):
             signature[parameter.name] = "*" + POINTERS[value.dtype]
         elif parameter.is_constexpr or value is None or (value == 1 and isinstance(value, int)):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
-        elif isinstance(value, float):
-            signature[parameter.name] = parameter.annotation_type or "fp32"
         else:
+            assert isinstance(value, int), "a float would become a float32"
             signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
     return signature, constants
 

@@ -147,8 +147,8 @@ def magnitude_sums(
     tiles, _ = _row_tiles(_hashable(boxes), latents.device)
     sums = torch.zeros((*planes, len(boxes)), dtype=torch.int64, device=latents.device)
     add_magnitudes[(planes[0] * planes[1] * len(tiles),)](
-        latents, _per_plane(quanta, planes), rise, tiles, sums, *latents.shape[3:], latents[0, 0].numel(), len(boxes),
-        len(tiles), ROWS=ROWS, COLUMNS=COLUMNS, SPAN=SPAN, num_warps=WARPS, **EXACT,
+        latents, _per_plane(quanta, planes), _numbers((rise,), latents.device), tiles, sums, *latents.shape[3:],
+        latents[0, 0].numel(), len(boxes), len(tiles), ROWS=ROWS, COLUMNS=COLUMNS, SPAN=SPAN, num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return sums
 
@@ -221,9 +221,9 @@ def finish(
     `out`
     """
     planes, n, grid = _elements(products)
-    low, high, whole = _range(out.dtype)
+    limits, whole = _range(out.dtype, out.device)
     make_samples[grid](
-        products, table.expand(*planes, TABLE).contiguous(), residuals, nodata, out, low, high, n, -(-n // BLOCK),
+        products, table.expand(*planes, TABLE).contiguous(), residuals, nodata, out, limits, n, -(-n // BLOCK),
         INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return out
@@ -309,12 +309,12 @@ def _residuals(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Residuals and sums of their magnitudes; what is decoded goes to `decoded`, or is compared with the samples."""
     planes, n, grid = _elements(products)
-    low, high, whole = _range(samples.dtype)
+    limits, whole = _range(samples.dtype, samples.device)
     rest = torch.empty(products.shape, dtype=torch.int32, device=products.device)
     sums = torch.zeros(planes, dtype=torch.int64, device=products.device)
     make_residuals[grid](
         samples, products, table.expand(*planes, TABLE).contiguous(), mask, nodata, rest, sums, decoded, bounds, missed,
-        largest, low, high, n, -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
+        largest, limits, n, -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return rest, sums
 
@@ -378,11 +378,17 @@ def _per_plane(values: torch.Tensor, planes: tuple[int, int]) -> torch.Tensor:
     return values.expand(planes).contiguous()
 
 
-def _range(dtype: torch.dtype) -> tuple[float, float, bool]:
+def _range(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, bool]:
     """Smallest and largest value of a type, and whether it is one of integers."""
     whole = not dtype.is_floating_point
     info = torch.iinfo(dtype) if whole else torch.finfo(dtype)
-    return float(info.min), float(info.max), whole
+    return _numbers((float(info.min), float(info.max)), device), whole
+
+
+@lru_cache(maxsize=64)
+def _numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Floats for a kernel, which would take them as float32 if they were handed to it as they are."""
+    return upload(np.array(values), device)
 
 
 def _hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -489,12 +495,13 @@ def _rows(tiles, tile_count, ny, nx, size, ROWS: tl.constexpr):
 
 @triton.jit
 def add_magnitudes(
-    latents, quanta, rise: tl.float64, tiles, sums, ny, nx, size, subbands, tile_count,
+    latents, quanta, rise, tiles, sums, ny, nx, size, subbands, tile_count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """`magnitude_sums` of a tile of rows."""
     plane, subband, first, end, _, has_row, start = _rows(tiles, tile_count, ny, nx, size, ROWS)
     scale = 1.0 / tl.load(quanta + plane)
+    rise = tl.load(rise)
     total = tl.zeros((ROWS, COLUMNS), tl.int64)
     for x in range(first, tl.minimum(first + SPAN, end), COLUMNS):
         column = x + tl.arange(0, COLUMNS)
@@ -583,13 +590,13 @@ def _base(product, table, INTEGRAL: tl.constexpr):
 
 
 @triton.jit
-def _sample(value, table, nodata, low, high, dtype: tl.constexpr, INTEGRAL: tl.constexpr, WHOLE: tl.constexpr):
+def _sample(value, table, nodata, limits, dtype: tl.constexpr, INTEGRAL: tl.constexpr, WHOLE: tl.constexpr):
     """The sample, from a base with its residual."""
     if not INTEGRAL:
         value = value * tl.load(table + 3)
         if WHOLE:
             value = rint(value)
-    value = tl.minimum(tl.maximum(value, low), high)
+    value = tl.minimum(tl.maximum(value, tl.load(limits)), tl.load(limits + 1))
     if WHOLE:
         sample = value.to(tl.int64).to(dtype)
     else:
@@ -601,7 +608,7 @@ def _sample(value, table, nodata, low, high, dtype: tl.constexpr, INTEGRAL: tl.c
 
 @triton.jit
 def make_samples(
-    products, table, residuals, nodata, out, low: tl.float64, high: tl.float64, n, tile_count,
+    products, table, residuals, nodata, out, limits, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`finish` of a tile."""
@@ -610,7 +617,7 @@ def make_samples(
     value = _base(tl.load(products + at, mask=there, other=0.0), table, INTEGRAL)
     if residuals is not None:
         value += tl.load(residuals + at, mask=there, other=0).to(tl.float64) * tl.load(table + 4)
-    tl.store(out + at, _sample(value, table, nodata, low, high, out.dtype.element_ty, INTEGRAL, WHOLE), mask=there)
+    tl.store(out + at, _sample(value, table, nodata, limits, out.dtype.element_ty, INTEGRAL, WHOLE), mask=there)
 
 
 @triton.jit
@@ -628,7 +635,7 @@ def _compared(given, found, bound):
 @triton.jit
 def make_residuals(
     samples, products, table, mask, nodata, residuals, sums, decoded, bounds, missed, largest,
-    low: tl.float64, high: tl.float64, n, tile_count,
+    limits, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`residuals` or `bounded_residuals` of a tile."""
@@ -649,7 +656,7 @@ def make_residuals(
     tl.store(residuals + at, rest, mask=there)
     tl.atomic_add(sums + plane, tl.sum(tl.abs(rest.to(tl.int64)), axis=0))
     value = base + rest.to(tl.float64) * step
-    sample = _sample(value, table, nodata, low, high, samples.dtype.element_ty, INTEGRAL, WHOLE)
+    sample = _sample(value, table, nodata, limits, samples.dtype.element_ty, INTEGRAL, WHOLE)
     if decoded is not None:
         tl.store(decoded + at, sample, mask=there)
     else:
