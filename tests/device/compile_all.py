@@ -36,7 +36,7 @@ def specialised(kernel, args, kwargs):
         value = values[parameter.name]
         if isinstance(value, torch.Tensor):
             signature[parameter.name] = "*" + POINTERS[value.dtype]
-        elif parameter.is_constexpr or value is None or (value == 1 and isinstance(value, int)):
+        elif parameter.is_constexpr or value is None or (value == 1 and not parameter.do_not_specialize):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         else:
             assert isinstance(value, int), "a float would become a float32"

@@ -25,10 +25,10 @@ SHIFTS = 14, 9
 
 @pytest.fixture(name="large_tiles", autouse=True)
 def large_tiles_fixture(device, monkeypatch):
-    """One program per plane and step: the interpreter takes its time for each."""
+    """Few programs per plane and step: the interpreter takes its time for each."""
     if device.type == "cpu":
-        for name in ("LINE_PAIRS", "LINES", "PAIRS", "COLUMNS"):
-            monkeypatch.setattr(wavelet, name, 64)
+        for name, size in (("LINE_PAIRS", 16), ("LINES", 32), ("PAIRS", 16), ("COLUMNS", 32)):
+            monkeypatch.setattr(wavelet, name, size)
 
 
 def integers(shape, top=2**20, seed=0):

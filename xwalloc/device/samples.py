@@ -442,7 +442,7 @@ def _place(n, tile_count, BLOCK: tl.constexpr):
     return plane, plane * n + i, i < n
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def convert(samples, per_sample, means, out, n, tile_count, BLOCK: tl.constexpr):
     """`to_units` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -450,7 +450,7 @@ def convert(samples, per_sample, means, out, n, tile_count, BLOCK: tl.constexpr)
     tl.store(out + at, rint(value * tl.load(per_sample + plane)) - tl.load(means + plane), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def round_down(products, scales, largest, n, tile_count, BLOCK: tl.constexpr):
     """`round_products` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -466,7 +466,7 @@ def _raise_to(largest, values):
     tl.atomic_max(largest, tl.max(bits, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def rebuild(symbols, quanta, points, out, n, tile_count, BLOCK: tl.constexpr):
     """`dequantise` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -493,7 +493,7 @@ def _rows(tiles, tile_count, ny, nx, size, ROWS: tl.constexpr):
     return plane, tl.load(tile), first_column, end, tl.load(tile + 8) + row, row < count, start
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ny", "nx", "size", "subbands", "tile_count"])
 def add_magnitudes(
     latents, quanta, rise, tiles, sums, ny, nx, size, subbands, tile_count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
@@ -511,7 +511,7 @@ def add_magnitudes(
     tl.atomic_add(sums + plane * subbands + subband, _total(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ny", "nx", "size", "subbands", "rows", "tile_count"])
 def cut(
     latents, quanta, rises, tiles, symbols, sums, squares_of_rows, ny, nx, size, subbands, rows, tile_count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
@@ -563,7 +563,7 @@ def cut(
     tl.atomic_add(at + 1, tl.sum(cross, axis=1), mask=has_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "subbands"])
 def add_squares(squares_of_rows, quanta, first_rows, sums, rows, subbands, BLOCK: tl.constexpr):
     """Add up the squared errors that the rows of a subband save, rounded row by row."""
     at = tl.program_id(0)
@@ -606,7 +606,7 @@ def _sample(value, table, nodata, limits, dtype: tl.constexpr, INTEGRAL: tl.cons
     return sample
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def make_samples(
     products, table, residuals, nodata, out, limits, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
@@ -632,7 +632,7 @@ def _compared(given, found, bound):
     return (size < bound) | ((size <= bound) & ~beyond), size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def make_residuals(
     samples, products, table, mask, nodata, residuals, sums, decoded, bounds, missed, largest,
     limits, n, tile_count,
@@ -665,7 +665,7 @@ def make_residuals(
         _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def compare(samples, decoded, bounds, missed, largest, n, tile_count, BLOCK: tl.constexpr):
     """`misses` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -676,7 +676,7 @@ def compare(samples, decoded, bounds, missed, largest, n, tile_count, BLOCK: tl.
     _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def add_errors(samples, decoded, scales, sums, n, tile_count, BLOCK: tl.constexpr):
     """`squares` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)

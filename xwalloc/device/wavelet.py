@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from xwalloc.device.arithmetic import EXACT, nearest, power, upload
+from xwalloc.device.arithmetic import EXACT, nearest, upload
 from xwalloc.transform.filters import analysis_rows, synthesis_rows
 from xwalloc.transform.wavelet import Boundary, Budget, ExactFilters, Plan, Step, check_transform
 
@@ -257,9 +257,9 @@ class _Work:
         across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[step.axis]
         outer, inner = (step.extents[axis] for axis in across)
         columns, last = outer * inner, step.axis == 2
-        most_pairs, most_columns = (LINE_PAIRS, LINES) if last else (PAIRS, COLUMNS)
-        pairs = power((max(step.segments) + 1) // 2, most_pairs)
-        width = power(columns, most_columns)
+        pairs, width = (LINE_PAIRS, LINES) if last else (PAIRS, COLUMNS)
+        if columns == 1:
+            pairs, width = pairs * width, 1
         tiles = _tiles(step.segments, pairs, whole.device)
         order = (step.axis, *across)
         grid = (len(whole) * len(tiles) * -(-columns // width),)
@@ -311,7 +311,16 @@ def _mapped(m, n, REFLECT: tl.constexpr, REPEAT: tl.constexpr):
     return tl.where(m < 0, m + n, tl.where(m >= n, m - n, m))
 
 
-@triton.jit
+# Few variants are worth their compilation: sizes are not constants of a kernel, but that neighbours are one apart is.
+@triton.jit(
+    do_not_specialize=[
+        "whole_plane", "whole_outer", "near_plane", "near_outer", "far_plane", "far_outer", "near_length",
+        "near_outers", "near_inners", "inner", "columns", "tile_count", "column_tiles",
+    ],
+    do_not_specialize_on_alignment=[
+        "whole_axis", "whole_inner", "near_axis", "near_inner", "far_axis", "far_inner"
+    ],
+)  # fmt: skip
 def take_step(
     whole, near, far, tiles, sets, taps, scales,
     whole_plane, whole_axis, whole_outer, whole_inner,
