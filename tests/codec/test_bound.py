@@ -146,3 +146,13 @@ def test_nothing_decodes_to_nodata():
     samples = np.arange(5, dtype="i2")[None]
     _, out = run(samples, np.zeros((1, 5)), np.zeros(1), Finish(0, 0, 1.0, 1), nodata=(3, 4))
     assert out.tolist() == [[0, 1, 2, 4, 4]]
+
+
+def test_the_table_of_a_finish_has_its_numbers():
+    mean = np.array([5.0, -3.0])
+    scales = np.array([1.0, 0.4])
+    assert Finish(3, 4, 2.5, 1, scales).table(mean).tolist() == [
+        [0.125, 5.0, 0.0625, 2.5, 5.0],
+        [0.125, -3.0, 0.0625 * 0.4, 2.5 * 0.4, 3.0],
+    ]
+    assert Finish(0, None, 0.5, 256).table(mean).tolist() == [[1.0, 5.0, 1.0, 0.5, 256.0], [1.0, -3.0, 1.0, 0.5, 256.0]]

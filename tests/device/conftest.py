@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import pytest
 
+collect_ignore = ["compile_all.py"]  # a script
+
 if find_spec("torch") and find_spec("triton"):
     import torch
 

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """What kernels of this package share: rounding as NumPy rounds, numbers on their way to a device.
 
-Kernels are launched with `EXACT`: Triton contracts a product and a sum into a fused multiply-add otherwise, which rounds
-once where the kernels for a CPU round twice.
+Kernels are launched with `EXACT`: otherwise Triton contracts a product and a sum into a fused multiply-add, which
+rounds once where the kernels for a CPU round twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-__all__ = ["EXACT", "nearest", "power", "rint", "upload"]
+__all__ = ["EXACT", "nearest", "rint", "upload"]
 
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 """Options with which every kernel is launched."""
@@ -35,11 +35,6 @@ def rint(x):
     """`nearest`, with zeros that have the sign of `x`: as NumPy's function of that name, to the bit."""
     whole = nearest(x)
     return tl.where(whole == 0.0, x * 0.0, whole)
-
-
-def power(n: int, most: int) -> int:
-    """Smallest power of two that is not below `n`, or `most` where that is smaller."""
-    return min(1 << max(0, n - 1).bit_length(), most)
 
 
 def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 """The steps between samples, latents and symbols on a CUDA device, to the bit as the kernels for a CPU take them.
 
-What is exact, and why: sums, counts and maxima are of integers, so that their order is free; wherever floats are rounded
-(units, thresholds, the last step to samples), each sample goes through the same IEEE operations in the same order as on
-a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: the same in every run on a device, but
-not the same bits as NumPy's sum.
+What is exact, and why: sums, counts and maxima are of integers, so that their order is free; wherever floats are
+rounded (units, symbols, the last step to samples), each sample goes through the same IEEE operations in the same order
+as on a CPU, none of them contracted (see `EXACT`). Only `squares` adds up floats: in an order that is the same in every
+run, but not that of NumPy.
 
 Planes of several chunks are worked on together. What chunks or channels differ in stands in tables with one row per
 plane; nothing here waits for the device. A matrix product between `to_units` and `round_products`, or before
@@ -27,6 +27,7 @@ import triton.language as tl
 from xwalloc.device.arithmetic import EXACT, rint, upload
 
 __all__ = [
+    "bounded_residuals",
     "dequantise",
     "finish",
     "magnitude_sums",
@@ -142,12 +143,12 @@ def magnitude_sums(
     -------
     (item, latent, subband) int64
     """
-    planes = tuple(latents.shape[:2])
+    planes = latents.shape[0], latents.shape[1]
     tiles, _ = _row_tiles(_hashable(boxes), latents.device)
     sums = torch.zeros((*planes, len(boxes)), dtype=torch.int64, device=latents.device)
     add_magnitudes[(planes[0] * planes[1] * len(tiles),)](
-        latents, _per_plane(quanta, planes), rise, tiles, sums, *latents.shape[3:], latents[0, 0].numel(), len(boxes),
-        len(tiles), ROWS=ROWS, COLUMNS=COLUMNS, SPAN=SPAN, num_warps=WARPS, **EXACT,
+        latents, _per_plane(quanta, planes), _numbers((rise,), latents.device), tiles, sums, *latents.shape[3:],
+        latents[0, 0].numel(), len(boxes), len(tiles), ROWS=ROWS, COLUMNS=COLUMNS, SPAN=SPAN, num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return sums
 
@@ -170,7 +171,7 @@ def quantise(
     sums : (item, latent, subband, 8) int64
         As `quantise_planes` adds them up.
     """
-    planes = tuple(latents.shape[:2])
+    planes = latents.shape[0], latents.shape[1]
     tiles, first_rows = _row_tiles(_hashable(boxes), latents.device)
     symbols = torch.empty(latents.shape, dtype=torch.int32, device=latents.device)
     sums = torch.zeros((*planes, len(boxes), 8), dtype=torch.int64, device=latents.device)
@@ -220,9 +221,9 @@ def finish(
     `out`
     """
     planes, n, grid = _elements(products)
-    low, high, whole = _range(out.dtype)
+    limits, whole = _range(out.dtype, out.device)
     make_samples[grid](
-        products, table.expand(*planes, TABLE).contiguous(), residuals, nodata, out, low, high, n, -(-n // BLOCK),
+        products, table.expand(*planes, TABLE).contiguous(), residuals, nodata, out, limits, n, -(-n // BLOCK),
         INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return out
@@ -256,16 +257,66 @@ def residuals(
     sums : (item, channel) int64
         Sums of magnitudes of the residuals.
     """
-    planes, n, grid = _elements(products)
-    low, high, whole = _range(samples.dtype)
-    rest = torch.empty(products.shape, dtype=torch.int32, device=products.device)
     decoded = torch.empty_like(samples)
+    rest, sums = _residuals(samples, products, table, mask, nodata, integral, decoded, None, None, None)
+    return rest, decoded, sums
+
+
+def bounded_residuals(
+    samples: torch.Tensor,
+    products: torch.Tensor,
+    table: torch.Tensor,
+    mask: torch.Tensor | None,
+    nodata: torch.Tensor | None,
+    bounds: torch.Tensor,
+    *,
+    integral: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`residuals`, and `misses` of what they decode to, which is neither written nor read again.
+
+    Parameters
+    ----------
+    samples, products, table, mask, nodata, integral
+        As for `residuals`.
+    bounds
+        As for `misses`.
+
+    Returns
+    -------
+    residuals, sums, missed, largest
+        As `residuals` and `misses` return them.
+    """
+    planes = samples.shape[0], samples.shape[1]
+    missed = torch.empty(samples.shape, dtype=torch.bool, device=samples.device)
+    largest = torch.zeros(planes, dtype=torch.int64, device=samples.device)
+    rest, sums = _residuals(
+        samples, products, table, mask, nodata, integral, None, _per_plane(bounds, planes), missed, largest
+    )
+    return rest, sums, missed, largest.view(torch.float64)
+
+
+def _residuals(
+    samples: torch.Tensor,
+    products: torch.Tensor,
+    table: torch.Tensor,
+    mask: torch.Tensor | None,
+    nodata: torch.Tensor | None,
+    integral: bool,
+    decoded: torch.Tensor | None,
+    bounds: torch.Tensor | None,
+    missed: torch.Tensor | None,
+    largest: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Residuals and sums of their magnitudes; what is decoded goes to `decoded`, or is compared with the samples."""
+    planes, n, grid = _elements(products)
+    limits, whole = _range(samples.dtype, samples.device)
+    rest = torch.empty(products.shape, dtype=torch.int32, device=products.device)
     sums = torch.zeros(planes, dtype=torch.int64, device=products.device)
     make_residuals[grid](
-        samples, products, table.expand(*planes, TABLE).contiguous(), mask, nodata, rest, decoded, sums, low, high, n,
-        -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
+        samples, products, table.expand(*planes, TABLE).contiguous(), mask, nodata, rest, sums, decoded, bounds, missed,
+        largest, limits, n, -(-n // BLOCK), INTEGRAL=integral, WHOLE=whole, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
     )  # fmt: skip
-    return rest, decoded, sums
+    return rest, sums
 
 
 def misses(samples: torch.Tensor, decoded: torch.Tensor, bounds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -327,11 +378,17 @@ def _per_plane(values: torch.Tensor, planes: tuple[int, int]) -> torch.Tensor:
     return values.expand(planes).contiguous()
 
 
-def _range(dtype: torch.dtype) -> tuple[float, float, bool]:
+def _range(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, bool]:
     """Smallest and largest value of a type, and whether it is one of integers."""
     whole = not dtype.is_floating_point
     info = torch.iinfo(dtype) if whole else torch.finfo(dtype)
-    return float(info.min), float(info.max), whole
+    return _numbers((float(info.min), float(info.max)), device), whole
+
+
+@lru_cache(maxsize=64)
+def _numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Floats for a kernel, which would take them as float32 if they were handed to it as they are."""
+    return upload(np.array(values), device)
 
 
 def _hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -385,7 +442,7 @@ def _place(n, tile_count, BLOCK: tl.constexpr):
     return plane, plane * n + i, i < n
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def convert(samples, per_sample, means, out, n, tile_count, BLOCK: tl.constexpr):
     """`to_units` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -393,7 +450,7 @@ def convert(samples, per_sample, means, out, n, tile_count, BLOCK: tl.constexpr)
     tl.store(out + at, rint(value * tl.load(per_sample + plane)) - tl.load(means + plane), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def round_down(products, scales, largest, n, tile_count, BLOCK: tl.constexpr):
     """`round_products` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -409,7 +466,7 @@ def _raise_to(largest, values):
     tl.atomic_max(largest, tl.max(bits, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def rebuild(symbols, quanta, points, out, n, tile_count, BLOCK: tl.constexpr):
     """`dequantise` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
@@ -436,14 +493,15 @@ def _rows(tiles, tile_count, ny, nx, size, ROWS: tl.constexpr):
     return plane, tl.load(tile), first_column, end, tl.load(tile + 8) + row, row < count, start
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ny", "nx", "size", "subbands", "tile_count"])
 def add_magnitudes(
-    latents, quanta, rise: tl.float64, tiles, sums, ny, nx, size, subbands, tile_count,
+    latents, quanta, rise, tiles, sums, ny, nx, size, subbands, tile_count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """`magnitude_sums` of a tile of rows."""
     plane, subband, first, end, _, has_row, start = _rows(tiles, tile_count, ny, nx, size, ROWS)
     scale = 1.0 / tl.load(quanta + plane)
+    rise = tl.load(rise)
     total = tl.zeros((ROWS, COLUMNS), tl.int64)
     for x in range(first, tl.minimum(first + SPAN, end), COLUMNS):
         column = x + tl.arange(0, COLUMNS)
@@ -453,7 +511,7 @@ def add_magnitudes(
     tl.atomic_add(sums + plane * subbands + subband, _total(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ny", "nx", "size", "subbands", "rows", "tile_count"])
 def cut(
     latents, quanta, rises, tiles, symbols, sums, squares_of_rows, ny, nx, size, subbands, rows, tile_count,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
@@ -505,7 +563,7 @@ def cut(
     tl.atomic_add(at + 1, tl.sum(cross, axis=1), mask=has_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "subbands"])
 def add_squares(squares_of_rows, quanta, first_rows, sums, rows, subbands, BLOCK: tl.constexpr):
     """Add up the squared errors that the rows of a subband save, rounded row by row."""
     at = tl.program_id(0)
@@ -532,13 +590,13 @@ def _base(product, table, INTEGRAL: tl.constexpr):
 
 
 @triton.jit
-def _sample(value, table, nodata, low, high, dtype: tl.constexpr, INTEGRAL: tl.constexpr, WHOLE: tl.constexpr):
+def _sample(value, table, nodata, limits, dtype: tl.constexpr, INTEGRAL: tl.constexpr, WHOLE: tl.constexpr):
     """The sample, from a base with its residual."""
     if not INTEGRAL:
         value = value * tl.load(table + 3)
         if WHOLE:
             value = rint(value)
-    value = tl.minimum(tl.maximum(value, low), high)
+    value = tl.minimum(tl.maximum(value, tl.load(limits)), tl.load(limits + 1))
     if WHOLE:
         sample = value.to(tl.int64).to(dtype)
     else:
@@ -548,9 +606,9 @@ def _sample(value, table, nodata, low, high, dtype: tl.constexpr, INTEGRAL: tl.c
     return sample
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def make_samples(
-    products, table, residuals, nodata, out, low: tl.float64, high: tl.float64, n, tile_count,
+    products, table, residuals, nodata, out, limits, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`finish` of a tile."""
@@ -559,23 +617,37 @@ def make_samples(
     value = _base(tl.load(products + at, mask=there, other=0.0), table, INTEGRAL)
     if residuals is not None:
         value += tl.load(residuals + at, mask=there, other=0).to(tl.float64) * tl.load(table + 4)
-    tl.store(out + at, _sample(value, table, nodata, low, high, out.dtype.element_ty, INTEGRAL, WHOLE), mask=there)
+    tl.store(out + at, _sample(value, table, nodata, limits, out.dtype.element_ty, INTEGRAL, WHOLE), mask=there)
 
 
 @triton.jit
+def _compared(given, found, bound):
+    """Whether what was found is within the bound; the difference is taken with its rounding error (Knuth's TwoSum)."""
+    minus = -found
+    total = given + minus
+    rest = total - given
+    error = (given - (total - rest)) + (minus - rest)
+    size = tl.abs(total)
+    beyond = tl.where(total > 0, error, -error) > 0
+    return (size < bound) | ((size <= bound) & ~beyond), size
+
+
+@triton.jit(do_not_specialize=["tile_count"])
 def make_residuals(
-    samples, products, table, mask, nodata, residuals, decoded, sums, low: tl.float64, high: tl.float64, n, tile_count,
+    samples, products, table, mask, nodata, residuals, sums, decoded, bounds, missed, largest,
+    limits, n, tile_count,
     INTEGRAL: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`residuals` of a tile."""
+    """`residuals` or `bounded_residuals` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
     table += plane * 5
     base = _base(tl.load(products + at, mask=there, other=0.0), table, INTEGRAL)
-    value = tl.load(samples + at, mask=there, other=0).to(tl.float64)
+    given = tl.load(samples + at, mask=there, other=0).to(tl.float64)
     step = tl.load(table + 4)
-    if not INTEGRAL:
-        value = value * (1.0 / tl.load(table + 3))
-    quotient = rint((value - base) * (1.0 / step))
+    if INTEGRAL:
+        quotient = rint((given - base) * (1.0 / step))
+    else:
+        quotient = rint((given * (1.0 / tl.load(table + 3)) - base) * (1.0 / step))
     rest = _clipped(quotient).to(tl.int32)
     coded = there
     if mask is not None:
@@ -584,28 +656,27 @@ def make_residuals(
     tl.store(residuals + at, rest, mask=there)
     tl.atomic_add(sums + plane, tl.sum(tl.abs(rest.to(tl.int64)), axis=0))
     value = base + rest.to(tl.float64) * step
-    sample = _sample(value, table, nodata, low, high, decoded.dtype.element_ty, INTEGRAL, WHOLE)
-    tl.store(decoded + at, sample, mask=there)
+    sample = _sample(value, table, nodata, limits, samples.dtype.element_ty, INTEGRAL, WHOLE)
+    if decoded is not None:
+        tl.store(decoded + at, sample, mask=there)
+    else:
+        kept, size = _compared(given, sample.to(tl.float64), tl.load(bounds + plane))
+        tl.store(missed + at, ~kept, mask=there)
+        _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def compare(samples, decoded, bounds, missed, largest, n, tile_count, BLOCK: tl.constexpr):
-    """`misses` of a tile: differences with their rounding errors (Knuth's TwoSum)."""
+    """`misses` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)
-    a = tl.load(samples + at, mask=there, other=0).to(tl.float64)
-    b = -tl.load(decoded + at, mask=there, other=0).to(tl.float64)
-    bound = tl.load(bounds + plane)
-    total = a + b
-    rest = total - a
-    error = (a - (total - rest)) + (b - rest)
-    size = tl.abs(total)
-    beyond = tl.where(total > 0, error, -error) > 0
-    kept = (size < bound) | ((size <= bound) & ~beyond)
+    given = tl.load(samples + at, mask=there, other=0).to(tl.float64)
+    found = tl.load(decoded + at, mask=there, other=0).to(tl.float64)
+    kept, size = _compared(given, found, tl.load(bounds + plane))
     tl.store(missed + at, ~kept, mask=there)
     _raise_to(largest + plane, tl.where(kept & there, size, 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tile_count"])
 def add_errors(samples, decoded, scales, sums, n, tile_count, BLOCK: tl.constexpr):
     """`squares` of a tile."""
     plane, at, there = _place(n, tile_count, BLOCK)

@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from operator import and_
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from xwalloc.device.arithmetic import EXACT, nearest, power, upload
+from xwalloc.device.arithmetic import EXACT, nearest, upload
 from xwalloc.transform.filters import analysis_rows, synthesis_rows
 from xwalloc.transform.wavelet import Boundary, Budget, ExactFilters, Plan, Step, check_transform
 
@@ -141,7 +142,8 @@ def _largest(parts: Sequence[torch.Tensor], sets: NDArray[np.int32], count: int)
     """Largest magnitude in the planes of each of the filters; NaN where there is one. Waits for the device."""
     norms = [torch.linalg.vector_norm(part, math.inf, dim=tuple(range(1, part.ndim))) for part in parts]
     found = np.zeros(count)
-    np.maximum.at(found, sets, torch.stack(norms).amax(dim=0).cpu().numpy())
+    with np.errstate(invalid="ignore"):
+        np.maximum.at(found, sets, torch.stack(norms).amax(dim=0).cpu().numpy())
     return [float(value) for value in found]
 
 
@@ -210,24 +212,21 @@ class _Work:
             self.near = [blocks[0], *blocks[:-1]]
         else:
             self.near = [*blocks[1:], blocks[-1]]
+        # Steps that read the input, besides what the step before made, and steps that write to the result.
         split = [near != block for near, block in zip(self.near, blocks, strict=True)]
-        # Of these steps, the buffer that they read (forward) or write (inverse) must not be the result.
-        if taps.synthesis:
-            bad = [out is x and (split[i] or i == 0) for i in range(len(blocks))]
-        else:
-            bad = [split[i] or i == len(blocks) - 1 for i in range(len(blocks))]
-            if out is not x:
-                bad[0] = False
-        if bad[-1 if taps.synthesis else 0]:
-            x, bad = x.clone(), bad if not taps.synthesis else [False] * len(blocks)
+        count = len(blocks)
+        from_input = [i == 0 or (split[i] and taps.synthesis) for i in range(count)]
+        to_result = [i == count - 1 or (split[i] and not taps.synthesis) for i in range(count)]
+        if out is x and any(map(and_, from_input, to_result)):
+            x = x.clone()
         self.x, self.out = _in_space(x, lead), _in_space(out, lead)
-        writes = [0]
-        for i in reversed(range(len(blocks) - 1)):
-            barred = bad[i] if taps.synthesis else bad[i + 1]
-            writes.append(next(b for b in (0, 1, 2) if b != writes[-1] and not (b == 0 and barred)))
-        self.writes = writes[::-1]
+        # From the last step on backwards: where each writes, so that none writes where it reads. 0 is the result.
+        self.writes = [0]
+        for i in reversed(range(count - 1)):
+            barred = {self.writes[0]} | ({0} if to_result[i + 1] or (out is x and from_input[i]) else set())
+            self.writes.insert(0, min({0, 1, 2} - barred))
         self.buffers = [self.out]
-        for b in range(1, max(writes) + 1):
+        for b in range(1, max(self.writes) + 1):
             held = self.near[:-1] if not taps.synthesis else blocks
             sizes = [block for block, own in zip(held, self.writes, strict=False) if own == b]
             largest = max(sizes, key=math.prod)  # blocks are nested
@@ -258,9 +257,9 @@ class _Work:
         across = {0: (1, 2), 1: (0, 2), 2: (0, 1)}[step.axis]
         outer, inner = (step.extents[axis] for axis in across)
         columns, last = outer * inner, step.axis == 2
-        most_pairs, most_columns = (LINE_PAIRS, LINES) if last else (PAIRS, COLUMNS)
-        pairs = power((max(step.segments) + 1) // 2, most_pairs)
-        width = power(columns, most_columns)
+        pairs, width = (LINE_PAIRS, LINES) if last else (PAIRS, COLUMNS)
+        if columns == 1:
+            pairs, width = pairs * width, 1
         tiles = _tiles(step.segments, pairs, whole.device)
         order = (step.axis, *across)
         grid = (len(whole) * len(tiles) * -(-columns // width),)
@@ -312,7 +311,16 @@ def _mapped(m, n, REFLECT: tl.constexpr, REPEAT: tl.constexpr):
     return tl.where(m < 0, m + n, tl.where(m >= n, m - n, m))
 
 
-@triton.jit
+# Few variants are worth their compilation: sizes are not constants of a kernel, but that neighbours are one apart is.
+@triton.jit(
+    do_not_specialize=[
+        "whole_plane", "whole_outer", "near_plane", "near_outer", "far_plane", "far_outer", "near_length",
+        "near_outers", "near_inners", "inner", "columns", "tile_count", "column_tiles",
+    ],
+    do_not_specialize_on_alignment=[
+        "whole_axis", "whole_inner", "near_axis", "near_inner", "far_axis", "far_inner"
+    ],
+)  # fmt: skip
 def take_step(
     whole, near, far, tiles, sets, taps, scales,
     whole_plane, whole_axis, whole_outer, whole_inner,

@@ -26,7 +26,8 @@ as the largest magnitude of the block times the largest L1 norm of a row (`Rows.
 sum is exact in float64, in any order, with or without fused multiply-add: so NumPy, torch, every BLAS, thread count and
 batch give identical bits. This is checked before each step; beyond it, `BudgetError` is raised.
 
-NumPy arrays take numba kernels (kernels.py), other arrays banded matrix products (blocked.py).
+NumPy arrays take numba kernels (kernels.py), other arrays banded matrix products (blocked.py). For planes on
+a CUDA device, `xwalloc.device.wavelet` has kernels of its own.
 
 References
 ----------
