@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -29,7 +31,8 @@ def fitted(request):
     )
     grid = Grid(signal=signal, dimensions=2, levels=3, tree=request.param, boundary="reflect", wavelet="bior4.4")
     edges = float(samples.min()), float(samples.max())
-    model, symbols = linear.fit(samples, edges, Scale(16.0, 0.0, 128), grid, None, in_turn)
+    quantise = partial(linear.quantise, samples, in_turn)
+    model, symbols = linear.fit(samples, edges, Scale(16.0, 0.0, 128), grid, None, in_turn, quantise)
     return samples, model, symbols
 
 

@@ -160,7 +160,7 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
         decoded = learned_mode.decode(sections, shape, layout.dimensions, mask, nodata, box, models)
     else:
         contents = transform_sections.read(sections, shape, layout.dimensions, models)
-        if engine.device() != CPU and resident.suits(contents):
+        if engine.device() != CPU and resident.can_decode(contents):
             job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
             return resident.decoded(job).astype(header.dtype, copy=False)
         decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)

@@ -20,7 +20,12 @@ Samples = NDArray[Any]
 
 
 class Examine(ABC):
-    """A look at samples beside what will be decoded for them. Called from any thread."""
+    """A look at samples beside what will be decoded for them. Called from any thread.
+
+    `nodata` has the type of samples as they are stored.
+    """
+
+    nodata: Samples
 
     @abstractmethod
     def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
@@ -42,6 +47,8 @@ class Examine(ABC):
 
 
 class _Nothing(Examine):
+    nodata = np.empty(0)
+
     def __call__(self, samples: Samples, decoded: Samples, missed: NDArray[np.bool_], first: int) -> float:
         return 0.0
 

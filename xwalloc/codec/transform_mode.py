@@ -6,27 +6,25 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.bitstream.frame import Section
 from xwalloc.bitstream.planes import Order
+from xwalloc.codec import engine, resident
 from xwalloc.codec.bound import Finish
+from xwalloc.codec.devices import CPU
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing, squares
-from xwalloc.codec.networks import refined
+from xwalloc.codec.places import NO_RESIDUALS, OnHost, Place, latents_of
 from xwalloc.codec.transform_sections import (
     LINEAR,
     NAMED,
     REFINED,
     ROTATED,
     Contents,
-    encode_latents,
-    encode_residuals,
     head,
     inverse,
     pack_codes,
@@ -40,17 +38,10 @@ from xwalloc.models.model import Model
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.types import Region
 
-if TYPE_CHECKING:
-    from xwalloc.models.neural import Network
-
-__all__ = ["Target", "Transformed", "decode", "encode", "fits"]
+__all__ = ["Target", "Transformed", "decode", "encode"]
 
 UNIT_BITS = 7
 """A residual step (integral chunks) or half of one (others) is about 2^7 units."""
-
-NO_RESIDUALS = np.zeros((1, 0), np.int32)
-NO_MASK = np.zeros((1, 0), np.uint8)
-NO_SUMS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -99,13 +90,13 @@ class Transformed:
     sections
         What the frame will hold.
     missed : (batch, channel, z, y, x) bool
-        Samples that the examination marked.
+        Samples that the examination marked; None where it marked none.
     figure
         What the examination returned.
     """
 
     sections: dict[Section, bytes]
-    missed: NDArray[np.bool_]
+    missed: NDArray[np.bool_] | None
     figure: float
 
 
@@ -163,13 +154,15 @@ def encode(
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
+    order = Order.of(profile)
+    place = _place(samples, blank, nodata, order)
     wide = None
     if shared is None:
-        found = linear.fit(samples, edges, scale, grid, holes, map_parallel)
+        found = linear.fit(samples, edges, scale, grid, holes, map_parallel, place.quantise)
     elif rotated:
-        found, wide = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
+        found, wide = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel, place.quantise)
     else:
-        found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel)
+        found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel, place.quantise)
     if found is None:
         return None
     model, symbols = found
@@ -187,53 +180,18 @@ def encode(
     network = None if shared is None or rotated else shared.fitted.network
     if network is not None and not finish.step and examine is nothing:  # errors are what the choice goes by
         examine = squares(max(map(abs, edges)) or 1.0, nodata)
-    looked_at = finish.step > 0 or examine is not nothing
-    order = Order.of(profile)
-    sections = {Section.LATENTS: encode_latents(model, symbols, order, codebook)}
+    look = None if examine is nothing else examine
+    sections = {Section.LATENTS: place.encode_latents(model, symbols, order, codebook)}
     finish = replace(finish, shift=model.shift)
-
-    def attempt(network: Network | None) -> _Attempt:
-        """What becomes of the symbols with a network or without."""
-        latents = np.empty(0)
-        if looked_at or not fits(model, np.full(model.rank, linear.reach(model, symbols))):
-            latents = _latents(model, symbols, network)
-        residuals = np.empty(flat.shape, np.int32) if finish.step else None
-        missed = np.zeros(flat.shape, np.bool_)
-
-        def work(tile: tuple[int, slice]) -> tuple[float, NDArray[np.int64]]:
-            item, part = tile
-            product = linear.products(model, latents, tile)
-            decoded = np.empty(product.shape, samples.dtype)
-            if residuals is None:
-                sums = NO_SUMS
-                finish.samples(product, model.mean_units, NO_RESIDUALS, nodata, decoded)
-            else:
-                sums = finish.residuals(
-                    flat[item], product, model.mean_units, NO_MASK if blank is None else blank[item], nodata,
-                    residuals[item], decoded, part.start,
-                )  # fmt: skip
-            return examine(flat[item], decoded, missed[item], part.start), sums
-
-        figures = map_parallel(work, list(tiles(samples.shape)) if looked_at else [])
-        codes, streams = None, b""
-        if residuals is not None:
-            sums = np.sum([part for _, part in figures], axis=0)
-            if sums.any():
-                codes = magnitude_code(sums / max(1, residuals[:, 0].size))
-                layer = residuals.reshape(samples.shape)
-                streams = encode_residuals(layer, codes, blank, grid.dimensions, order, codebook)
-        figure = examine.join(figure for figure, _ in figures)
-        return _Attempt(codes, streams, missed, figure, finish.step > 0)
-
     try:
-        kept, kind = attempt(None), NAMED
+        kept, kind = place.attempt(model, symbols, None, finish, look, order, codebook), NAMED
+        if network is not None:
+            with suppress(BudgetError):
+                other = place.attempt(model, symbols, network, finish, look, order, codebook)
+                if other.cost < kept.cost:
+                    kept, kind = other, REFINED
     except BudgetError:
         return None
-    if network is not None:
-        with suppress(BudgetError):
-            other = attempt(network)
-            if other.cost < kept.cost:
-                kept, kind = other, REFINED
     if shared is None:
         description, codes = head(LINEAR, finish, order) + model_bytes, b""
         if kept.codes is not None:
@@ -248,27 +206,19 @@ def encode(
     sections[Section.MODEL] = description
     if kept.codes is not None:
         sections[Section.RESIDUAL] = codes + kept.streams
-    crop = tuple(slice(0, n) for n in original)
-    return Transformed(sections, kept.missed.reshape(samples.shape)[crop], kept.figure)
+    missed = None
+    if kept.missed is not None:
+        missed = kept.missed.reshape(samples.shape)[tuple(slice(0, n) for n in original)]
+    return Transformed(sections, missed, kept.figure)
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """What becomes of symbols: magnitude codes and streams of the residual layer, if there is one; what is looked at.
-
-    `missed` and `figure` are those of `Transformed`.
-    """
-
-    codes: NDArray[np.int64] | None
-    streams: bytes
-    missed: NDArray[np.bool_]
-    figure: float
-    bounded: bool
-
-    @property
-    def cost(self) -> tuple[int, float]:
-        """Of attempts with the same symbols, the lower one is kept: fewer bytes; without bound, smaller errors."""
-        return len(self.streams), 0.0 if self.bounded else self.figure
+def _place(
+    samples: NDArray[np.generic], blank: NDArray[np.uint8] | None, nodata: NDArray[np.generic], order: Order
+) -> Place:
+    """Where the samples of a chunk are worked on."""
+    if engine.device() != CPU and resident.can_encode(samples.shape, order):
+        return resident.OnDevice(samples, blank, nodata)
+    return OnHost(samples, blank, nodata)
 
 
 def _fill_empty(
@@ -284,28 +234,6 @@ def _fill_empty(
     for item, channel in np.argwhere(empty):
         filled[item, channel] = usual[channel]
     return filled
-
-
-def _latents(model: LinearModel, symbols: NDArray[np.int32], network: Network | None = None) -> NDArray[np.float64]:
-    """Latents before the basis: (batch, rank, n).
-
-    Raises
-    ------
-    BudgetError
-        If a partial sum of their synthesis, or of what follows, could be inexact.
-    """
-    refine = None if network is None else partial(refined, network)
-    latents = linear.synthesise(model, symbols, map_parallel, refine)
-    if not fits(model, np.maximum(latents.max(axis=(0, 2)), -latents.min(axis=(0, 2)))):
-        raise BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic.")
-    return latents
-
-
-def fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
-    """Whether no partial sum of the spectral synthesis reaches 2^53 if no latent (rank,) exceeds `reach`."""
-    with np.errstate(invalid="ignore"):
-        largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
-    return largest < 2.0**53 and float(np.abs(model.mean_units).max(initial=0.0)) < 2.0**52
 
 
 def decode(
@@ -326,7 +254,7 @@ def decode(
     batch = contents.shape[0]
     signal = model.grid.signal
     try:
-        latents = _latents(model, contents.symbols(), contents.network)
+        latents = latents_of(model, contents.symbols(), contents.network)
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     residuals = None

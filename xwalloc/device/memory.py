@@ -28,14 +28,14 @@ def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Ten
         there[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     moved = packed.to(device, non_blocking=True)
     return [
-        moved[at : at + array.nbytes].view(torch.from_numpy(array[:0]).dtype).reshape(array.shape)
+        moved[at : at + array.nbytes].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).reshape(array.shape)
         for at, array in zip(places, arrays, strict=True)
     ]
 
 
 def download(*tensors: torch.Tensor) -> list[NDArray[Any]]:
     """Copies of tensors on the host; waits for the device once."""
-    if all(tensor.device.type == "cpu" for tensor in tensors):
+    if not tensors or all(tensor.device.type == "cpu" for tensor in tensors):
         return [tensor.numpy() for tensor in tensors]
     copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for copy, tensor in zip(copies, tensors, strict=True):

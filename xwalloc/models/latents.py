@@ -8,6 +8,7 @@ A model's latents are those of its basis vectors, or fewer where it was fitted f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def encode(fitted: Fitted, samples: NDArray[np.generic], step: float) -> NDArray
     padded = np.pad(samples, widths, mode="edge")
     scale = Scale(UNITS / step, 0.0, UNITS)
     edges = float(samples.min()), float(samples.max())
-    found = linear.apply(fitted, padded, edges, scale, grid, None, in_turn)
+    found = linear.apply(fitted, padded, edges, scale, grid, None, in_turn, partial(linear.quantise, padded, in_turn))
     if found is None:
         raise ConfigError(f"Expected samples within 2^40 steps. Got a range of {edges} and a step of {step:g}.")
     return as_patches(found[1], grid, fitted.rank, chosen(fitted, grid))

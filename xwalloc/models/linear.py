@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +40,20 @@ from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import Plan
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["apply", "dequantised", "fit", "products", "reach", "rotate", "synthesise"]
+__all__ = [
+    "Quantise", "apply", "dequantised", "fit", "fits", "products", "quantise", "quantised", "reach", "rotate",
+    "synthesise",
+]  # fmt: skip
 
 Refine = Callable[[NDArray[np.float64], NDArray[np.int32], Plan, NDArray[np.int64], int], None]
 """Corrects latents in place, from symbols, plan, magnitude codes and quantum, as `neural.Network.refined` does."""
+
+Found = tuple[LinearModel, Any]
+"""The model of a chunk and its symbols (batch, rank, z, y, x), wherever these are."""
+
+Floats = NDArray[np.float64]
+Quantise = Callable[[LinearModel, float | Floats, Floats, float, Floats, NDArray[np.bool_] | None], Found | None]
+"""Projects the samples of a chunk and quantises them: `quantise`, all but its samples and where it finds threads."""
 
 COVARIANCE_SAMPLES = 1 << 14
 COVARIANCE_BITS = 18
@@ -106,7 +117,8 @@ def fit(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    quantise: Quantise,
+) -> Found | None:
     """Fit a model to a chunk and quantise the chunk with it.
 
     Parameters
@@ -123,6 +135,8 @@ def fit(
         Not 0 where a sample is not coded; None where all are.
     parallel
         Runs a function over items on idle threads, results in order.
+    quantise
+        Projects and quantises all samples.
 
     Returns
     -------
@@ -143,9 +157,7 @@ def fit(
     model = _rounded(grid, quantum, scale, means, variances[:rank], basis[:rank])
     if model is None:
         return None
-    return _project_and_quantise(
-        model, samples, scale.per_sample, _dual(model), reach, side_bits(model.precisions, channels), parallel
-    )
+    return quantise(model, scale.per_sample, _dual(model), reach, side_bits(model.precisions, channels), None)
 
 
 def _rounded(
@@ -179,7 +191,8 @@ def rotate(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> tuple[tuple[LinearModel, NDArray[np.int32]] | None, Fitted]:
+    quantise: Quantise,
+) -> tuple[Found | None, Fitted]:
     """Fit a basis of the chunk's own within the span of the model of an array: cheap to describe, and nearly as good.
 
     What that span lacks most is added to it. Parameters are those of `fit`.
@@ -218,9 +231,7 @@ def rotate(
         model = fitted.rotated(own, scale.per_sample)
     except BudgetError:
         return None, fitted
-    found = _project_and_quantise(
-        model, samples, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), parallel
-    )
+    found = quantise(model, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), None)
     if found is None:
         return None, fitted
     model, symbols = found
@@ -262,7 +273,8 @@ def apply(
     grid: Grid,
     mask: NDArray[np.uint8] | None,
     parallel: Parallel,
-) -> tuple[LinearModel, NDArray[np.int32]] | None:
+    quantise: Quantise,
+) -> Found | None:
     """Quantise a chunk with the model of an array; parameters and returned values are those of `fit`."""
     quantum = scale.quantum or max(1, round(fitted.ratio * scale.step / 2))
     per_sample = scale.per_sample / fitted.scales
@@ -286,9 +298,7 @@ def apply(
         return None
     start = model.quantised_as(rank, model.codes[:rank], model.points, 0)
     kept = fitted.kept_on(grid)[:rank]
-    return _project_and_quantise(
-        start, samples, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), parallel, kept
-    )
+    return quantise(start, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), kept)
 
 
 def _dual(model: LinearModel) -> NDArray[np.float64]:
@@ -297,44 +307,48 @@ def _dual(model: LinearModel) -> NDArray[np.float64]:
     return solve_spd(vectors @ vectors.T, vectors)
 
 
-def _project_and_quantise(
-    model: LinearModel,
+def quantise(
     samples: NDArray[np.generic],
+    parallel: Parallel,
+    model: LinearModel,
     per_sample: float | NDArray[np.float64],
     analysis: NDArray[np.float64],
     reach: float,
     side: NDArray[np.float64],
-    parallel: Parallel,
     kept: NDArray[np.bool_] | None = None,
 ) -> tuple[LinearModel, NDArray[np.int32]] | None:
-    """The model of a chunk and its symbols; arguments are those of `project` and `_quantise`."""
+    """Project the samples of a chunk and quantise them.
+
+    Parameters
+    ----------
+    samples, parallel
+        As for `fit`.
+    model
+        Without what follows from quantisation.
+    per_sample, analysis, reach
+        As for `project`.
+    side : (rank,)
+        Bits that a latent costs besides its symbols.
+    kept : (rank, subband)
+        What is coded; None for all.
+
+    Returns
+    -------
+    model, symbols
+        As `fit` returns them.
+    """
     try:
         latents, largest = project(samples, per_sample, model.mean_units, analysis, reach, parallel)
         shift = filter_shift(largest)
         coefficients = model.grid.forward(latents, shift, largest, parallel)
     except BudgetError:
         return None
-    return _quantise(model, coefficients, shift, side, parallel, kept)
-
-
-def _quantise(
-    model: LinearModel,
-    coefficients: NDArray[np.float64],
-    shift: int,
-    side: NDArray[np.float64],
-    parallel: Parallel,
-    kept: NDArray[np.bool_] | None,
-) -> tuple[LinearModel, NDArray[np.int32]]:
-    """Symbols, with thresholds by rate and the rank cut where a latent does not pay for itself.
-
-    `side` (rank,) has the bits that a latent costs besides its symbols; only latents `kept` (rank, subband) are coded.
-    """
     batch, rank = coefficients.shape[:2]
     symbols = np.empty(coefficients.shape, np.int32)
     boxes = boxes_of(model.grid)
     sums = np.zeros((rank, len(boxes), 8), np.int64)
 
-    def quantise(k: int) -> None:
+    def one(k: int) -> None:
         if kept is None or kept[k].all():
             q.quantise_planes(coefficients, k, boxes, float(model.quantum), symbols, sums[k])
             return
@@ -343,13 +357,34 @@ def _quantise(
         q.quantise_planes(coefficients, k, some, float(model.quantum), symbols, found)
         sums[k, kept[k]] = found
 
-    parallel(quantise, range(rank))
+    parallel(one, range(rank))
+    quantised_model = quantised(model, sums, batch, shift, side)
+    return quantised_model, np.ascontiguousarray(symbols[:, : quantised_model.rank])
+
+
+def quantised(
+    model: LinearModel, sums: NDArray[np.int64], batch: int, shift: int, side: NDArray[np.float64]
+) -> LinearModel:
+    """The model with what quantisation found; its rank is cut where a latent does not pay for itself.
+
+    Parameters
+    ----------
+    model, side
+        As for `quantise`.
+    sums : (rank, subband, 8)
+        What `quantise_planes` added up, over all batch items.
+    batch
+        Number of these.
+    shift
+        Fractional bits of the taps.
+    """
+    boxes = boxes_of(model.grid)
     sizes = batch * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     means = sums[:, :, 6] / sizes
     bits = (code_lengths(means) * sizes).sum(axis=1)
     paying = q.worthwhile(sums[:, :, 7].sum(axis=1) / 256, bits + side)
     points = q.reconstruction_points(sums[:paying].sum(axis=(0, 1)), model.quantum)
-    return model.quantised(paying, means[:paying], points, shift), np.ascontiguousarray(symbols[:, :paying])
+    return model.quantised(paying, means[:paying], points, shift)
 
 
 def reach(model: LinearModel, symbols: NDArray[np.int32]) -> float:
@@ -395,3 +430,10 @@ def products(
     item, part = tile
     result: NDArray[np.float64] = model.matrix[channels] @ latents[item, :, part]
     return result
+
+
+def fits(model: LinearModel, reach: NDArray[np.float64]) -> bool:
+    """Whether no partial sum of the spectral synthesis reaches 2^53 if no latent (rank,) exceeds `reach`."""
+    with np.errstate(invalid="ignore"):
+        largest = float((np.abs(model.matrix) @ reach).max(initial=0.0))
+    return largest < 2.0**53 and float(np.abs(model.mean_units).max(initial=0.0)) < 2.0**52

@@ -24,17 +24,18 @@ from xwalloc.codec import engine
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
-from xwalloc.codec.transform_mode import fits
-from xwalloc.codec.transform_sections import Contents, latent_parts_of, pad, residual_parts
+from xwalloc.codec.resident.sections import latent_section, residual_section
+from xwalloc.codec.resident.steps import as_float16, inverse, torch_type
+from xwalloc.codec.transform_sections import Contents, pad
 from xwalloc.errors import FormatError
-from xwalloc.models.spec import Grid
+from xwalloc.models.linear import fits
 
 if TYPE_CHECKING:
     import torch
 
-    from xwalloc.device.coder import Geometry, Section, Streams
+    from xwalloc.device.coder import Section, Streams
 
-__all__ = ["Job", "decode", "decoded", "suits"]
+__all__ = ["Job", "can_decode", "decode", "decoded"]
 
 WORKING_BYTES = 24
 """Memory, about, that a sample takes on the way: symbol, residual, product, result."""
@@ -129,7 +130,7 @@ class Job:
         return pixels * (shape[1] * (WORKING_BYTES + 2 * self.nodata.itemsize) + rank * LATENT_BYTES)
 
 
-def suits(contents: Contents) -> bool:
+def can_decode(contents: Contents) -> bool:
     """Whether a device can decode a chunk: its samples must be counted in 31 bits."""
     return math.prod(contents.shape) < 2**31
 
@@ -239,7 +240,9 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> list[torch.Tensor]:
     extremes = []
     first = 0
     for group in groups:
-        latents = _synthesised(group, symbols[first : first + len(group)])
+        models, networks = [job.contents.model for job in group], [job.contents.network for job in group]
+        own_symbols = [part.view(job.latent_shape) for job, part in zip(group, symbols[first:], strict=False)]
+        latents = inverse(models, own_symbols, networks)
         for job, own, rest in zip(group, latents, residuals[first:], strict=False):
             extremes.append(own.abs().amax(dim=(0, 2)))
             decoded[id(job)] = _restored(job, _samples(job, own, rest))
@@ -254,40 +257,18 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> list[torch.Tensor]:
     return [decoded[id(job)] for job in jobs]
 
 
-@lru_cache(maxsize=64)
-def _latent_geometry(grid: Grid, batch: int, rank: int) -> Geometry:
-    from xwalloc.device.coder import Geometry
-
-    return Geometry.of(latent_parts_of(grid, batch, np.ones((rank, len(grid.subbands)), np.int64)))
-
-
-@lru_cache(maxsize=64)
-def _residual_geometry(shape: tuple[int, ...]) -> Geometry:
-    from xwalloc.device.coder import Geometry
-
-    return Geometry.of(residual_parts(shape, np.ones(shape[1], np.int64))[2])
-
-
 def _sections(
     contents: Contents, latents_at: int, residuals_at: int, mask_at: int | None
 ) -> Iterator[tuple[Section, bytes]]:
     """What of a chunk the device decodes from bytes, and the bytes."""
-    from xwalloc.device.coder import Section
-
     if contents.order != Order.FLAGS_FIRST:
         return
-    tables = contents.codebook or shipped()
-    batch = contents.shape[0]
+    tables, dimensions = contents.codebook or shipped(), contents.dimensions
     model = contents.model
-    geometry = _latent_geometry(model.grid, batch, model.rank)
-    codes = np.tile(model.codes.reshape(-1), batch * geometry.parts).astype(np.uint8)
-    kind, dimensions = contents.order.latents, contents.dimensions
-    yield Section(geometry, codes, kind, dimensions, tables, latents_at), contents.latent_streams
+    yield latent_section(model, contents.shape[0], tables, latents_at), contents.latent_streams
     if contents.residual_codes is not None:
-        geometry = _residual_geometry(contents.shape)
-        codes = np.tile(contents.residual_codes, batch * geometry.parts).astype(np.uint8)
-        kind = contents.order.residuals
-        yield Section(geometry, codes, kind, dimensions, tables, residuals_at, mask_at), contents.residual_streams
+        section = residual_section(contents.shape, contents.residual_codes, dimensions, tables, residuals_at, mask_at)
+        yield section, contents.residual_streams
 
 
 def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | None, list[int | None]]:
@@ -305,50 +286,6 @@ def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | No
         places.append(at)
         at += padded[-1].size
     return (upload(device, np.concatenate(padded))[0] if padded else None), places
-
-
-def _synthesised(jobs: Sequence[Job], symbols: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Latents (batch, rank, n), integers in units, of chunks of one geometry, whose symbols lie behind each other.
-
-    Raises
-    ------
-    BudgetError
-        If they exceed what is exact.
-    """
-    import torch
-
-    from xwalloc.device import samples, wavelet
-    from xwalloc.device.memory import upload
-
-    models = [job.contents.model for job in jobs]
-    grid, device = models[0].grid, symbols[0].device
-    planes = [job.latent_shape[0] * job.latent_shape[1] for job in jobs]
-    together = torch.as_strided(symbols[0], (1, sum(planes), *grid.signal), _strides(sum(planes), grid.signal))
-    quanta, points = upload(
-        device,
-        np.repeat([float(model.quantum) for model in models], planes)[None],
-        np.repeat(np.array([model.points for model in models], np.float64), planes, axis=0)[None],
-    )
-    coefficients = samples.dequantise(together, quanta, points)[0]
-    parts = torch.split(coefficients, planes)
-    for job, own, part in zip(jobs, symbols, parts, strict=True):
-        network, model = job.contents.network, job.contents.model
-        if network is not None:
-            network.refined(
-                part.reshape(job.latent_shape), own.reshape(job.latent_shape), grid.plan, model.codes, model.quantum
-            )  # fmt: skip
-    shifts = sorted({model.filter_shift for model in models})
-    which = np.repeat([shifts.index(model.filter_shift) for model in models], planes)
-    filters = [grid.filters("synthesis", shift) for shift in shifts]
-    made = wavelet.inverse_exact(coefficients, grid.plan, filters, grid.boundary, which=which)
-    shapes = [(*job.latent_shape[:2], -1) for job in jobs]
-    return [own.reshape(shape) for own, shape in zip(torch.split(made, planes), shapes, strict=True)]
-
-
-def _strides(planes: int, signal: Sequence[int]) -> list[int]:
-    """Strides of a contiguous array (1, planes, *signal)."""
-    shape = (1, planes, *signal)
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _samples(job: Job, latents: torch.Tensor, residuals: torch.Tensor) -> torch.Tensor:
@@ -370,7 +307,7 @@ def _samples(job: Job, latents: torch.Tensor, residuals: torch.Tensor) -> torch.
     layer = None
     if contents.residual_codes is not None:
         layer = residuals.view(*contents.shape[:2], -1)[box[0], chosen].contiguous()
-    out = torch.empty(products.shape, dtype=_torch_type(job.working_type), device=device)
+    out = torch.empty(products.shape, dtype=torch_type(job.working_type), device=device)
     samples.finish(
         products, table, layer, rest[0] if rest else None, out, integral=contents.finish.fraction is not None
     )  # fmt: skip
@@ -379,19 +316,14 @@ def _samples(job: Job, latents: torch.Tensor, residuals: torch.Tensor) -> torch.
 
 def _restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:
     """The region as stored: special samples in their places, axes in their order, native byte order."""
-    import torch
 
     from xwalloc.device.memory import upload
 
     device, nodata = decoded.device, job.nodata
     if nodata.dtype == np.float16:
-        info = torch.finfo(torch.float16)
-        decoded = decoded.clamp(info.min, info.max).to(torch.float16)
-        if nodata.size:
-            value, other = upload(device, nodata)[0]
-            decoded = torch.where(decoded == value, other, decoded)
+        decoded = as_float16(decoded, nodata)
     decoded = decoded.contiguous()
-    bits = decoded.view(_torch_type(np.dtype(f"i{nodata.itemsize}")))
+    bits = decoded.view(torch_type(np.dtype(f"i{nodata.itemsize}")))
     box = job.layout.box(job.region)
     if job.labels is not None:
         (labels,) = upload(device, job.labels[box])
@@ -414,9 +346,3 @@ def _restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:
 def _signed(pattern: int, itemsize: int) -> int:
     """A bit pattern as a signed integer."""
     return pattern - (1 << 8 * itemsize) if pattern >> (8 * itemsize - 1) else pattern
-
-
-def _torch_type(dtype: np.dtype[Any]) -> torch.dtype:
-    import torch
-
-    return torch.from_numpy(np.empty(0, dtype)).dtype

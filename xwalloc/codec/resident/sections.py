@@ -1,0 +1,64 @@
+"""What the entropy coder of a device is told of the latents and the residual layer of a chunk.
+
+Where planes lie follows from the shape of a chunk alone: that stays on the device. What they state are a few bytes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.bitstream.planes import Order
+from xwalloc.bitstream.tables import Tables
+from xwalloc.codec.transform_sections import latent_parts_of, residual_parts
+from xwalloc.models.spec import Grid, LinearModel
+
+if TYPE_CHECKING:
+    from xwalloc.device.coder import Geometry, Section
+
+__all__ = ["latent_section", "residual_section"]
+
+ORDER = Order.FLAGS_FIRST
+"""The order that devices code planes in."""
+
+
+def latent_section(model: LinearModel, batch: int, tables: Tables, at: int) -> Section:
+    """Symbols (batch, rank, z, y, x) of a model that begin at a place among the values of a call."""
+    from xwalloc.device.coder import Section
+
+    geometry = _latent_geometry(model.grid, batch, model.rank)
+    codes = np.tile(model.codes.reshape(-1), batch * geometry.parts).astype(np.uint8)
+    return Section(geometry, codes, ORDER.latents, model.grid.dimensions, tables, at)
+
+
+def residual_section(
+    shape: tuple[int, ...],
+    codes: NDArray[np.int64],
+    dimensions: int,
+    tables: Tables,
+    at: int,
+    mask_at: int | None,
+) -> Section:
+    """Residuals (batch, channel, z, y, x) with magnitude codes (channel,); `at` and `mask_at` are places in a call."""
+    from xwalloc.device.coder import Section
+
+    geometry = _residual_geometry(tuple(shape))
+    tiled = np.tile(codes, shape[0] * geometry.parts).astype(np.uint8)
+    return Section(geometry, tiled, ORDER.residuals, dimensions, tables, at, mask_at)
+
+
+@lru_cache(maxsize=64)
+def _latent_geometry(grid: Grid, batch: int, rank: int) -> Geometry:
+    from xwalloc.device.coder import Geometry
+
+    return Geometry.of(latent_parts_of(grid, batch, np.ones((rank, len(grid.subbands)), np.int64)))
+
+
+@lru_cache(maxsize=64)
+def _residual_geometry(shape: tuple[int, ...]) -> Geometry:
+    from xwalloc.device.coder import Geometry
+
+    return Geometry.of(residual_parts(shape, np.ones(shape[1], np.int64))[2])

@@ -1,0 +1,85 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Steps that encoder and decoder of a device share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.models.spec import LinearModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from xwalloc.models.neural import Network
+
+__all__ = ["as_float16", "inverse", "torch_type"]
+
+
+def inverse(
+    models: Sequence[LinearModel], symbols: Sequence[torch.Tensor], networks: Sequence[Network | None]
+) -> list[torch.Tensor]:
+    """Latents (batch, rank, n), integers in units, of chunks of one grid: `linear.synthesise`.
+
+    Parameters
+    ----------
+    models, networks
+        The model of each chunk, and the network that refines its latents, if any.
+    symbols : (batch, rank, z, y, x) int32
+        Symbols of each chunk; those of several lie behind each other in memory.
+
+    Raises
+    ------
+    BudgetError
+        If a partial sum could reach 2^53, in any of them.
+    """
+    import torch
+
+    from xwalloc.device import samples, wavelet
+    from xwalloc.device.memory import upload
+
+    grid, device = models[0].grid, symbols[0].device
+    planes = [own.shape[0] * own.shape[1] for own in symbols]
+    shape = (1, sum(planes), *grid.signal)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    together = torch.as_strided(symbols[0], shape, strides)
+    quanta, points = upload(
+        device,
+        np.repeat([float(model.quantum) for model in models], planes)[None],
+        np.repeat(np.array([model.points for model in models], np.float64), planes, axis=0)[None],
+    )
+    coefficients = samples.dequantise(together, quanta, points)[0]
+    for model, own, network, part in zip(models, symbols, networks, torch.split(coefficients, planes), strict=True):
+        if network is not None:
+            network.refined(part.reshape(own.shape), own, grid.plan, model.codes, model.quantum)
+    shifts = sorted({model.filter_shift for model in models})
+    which = np.repeat([shifts.index(model.filter_shift) for model in models], planes)
+    filters = [grid.filters("synthesis", shift) for shift in shifts]
+    made = wavelet.inverse_exact(coefficients, grid.plan, filters, grid.boundary, which=which)
+    parts = zip(torch.split(made, planes), symbols, strict=True)
+    return [part.reshape(*own.shape[:2], -1) for part, own in parts]
+
+
+def as_float16(samples: torch.Tensor, nodata: NDArray[np.generic]) -> torch.Tensor:
+    """`bound.stored` of float32 samples: within the range of float16, and none of them nodata."""
+    import torch
+
+    from xwalloc.device.memory import upload
+
+    info = torch.finfo(torch.float16)
+    narrow = samples.clamp(info.min, info.max).to(torch.float16)
+    if nodata.size:
+        value, other = upload(samples.device, nodata)[0]
+        narrow = torch.where(narrow == value, other, narrow)
+    return narrow
+
+
+def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
+    """torch's name of a type."""
+    import torch
+
+    return torch.from_numpy(np.empty(0, dtype)).dtype
