@@ -42,7 +42,7 @@ __all__ = [
 BLOCK, WARPS = 1024, 4
 """Samples of a program that takes each for itself, and its warps."""
 
-ROWS, COLUMNS, SPAN = 8, 128, 2048
+ROWS, COLUMNS, SPAN = 8, 64, 1024
 """Rows of a program that quantises, columns that it takes at once, and all columns that it takes."""
 
 SQUARED = tl.constexpr(1 << 15)
