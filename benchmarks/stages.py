@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.scenes import data_root, results_folder
 from benchmarks.speed import RANGE_FRACTIONS, mosaics
-from xwalloc.codec import bound, chunk, transform_mode, transform_sections
+from xwalloc.codec import bound, chunk, places, transform_sections
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models import linear
@@ -42,11 +42,11 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "choice of quantum and rank": ((linear, "choose"),),
     "projection": ((linear, "project"),),
     "wavelet": ((Grid, "forward"), (Grid, "inverse")),
-    "quantiser": ((linear, "_quantise"), (linear.q, "dequantise")),
+    "quantiser": ((linear, "_symbols"), (linear.q, "dequantise")),
     "products with the basis": ((linear, "products"),),
     "residuals and samples": ((bound.Finish, "residuals"), (bound.Finish, "samples"), (bound, "misses")),
-    "coding of latents": ((transform_mode, "encode_latents"), (transform_sections, "_decode_latents")),
-    "coding of residuals": ((transform_mode, "encode_residuals"), (transform_sections, "_decode_residuals")),
+    "coding of latents": ((places, "encode_latents"), (transform_sections, "_decode_latents")),
+    "coding of residuals": ((places, "encode_residuals"), (transform_sections, "decode_residuals")),
 }
 
 

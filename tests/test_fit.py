@@ -222,9 +222,8 @@ def test_forged_parameters_of_a_named_model_raise_our_errors(data, model, rotate
         section[int(rng.integers(len(section)))] = int(rng.integers(256))
         forged = {name: bytes(part) for name, part in sections.items()}
         try:
-            found = transform_mode.decode(
-                forged, chunk.shape, 2, None, np.dtype("f4"), np.empty(0, "f4"), whole, library.find
-            )
+            contents = transform_sections.read(forged, chunk.shape, 2, library.find)
+            found = transform_mode.decode(contents, None, np.dtype("f4"), np.empty(0, "f4"), whole)
         except FormatError:
             continue
         assert found.shape == chunk.shape
@@ -297,9 +296,8 @@ def test_chunks_of_fewer_pixels_than_the_model_has_vectors(shape):
         "default", np.empty(0), examine.nothing, model,
     )  # fmt: skip
     whole = tuple(slice(0, n) for n in canonical.shape)
-    found = transform_mode.decode(
-        coded.sections, canonical.shape, 2, None, np.dtype("f8"), np.empty(0), whole, library.find
-    )
+    contents = transform_sections.read(coded.sections, canonical.shape, 2, library.find)
+    found = transform_mode.decode(contents, None, np.dtype("f8"), np.empty(0), whole)
     assert np.abs(found - canonical).max() <= 1.0
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 
 import xwalloc
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Section
-from xwalloc.codec import chunk, transform_mode
+from xwalloc.codec import chunk, places, transform_mode
 from xwalloc.codec.transform_sections import NAMED, REFINED
 from xwalloc.errors import FormatError, XwallocError
 from xwalloc.models.fitted import NETWORK
@@ -94,7 +94,7 @@ def only_named(monkeypatch):
 def only_refined(monkeypatch, only_named):
     """The network of the model is used whether it helps or not."""
     counter = itertools.count()
-    monkeypatch.setattr(transform_mode._Attempt, "cost", property(lambda self: next(counter)))
+    monkeypatch.setattr(places.Attempt, "cost", property(lambda self: next(counter)))
 
 
 @pytest.mark.usefixtures("only_refined")

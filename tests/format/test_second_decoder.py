@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import xwalloc
-from xwalloc.codec import chunk, transform_mode
+from xwalloc.codec import chunk, places, transform_mode
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models.model import Model
@@ -445,7 +445,7 @@ def test_frames_that_a_network_refines(shape, tree, kind, monkeypatch):
     model = Model(description=description, arrays={**model.arrays, **arrays})
     # with the network, whether it helps or not
     order = itertools.count()
-    monkeypatch.setattr(transform_mode._Attempt, "cost", property(lambda _: next(order)))
+    monkeypatch.setattr(places.Attempt, "cost", property(lambda _: next(order)))
     encode = transform_mode.encode
     monkeypatch.setattr(
         transform_mode, "encode", lambda *a: encode(*a) if a[8] is not None and not any(a[9:]) else None

@@ -132,7 +132,8 @@ class Draft:
             return plan.classified(index, found[index], lookups=lookups)[:2]
 
         count = len(plan.boxes)
-        lanes = [coder.lanes_for(int(self.bits / 8) // count)] * count if self._many_lanes else None
+        nbytes = int(min(self.bits / 8, self._samples.values.nbytes))
+        lanes = [coder.lanes_for(nbytes // count)] * count if self._many_lanes else None
         streams = coder.pack_segments(classified, count, Kind.LATTICE, parallel, lanes)
         _to_values(plan, self._radius)
         return Coded(serial.write(plan.parameters), streams, plan.decoded.reshape(self._shape))

@@ -343,7 +343,16 @@ def quantise(
         coefficients = model.grid.forward(latents, shift, largest, parallel)
     except BudgetError:
         return None
-    batch, rank = coefficients.shape[:2]
+    symbols, sums = _symbols(model, coefficients, parallel, kept)
+    quantised_model = quantised(model, sums, len(symbols), shift, side)
+    return quantised_model, np.ascontiguousarray(symbols[:, : quantised_model.rank])
+
+
+def _symbols(
+    model: LinearModel, coefficients: NDArray[np.float64], parallel: Parallel, kept: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Symbols, with thresholds by rate, and what their cells hold, (rank, subband, 8): see `quantise_planes`."""
+    rank = coefficients.shape[1]
     symbols = np.empty(coefficients.shape, np.int32)
     boxes = boxes_of(model.grid)
     sums = np.zeros((rank, len(boxes), 8), np.int64)
@@ -358,8 +367,7 @@ def quantise(
         sums[k, kept[k]] = found
 
     parallel(one, range(rank))
-    quantised_model = quantised(model, sums, batch, shift, side)
-    return quantised_model, np.ascontiguousarray(symbols[:, : quantised_model.rank])
+    return symbols, sums
 
 
 def quantised(
