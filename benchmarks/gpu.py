@@ -1,0 +1,336 @@
+"""Speed of a CUDA device: transform and entropy coder, device-resident and from host to host, beside the bus.
+
+The cube is AVIRIS Indian Pines, repeated as a mosaic of mirror images, as float32. Chunks of a batch are different
+parts of it. Samples are counted as bytes of float32. Frames that a device encodes are compared with those of this
+machine's processor, and what it decodes, bit for bit, before anything is timed.
+
+.. code-block:: shell
+
+    python -m benchmarks.gpu
+    python -m benchmarks.gpu --quick
+    python -m benchmarks.gpu --cube cube.npy --device cuda:1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+
+from xwalloc import settings
+from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode
+from xwalloc.bitstream.tables import shipped
+from xwalloc.codec import engine, transform_sections
+from xwalloc.codec.chunk import ChunkCodec, decode_frame
+from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.layout import Layout
+from xwalloc.codec.resident import decode as decoder
+from xwalloc.codec.resident import encode as encoder
+from xwalloc.codec.resident.sections import residual_section
+from xwalloc.codec.resident.steps import inverse
+from xwalloc.device import coder
+from xwalloc.models import library
+
+logger = logging.getLogger(__name__)
+
+REPEATS = 7
+FRACTIONS = (0.01, 0.001)
+"""Bounds, as fractions of the range."""
+CASES = ((64, 3), (64, 200), (256, 3), (256, 32), (256, 200), (1024, 3), (1024, 200))
+"""Side and bands of chunks."""
+BATCH_BYTES = (1, 1 << 27, 1 << 30)
+"""Batches have so many bytes of float32, about, or one chunk."""
+MOST_CHUNKS = 256
+MODE_AT = 5
+"""Where a frame has its mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Speed of one stage on one batch.
+
+    Parameters
+    ----------
+    stage : str
+    side, bands, chunks : int
+        The batch.
+    fraction : float
+        Bound, as a fraction of the range.
+    bits_per_sample : float
+        Rate.
+    seconds : list of float
+        Every repetition.
+    gb_per_s : float
+        Bytes of float32 samples over the median time, in 1e9.
+    """
+
+    stage: str
+    side: int
+    bands: int
+    chunks: int
+    fraction: float
+    bits_per_sample: float
+    seconds: list[float]
+    gb_per_s: float
+
+
+def mosaic(cube: NDArray[Any], side: int, bands: int, chunks: int) -> Iterator[NDArray[np.float32]]:
+    """Chunks (band, y, x) of a cube (band, y, x) repeated as mirror images."""
+    rng = np.random.default_rng(0)
+    some = cube[np.linspace(0, len(cube) - 1, bands).round().astype(int)].astype(np.float32)
+    rows, columns = some.shape[1:]
+    for _ in range(chunks):
+        first, left = (int(n) for n in rng.integers(0, 1000, 2))
+        y, x = (np.arange(start, start + side) for start in (first, left))
+        y, x = (np.abs((place + n) % (2 * n) - n).clip(0, n - 1) for place, n in ((y, rows), (x, columns)))
+        yield np.ascontiguousarray(some[:, y][:, :, x])
+
+
+def timed(work: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each of some calls, after one that does not count; the device is waited for."""
+    found = []
+    for index in range(repeats + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        if index:
+            found.append(time.perf_counter() - start)
+    return found
+
+
+class Batch:
+    """Chunks of one shape, and what their stages need."""
+
+    def __init__(self, cube: NDArray[Any], side: int, bands: int, chunks: int, fraction: float) -> None:
+        self.side, self.bands, self.fraction = side, bands, fraction
+        self.chunks = list(mosaic(cube, side, bands, chunks))
+        span = float(max(chunk.max() for chunk in self.chunks) - min(chunk.min() for chunk in self.chunks))
+        self.config = CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=fraction * span, profile="parallel")
+        self.codec = ChunkCodec(self.config)
+        with ThreadPoolExecutor(8) as pool:
+            self.frames = list(pool.map(self.codec.encode, self.chunks))
+        self.nbytes = sum(chunk.nbytes for chunk in self.chunks)
+        self.bits = 8 * sum(map(len, self.frames)) / (self.nbytes // 4)
+        self.device = torch.device(engine.device())
+
+    def jobs(self) -> list[decoder.Job]:
+        """Frames, taken apart."""
+        found = []
+        for frame in self.frames:
+            parsed = Frame.parse(frame, DecodeLimits(max_bytes=2**34))
+            layout = Layout(parsed.header.shape, parsed.header.roles)
+            contents = transform_sections.read(
+                parsed.sections, layout.canonical, layout.dimensions, partial(library.find, reference=None)
+            )
+            whole = tuple(slice(0, n) for n in parsed.header.shape)
+            none = np.empty(0, np.int64)
+            job = decoder.Job.of(contents, layout, whole, np.empty(0, np.float32), None, (), none, none.astype("u4"))
+            found.append(job)
+        return found
+
+    def timing(self, stage: str, seconds: list[float]) -> Timing:
+        """The result of a stage."""
+        speed = self.nbytes / statistics.median(seconds) / 1e9
+        logger.info("%-34s %4d x %3d, %3d chunks, %.3f: %7.2f GB/s", stage, self.side, self.bands, len(self.chunks),
+                    self.fraction, speed)  # fmt: skip
+        return Timing(
+            stage=stage, side=self.side, bands=self.bands, chunks=len(self.chunks), fraction=self.fraction,
+            bits_per_sample=self.bits, seconds=seconds, gb_per_s=speed,
+        )  # fmt: skip
+
+
+def check(batch: Batch) -> None:
+    """Bytes and values are those of a CPU."""
+    with settings.set({"device": "cpu"}):
+        expected = batch.codec.encode(batch.chunks[0])
+        values = decode_frame(batch.frames[-1])
+    if batch.frames[0] != expected:
+        raise SystemExit("The device and the processor encode different bytes.")
+    if decode_frame(batch.frames[-1]).tobytes() != values.tobytes():
+        raise SystemExit("The device and the processor decode different values.")
+
+
+def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
+    """Stages of decoding."""
+    device, jobs = batch.device, batch.jobs()
+    yield batch.timing("decode, parsing on the host", timed(batch.jobs, repeats))
+    yield batch.timing("decode, device-resident", timed(lambda: decoder.decode(device, jobs), repeats))
+    sizes = [np.prod(job.latent_shape) for job in jobs] + [job.residual_size for job in jobs]
+    starts = np.cumsum([0, *sizes])
+    values = torch.zeros(int(starts[-1]), dtype=torch.int32, device=device)
+    sections, streams = [], []
+    for index, job in enumerate(jobs):
+        ats = int(starts[index]), int(starts[len(jobs) + index])
+        for section, data in decoder._sections(job.contents, *ats, None):
+            sections.append(section)
+            streams.append(coder.unpack(section, data))
+    yield batch.timing("decode, entropy coder", timed(lambda: coder.decode(sections, streams, values), repeats))
+    symbols = [values[a:b].view(job.latent_shape) for a, b, job in zip(starts, starts[1:], jobs, strict=False)]
+    models, none = [job.contents.model for job in jobs], [None] * len(jobs)
+    yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none), repeats))
+    latents = inverse(models, symbols, none)
+    rest = [values[a:b] for a, b in zip(starts[len(jobs) :], starts[len(jobs) + 1 :], strict=False)]
+
+    def to_samples() -> None:
+        for job, own, layer in zip(jobs, latents, rest, strict=True):
+            decoder._restored(job, decoder._samples(job, own, layer))
+
+    yield batch.timing("decode, products and samples", timed(to_samples, repeats))
+
+    def transform() -> None:
+        for job, own, layer in zip(jobs, inverse(models, symbols, none), rest, strict=True):
+            decoder._restored(job, decoder._samples(job, own, layer))
+
+    yield batch.timing("decode, transform path", timed(transform, repeats))
+
+
+def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
+    """Stages of encoding, with the model of each chunk fitted beforehand."""
+    device = batch.device
+    asked: list[tuple[Any, Any]] = []
+    original = encoder.OnDevice._ask
+
+    def ask(self: Any, work: Any, item: Any) -> Any:
+        found = original(self, work, item)
+        asked.append((work, item))
+        return found
+
+    encoder.OnDevice._ask = ask  # type: ignore[method-assign]
+    try:
+        for chunk in batch.chunks:
+            batch.codec.encode(chunk)
+    finally:
+        encoder.OnDevice._ask = original  # type: ignore[method-assign]
+    stages: dict[str, list[Any]] = {}
+    for work, item in asked:
+        stages.setdefault(type(work).__name__, []).append(item)
+    quantise = partial(encoder.quantise, device, stages["_Quantise"])
+    latents, tried = stages["_EncodeLatents"], stages["_Try"]
+    code_latents = partial(encoder._EncodeLatents(str(device)), latents)
+    attempt = partial(encoder.attempt, device, tried)
+    yield batch.timing("encode, projection to symbols", timed(quantise, repeats))
+    yield batch.timing("encode, coding of latents", timed(code_latents, repeats))
+    yield batch.timing("encode, synthesis to residual bytes", timed(attempt, repeats))
+    looked = [encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0]) for item in tried]
+    sections, layers, at = [], [], 0
+    for item, own in zip(tried, looked, strict=True):
+        codes = encoder.codes_of(list(own.sums.cpu().numpy()), item.place.samples[:, 0].size)
+        if codes is not None:
+            sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
+            layers.append(own.residuals.reshape(-1))
+            at += layers[-1].numel()
+    if sections:
+        together = torch.cat(layers)
+        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, together), repeats))
+
+    def all_of_it() -> None:
+        quantise()
+        code_latents()
+        attempt()
+
+    yield batch.timing("encode, device-resident", timed(all_of_it, repeats))
+
+    def transform() -> None:
+        quantise()
+        for item in tried:
+            encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0])
+
+    yield batch.timing("encode, transform path", timed(transform, repeats))
+
+
+def whole(batch: Batch, repeats: int, threads: int) -> Iterator[Timing]:
+    """From host memory to host memory, with several chunks at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        for stage, work, items in (
+            ("encode, host to host", batch.codec.encode, batch.chunks),
+            ("decode, host to host", decode_frame, batch.frames),
+        ):
+            yield batch.timing(stage, timed(lambda work=work, items=items: list(pool.map(work, items)), repeats))
+            with settings.set({"device": "cpu"}):
+                few = items[: max(1, 2**28 // batch.chunks[0].nbytes)]
+                seconds = timed(lambda work=work, few=few: list(pool.map(work, few)), 1)
+                yield batch.timing(f"{stage}, processor", [one * len(items) / len(few) for one in seconds])
+
+
+def copies(device: torch.device) -> dict[str, float]:
+    """What bus and memory move, in GB/s."""
+    here = torch.empty(1 << 29, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(1 << 29, dtype=torch.uint8, device=device)
+    other = torch.empty_like(there)
+    found = {
+        "host to device": lambda: there.copy_(here, non_blocking=True),
+        "device to host": lambda: here.copy_(there, non_blocking=True),
+        "within the device, read and written": lambda: other.copy_(there),
+    }
+    factors = {"within the device, read and written": 2}
+    return {
+        name: factors.get(name, 1) * here.numel() / statistics.median(timed(work, 9)) / 1e9
+        for name, work in found.items()
+    }
+
+
+def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, threads: int) -> dict[str, Any]:
+    """All timings."""
+    device = torch.device(engine.device())
+    timings: list[Timing] = []
+    found = {
+        "device": torch.cuda.get_device_name(device), "torch": torch.__version__, "triton": triton.__version__,
+        "host": platform.processor() or platform.machine(), "threads": threads, "copies": copies(device),
+        "timings": timings,
+    }  # fmt: skip
+    for name, speed in found["copies"].items():
+        logger.info("%s: %.1f GB/s", name, speed)
+    for side, bands in cases:
+        for fraction in FRACTIONS:
+            counts = {max(1, min(MOST_CHUNKS, size // (4 * side * side * bands))) for size in BATCH_BYTES}
+            for chunks in sorted(counts):
+                batch = Batch(cube, side, bands, chunks, fraction)
+                check(batch)
+                timings.extend(whole(batch, repeats, threads))
+                if any(frame[MODE_AT] != Mode.TRANSFORM for frame in batch.frames):
+                    logger.info("Some chunks of %d x %d x %d are coded in other modes.", bands, side, side)
+                    continue
+                timings.extend(decoding(batch, repeats))
+                timings.extend(encoding(batch, repeats))
+    return {**found, "timings": [asdict(timing) for timing in timings]}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cube", type=Path, help=".npy file (band, y, x) instead of Indian Pines")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="one case")
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.cube:
+        cube = np.load(options.cube)
+    else:
+        from benchmarks.scenes import indian_pines
+
+        cube = indian_pines(None)
+    cases, repeats = (CASES, REPEATS) if not options.quick else (((256, 200),), 3)
+    with settings.set({"device": options.device}):
+        found = run(cube, cases, repeats, options.threads)
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
