@@ -8,9 +8,11 @@ YAML file in ``~/.config/xwalloc``.
 key                       default      meaning
 ========================  ===========  ==========================================================================
 ``threads``               null         kernel threads of this process; null: as many as the process may use
-``device``                auto         where networks run: "cpu", "cuda" (the first CUDA device that this process sees),
-                                       "cuda:1"; "auto": "cuda" where there is one and torch is installed, else "cpu"
-``batch.max_bytes``       1 GiB        memory, about, of chunks that a CUDA device decodes in one call
+``device``                auto         where chunks are computed: "cpu", "cuda" (the first CUDA device that this process
+                                       sees), "cuda:1"; "auto": "cuda" where there is one and torch is installed, else
+                                       "cpu"
+``batch.max_bytes``       null         memory, about, of the chunks that a CUDA device works on at a time; null: a
+                                       quarter of what is free when it is first used
 ``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape
 ``model_path``            none         folders of shared models, separated as in ``PATH``
 ``model_cache``           null         folder of the user's models; null: ``~/.cache/xwalloc/models``
@@ -35,7 +37,7 @@ __all__ = ["batch_limit", "decode_limit", "device_choice", "model_folders", "set
 DEFAULTS = {
     "threads": None,
     "device": "auto",
-    "batch": {"max_bytes": 2**30},
+    "batch": {"max_bytes": None},
     "decode": {"max_bytes": 2**31},
     "model_path": "",
     "model_cache": None,
@@ -61,7 +63,7 @@ def thread_count() -> int:
 
 
 def device_choice() -> str:
-    """Where networks are to run: "auto", "cpu", "cuda", or "cuda:" and a number.
+    """Where chunks are to be computed: "auto", "cpu", "cuda", or "cuda:" and a number.
 
     Raises
     ------
@@ -76,15 +78,15 @@ def device_choice() -> str:
     )
 
 
-def batch_limit() -> int:
-    """Memory in bytes, about, of what a device computes in one call.
+def batch_limit(default: int) -> int:
+    """Memory in bytes, about, of what a device computes in one call; `default` where the setting leaves it open.
 
     Raises
     ------
     ConfigError
-        If the setting ``batch.max_bytes`` is not an integer above 0.
+        If the setting ``batch.max_bytes`` is neither null nor an integer above 0.
     """
-    return _bytes("batch.max_bytes", "1073741824")
+    return default if settings.get("batch.max_bytes") is None else _bytes("batch.max_bytes", "1073741824")
 
 
 def decode_limit() -> int:

@@ -11,7 +11,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from xwalloc.bitstream import planes  # noqa: E402
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section  # noqa: E402
-from xwalloc.codec import engine, resident  # noqa: E402
+from xwalloc.codec import engine  # noqa: E402
+from xwalloc.codec.resident import decode as resident  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
 from xwalloc.errors import FormatError  # noqa: E402

@@ -90,7 +90,9 @@ class Order(IntEnum):
 
 
 MOST_LANES = 1024
-LANE_COST = 0.005
+LANE_COST = 0.02
+"""Share of a stream that its lanes may take."""
+
 BYTES_PER_LANE = 3
 """What a lane costs: four bytes of state that hold 8 bits of what they replace on average."""
 

@@ -40,6 +40,8 @@ class Batcher:
     ----------
     executor
         Makes the calls; one thread, so that requests come together while it is busy.
+    limit
+        Memory in bytes, about, of what is computed in one call, unless the setting ``batch.max_bytes`` says it.
 
     Examples
     --------
@@ -53,11 +55,22 @@ class Batcher:
     [0, 1, 4, 9]
     """
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
+    def __init__(self, executor: Executor, limit: int = 1 << 30) -> None:
+        self._executor, self._limit = executor, limit
         self._lock = threading.Lock()
         self._waiting: list[_Request] = []
         self._asked = False
+
+    @property
+    def limit(self) -> int:
+        """Memory in bytes, about, of what is computed in one call.
+
+        Raises
+        ------
+        ConfigError
+            If the setting ``batch.max_bytes`` is impossible.
+        """
+        return batch_limit(self._limit)
 
     def submit(self, work: Work, item: Any, *, nbytes: int) -> Future[Any]:
         """Compute ``work([item])[0]``, perhaps together with other items.
@@ -82,7 +95,7 @@ class Batcher:
         ConfigError
             If the setting ``batch.max_bytes`` is impossible.
         """
-        request = _Request(work, item, nbytes, batch_limit())
+        request = _Request(work, item, nbytes, self.limit)
         with self._lock:
             self._waiting.append(request)
             ask, self._asked = not self._asked, True

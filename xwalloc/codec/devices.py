@@ -24,6 +24,9 @@ __all__ = ["CPU", "Owner", "arithmetic", "device", "device_kind", "owner"]
 
 CPU = "cpu"
 
+SHARE = 4
+"""One call takes this part of the free memory of a device: others are prepared, and results on their way, meanwhile."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -99,8 +102,18 @@ def owner(name: str) -> Owner:
     with _lock:
         if name not in _owners:
             executor = ThreadPoolExecutor(1, f"xwalloc-{name}", initializer=_enter, initargs=(name,))
-            _owners[name] = Owner(executor, Batcher(executor))
+            _owners[name] = Owner(executor, Batcher(executor, executor.submit(_share_of_memory, name).result()))
         return _owners[name]
+
+
+def _share_of_memory(name: str) -> int:
+    """What one call may take of the memory of a device, as long as no setting says it."""
+    if not name.startswith("cuda"):
+        return 1 << 30
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(name)
+    return int(free) // SHARE
 
 
 def _enter(name: str) -> None:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from xwalloc.codec import engine
 from xwalloc.codec.devices import CPU, arithmetic, owner
-from xwalloc.settings import batch_limit
 
 if TYPE_CHECKING:
     from xwalloc.models.neural import Network
@@ -78,7 +77,7 @@ class _Decode:
     signal: tuple[int, ...]
 
     def __call__(self, items: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
-        at_once = max(1, batch_limit() // self.published.working_bytes(self.signal))
+        at_once = max(1, owner(self.device).batcher.limit // self.published.working_bytes(self.signal))
         with arithmetic():
             x = self.published.decode(np.concatenate(items), self.signal, device=self.device, at_once=at_once)
         return np.split(x, np.cumsum([len(item) for item in items])[:-1])

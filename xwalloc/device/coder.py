@@ -29,6 +29,9 @@ from xwalloc.device.memory import download, upload
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 
 WARP = 32
+WIDE = 256
+"""Symbols whose tables a decoder finds at a time."""
+
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
 
@@ -251,7 +254,7 @@ def decode(
     call = _Call(sections, [[len(states) for states, _ in found.parts] for found in streams], device)
     parts = [streams[job.section].parts[job.part] for job in call.jobs]
     lengths = [len(words) for _, words in parts]
-    room = [2 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
+    room = [4 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
     call.rows[:, 3] = _starts(lengths)
     call.rows[:, 4] = lengths
     call.rows[:, 5] = _starts([job.lanes for job in call.jobs])
@@ -270,7 +273,7 @@ def decode(
         coding.decode_kernel[(part.stop - part.start,)](
             rows[part], call.geometry, codes, _magnitudes(device), _weights(device), words, states,
             _slots(tables, device), table_of, values, codes if mask is None else mask, scratch, results[part],
-            MASKED=job.masked, LANES=job.lanes, num_warps=_warps(job.lanes), **LAUNCH,
+            MASKED=job.masked, LANES=job.lanes, WIDE=WIDE, num_warps=_warps(job.lanes), **LAUNCH,
         )  # fmt: skip
     return np.array([job.section for job in call.jobs]), results
 

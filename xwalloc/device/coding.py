@@ -65,94 +65,99 @@ def _class_of(expected):
 
 
 @triton.jit
-def _ratio(own, other):
-    return tl.minimum(own * _ONE // tl.maximum(other, 1), _RATIO_CAP)
-
-
-@triton.jit
-def _linked(plane, column: tl.constexpr, first, codes, magnitudes):
-    """Base and stated magnitude of a plane that another one looks at; no magnitude where it says nothing."""
+def _linked(plane, column: tl.constexpr, first, codes, magnitudes, own):
+    """Base of a plane that another one looks at, and how much larger that one is; 0 where it says nothing."""
     index = tl.load(plane + column).to(tl.int64)
-    base = index
-    magnitude = index * 0
+    base = index * 0
+    larger = own * 0
     if index >= 0:
-        base = tl.load(first + index * _GEOMETRY).to(tl.int64)
         magnitude = tl.load(magnitudes + tl.load(codes + index).to(tl.int64))
-    return base, magnitude
+        base = tl.load(first + index * _GEOMETRY).to(tl.int64)
+        if magnitude > 0:
+            larger = tl.minimum(own * _ONE // magnitude, _RATIO_CAP)
+    return base, larger
 
 
 @triton.jit
-def _size(values, place, inside):
-    """Magnitudes of values at places."""
-    return tl.abs(tl.load(values + place, mask=inside, other=0).to(tl.int64))
+def _looks(plane, first, codes, magnitudes, weights, own):
+    """What expected magnitudes of a plane depend on: for samples, then for flags.
 
-
-@triton.jit
-def _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, active):
-    """Expected magnitudes of samples of a plane."""
-    ny = tl.load(plane + 2)
-    nx = tl.load(plane + 3)
-    sz = tl.load(plane + 4).to(tl.int64)
-    sy = tl.load(plane + 5).to(tl.int64)
-    previous, previous_magnitude = _linked(plane, 6, first, codes, magnitudes)
-    parent, parent_magnitude = _linked(plane, 7, first, codes, magnitudes)
-    sibling, sibling_magnitude = _linked(plane, 14, first, codes, magnitudes)
+    Bases of the previous plane, the parent and the sibling; weights of the previous plane, its ring, the parent and the
+    sibling, 0 where they say nothing; what is expected if all of these are 0. Weight of the previous plane, and the
+    same again.
+    """
+    previous, larger = _linked(plane, 6, first, codes, magnitudes, own)
+    parent, than_parent = _linked(plane, 7, first, codes, magnitudes, own)
+    sibling, than_sibling = _linked(plane, 14, first, codes, magnitudes, own)
     w = weights
-    if previous_magnitude > 0:
+    if larger > 0:
         w = weights + _WEIGHTS
-    w_parent = tl.load(w + 3)
-    w_sibling = tl.load(w + 4)
-    here = z * sz + y * sy + x
+    w_previous = tl.load(w + 1) * larger >> 8
+    w_ring = tl.load(w + 2) * larger >> 8
+    w_parent = tl.load(w + 3) * than_parent >> 8
+    w_sibling = tl.load(w + 4) * than_sibling >> 8
     held = own * tl.load(w)
-    total = here * 0
-    if previous_magnitude > 0:
-        larger = _ratio(own, previous_magnitude)
-        w_previous = tl.load(w + 1) * larger >> 8
-        w_ring = tl.load(w + 2) * larger >> 8
+    if than_parent == 0:
+        held += own * tl.load(w + 3)
+    if than_sibling == 0:
+        held += own * tl.load(w + 4)
+    held_of_flags = own * tl.load(w + 5)
+    w_flags = tl.load(w + 6) * larger >> 8
+    held = held >> 8
+    # All of them are below 2^31: products of two such numbers take one instruction.
+    w_previous, w_ring = w_previous.to(tl.int32), w_ring.to(tl.int32)
+    w_parent, w_sibling, w_flags = w_parent.to(tl.int32), w_sibling.to(tl.int32), w_flags.to(tl.int32)
+    return previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_of_flags
+
+
+@triton.jit
+def _weighed(values, place, weight, inside):
+    """Magnitudes of values at places, times a weight."""
+    return tl.abs(tl.load(values + place, mask=inside, other=0)).to(tl.int64) * weight.to(tl.int64)
+
+
+@triton.jit
+def _expected(
+    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x, ny, nx, sz, sy,
+    active,
+):  # fmt: skip
+    """Expected magnitudes of samples of a plane."""
+    here = z * sz + y * sy + x
+    total = here * 0 + held
+    if w_previous > 0:
+        total += _weighed(values, previous + here, w_previous, active)
+    if w_ring > 0:
         at = previous + here
-        total += w_previous * _size(values, at, active)
-        if w_ring > 0:
-            ring = _size(values, at - 1, active & (x > 0)) + _size(values, at + 1, active & (x < nx - 1))
-            ring += _size(values, at - sy, active & (y > 0)) + _size(values, at + sy, active & (y < ny - 1))
-            total += w_ring * ring
-    if parent_magnitude > 0:
+        total += _weighed(values, at - 1, w_ring, active & (x > 0))
+        total += _weighed(values, at + 1, w_ring, active & (x < nx - 1))
+        total += _weighed(values, at - sy, w_ring, active & (y > 0))
+        total += _weighed(values, at + sy, w_ring, active & (y < ny - 1))
+    if w_parent > 0:
         at = parent + tl.minimum(z >> tl.load(plane + 8), tl.load(plane + 11) - 1) * sz
         at += tl.minimum(y >> tl.load(plane + 9), tl.load(plane + 12) - 1) * sy
         at += tl.minimum(x >> tl.load(plane + 10), tl.load(plane + 13) - 1)
-        total += (w_parent * _ratio(own, parent_magnitude) >> 8) * _size(values, at, active)
-    else:
-        held += w_parent * own
-    if sibling_magnitude > 0:
-        total += (w_sibling * _ratio(own, sibling_magnitude) >> 8) * _size(values, sibling + here, active)
-    else:
-        held += w_sibling * own
-    return (held + (total << 8)) >> 8
+        total += _weighed(values, at, w_parent, active)
+    if w_sibling > 0:
+        total += _weighed(values, sibling + here, w_sibling, active)
+    return total
 
 
 @triton.jit
-def _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, active):
+def _expected_flags(values, previous, weight, held, place, x, nx, active):
     """Expected magnitudes of the flags of groups that begin at places of a plane."""
-    nx = tl.load(plane + 3)
-    previous, previous_magnitude = _linked(plane, 6, first, codes, magnitudes)
-    w = weights
-    if previous_magnitude > 0:
-        w = weights + _WEIGHTS
-    at = previous + z * tl.load(plane + 4).to(tl.int64) + y * tl.load(plane + 5).to(tl.int64) + x
-    total = at * 0 + own * tl.load(w + 5)
-    if previous_magnitude > 0:
-        w_previous = tl.load(w + 6) * _ratio(own, previous_magnitude) >> 8
-        sums = at * 0
+    sums = place * 0
+    if weight > 0:
         for k in tl.static_range(_GROUP):
-            sums += _size(values, at + k, active & (x + k < nx))
-        total += (w_previous * sums) << 5
-    return total >> 8
+            inside = active & (x + k < nx)
+            sums += tl.abs(tl.load(values + previous + place + k, mask=inside, other=0)).to(tl.int64)
+    return (held + (weight.to(tl.int64) * sums << 5)) >> 8
 
 
 @triton.jit
 def _refilled(words, position, end, state, needed):
     """States that have taken a word where it is needed."""
-    word = tl.load(words + position, mask=needed & (position < end), other=0).to(tl.int64) & 0xFFFF
-    return tl.where(needed, (state << 16) | word, state)
+    word = tl.load(words + position, mask=needed & (position < end), other=0).to(tl.uint16, bitcast=True)
+    return tl.where(needed, (state << 16) | word.to(state.dtype), state)
 
 
 @triton.jit
@@ -169,44 +174,44 @@ def _further_words(high, refilled, bits):
     more = bits - first
     one = tl.where(refilled, high < (1 << first), (high >> first) < _LOWER) & (bits > 0)
     two = (tl.where(refilled, high, high >> 16) < (1 << more)) & (more > 0)
-    return one.to(tl.int64) + two.to(tl.int64)
+    return one.to(tl.int32) + two.to(tl.int32)
 
 
 @triton.jit
 def _pop_large(words, position, end, state, token, active, lane, LANES: tl.constexpr):
     """Symbols of a round some of which are not their tokens: values, states, position, whether one is impossible."""
     refilled = active & (state < _LOWER)
-    before = state * 0
+    before = lane * 0
     escaped = active & (token == _ESCAPE)
-    bad = tl.max((state * 0).to(tl.int32), 0)
+    bad = tl.max(before, 0)
     while tl.max(escaped.to(tl.int32), 0) > 0:
         # The place of the first one is known: what stands before it is.
         bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
-        taken = before + refilled.to(tl.int64) + _further_words(state, refilled, bits)
+        taken = before + refilled.to(tl.int32) + _further_words(state, refilled, bits)
         ends = tl.cumsum(taken, 0)
-        chosen = lane == tl.min(tl.where(escaped, lane, LANES), 0)
+        one = tl.min(tl.where(escaped, lane, LANES), 0)
+        chosen = lane == one
         whole = _refilled(words, position + ends - taken, end, state, chosen & refilled)
         found = (whole & _TOKEN_MASK).to(tl.int32)
         bad |= tl.max((chosen & (found > _LAST_TOKEN)).to(tl.int32), 0)
-        before = tl.where(chosen, refilled.to(tl.int64), before)
+        before = tl.where(chosen, refilled.to(tl.int32), before)
         state = tl.where(chosen, whole >> _TOKEN_BITS, state)
         refilled = tl.where(chosen, state < _LOWER, refilled)
         token = tl.where(chosen, tl.minimum(found, _LAST_TOKEN), token)
-        escaped = escaped & (lane != tl.min(tl.where(escaped, lane, LANES), 0))
+        escaped = escaped & (lane != one)
     bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
     bad |= tl.max((bits > _MOST_RAW).to(tl.int32), 0)
-    taken = before + refilled.to(tl.int64) + _further_words(state, refilled, bits)
-    ends = tl.cumsum(taken, 0)
-    at = position + ends - taken + before
+    taken = before + refilled.to(tl.int32) + _further_words(state, refilled, bits)
+    at = position + tl.cumsum(taken, 0) - taken + before
     state = _refilled(words, at, end, state, refilled)
-    at += refilled.to(tl.int64)
+    at += refilled.to(tl.int32)
     first = tl.minimum(bits, 16)
     more = bits - first
     raw = state & ((1 << first) - 1)
     state = state >> first
     needed = (bits > 0) & (state < _LOWER)
     state = _refilled(words, at, end, state, needed)
-    at += needed.to(tl.int64)
+    at += needed.to(tl.int32)
     raw |= (state & ((1 << more) - 1)) << first
     state = state >> more
     state = _refilled(words, at, end, state, (more > 0) & (state < _LOWER))
@@ -216,26 +221,35 @@ def _pop_large(words, position, end, state, token, active, lane, LANES: tl.const
     magnitude = tl.where(token >= 31, middle | (raw >> 1), magnitude)
     magnitude = tl.where(token >= 79, (1 << tl.maximum(bits - 1, 0)) | (raw >> 1), magnitude)
     negative = tl.where(token >= 31, raw & 1, 1 - (token & 1))
-    return tl.where(negative > 0, -magnitude, magnitude), state, position + tl.sum(taken, 0), bad
+    value = tl.where(negative > 0, -magnitude, magnitude).to(tl.int32)
+    return value, state, position + tl.sum(taken, 0), bad
 
 
 @triton.jit
 def _pop(words, position, end, state, tables, slots, active, lane, LANES: tl.constexpr):
-    """One symbol for each active lane: values, states, position, whether one is impossible."""
-    entry = tl.load(slots + ((tables << 12) | (state & 4095)), mask=active, other=0).to(tl.int64)
-    token = (entry >> 24).to(tl.int32)
-    state = tl.where(active, (((entry >> 12) & 4095) + 1) * (state >> 12) + (entry & 4095), state)
-    bad = tl.max((lane * 0).to(tl.int32), 0)
+    """One symbol for each active lane: values, states, position, whether one is impossible.
+
+    States are of 32 bits, without sign.
+    """
+    entry = tl.load(slots + ((tables << 12) | (state & 4095).to(tl.int32)), mask=active, other=0)
+    token = entry >> 24
+    frequency = (((entry >> 12) & 4095) + 1).to(tl.uint32)
+    state = tl.where(active, frequency * (state >> 12) + (entry & 4095).to(tl.uint32), state)
+    needed = active & (state < _LOWER)
+    bad = tl.max(lane * 0, 0)
     if tl.max(tl.where(active, token, 0), 0) > 30:
-        value, state, position, bad = _pop_large(words, position, end, state, token, active, lane, LANES)
+        value, large, position, bad = _pop_large(
+            words, position, end, state.to(tl.int64), token, active, lane, LANES
+        )  # fmt: skip
+        state = large.to(tl.uint32)
     else:
-        needed = active & (state < _LOWER)
-        taken = needed.to(tl.int64)
-        state = _refilled(words, position + tl.cumsum(taken, 0) - taken, end, state, needed)
+        taken = needed.to(tl.int32)
+        ends = tl.cumsum(taken, 0)
+        state = _refilled(words, position + ends - taken, end, state, needed)
         position += tl.sum(taken, 0)
-        magnitude = ((token + 1) >> 1).to(tl.int64)
+        magnitude = (token + 1) >> 1
         value = tl.where((token & 1) > 0, magnitude, -magnitude)
-    return value.to(tl.int32), state, position, bad
+    return value, state, position, bad
 
 
 @triton.jit
@@ -245,12 +259,12 @@ def _is_coded(mask, place, inside):
 
 
 @triton.jit
-def _list_coded(mask, base, scratch, n, ny, nx, sz, sy, step: tl.constexpr, LANES: tl.constexpr):
+def _list_coded(mask, base, out, n, ny, nx, sz, sy, step: tl.constexpr, WIDE: tl.constexpr):
     """List the samples (step 1) or the groups (step 8) of a plane of which something is coded; returns their number."""
-    lane = tl.arange(0, LANES)
+    lane = tl.arange(0, WIDE)
     count = tl.max(lane * 0, 0)
     across = (nx + step - 1) // step
-    for start in range(0, n, LANES):
+    for start in range(0, n, WIDE):
         i = start + lane
         x = (i % across) * step
         row = i // across
@@ -259,7 +273,7 @@ def _list_coded(mask, base, scratch, n, ny, nx, sz, sy, step: tl.constexpr, LANE
         for k in tl.static_range(step):
             coded |= _is_coded(mask, at + k, (i < n) & (x + k < nx))
         taken = coded.to(tl.int32)
-        tl.store(scratch + count + tl.cumsum(taken, 0) - taken, i, mask=coded)
+        tl.store(out + count + tl.cumsum(taken, 0) - taken, i, mask=coded)
         count += tl.sum(taken, 0)
     tl.debug_barrier()
     return count
@@ -268,9 +282,12 @@ def _list_coded(mask, base, scratch, n, ny, nx, sz, sy, step: tl.constexpr, LANE
 @triton.jit
 def decode_kernel(
     streams, geometry, codes, magnitudes, weights, words, states, slots, table_of, values, mask, scratch, status,
-    MASKED: tl.constexpr, LANES: tl.constexpr,
+    MASKED: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Planes of one stream.
+
+    What can be known of many symbols at once, their places and tables, is written down for a whole plane, `WIDE` at a
+    time; what then goes from lane to lane has little left to do.
 
     Parameters
     ----------
@@ -292,16 +309,16 @@ def decode_kernel(
     mask : (n,) uint8
         Not 0 where a sample is not coded, if `MASKED`.
     scratch : (n,) int32
-        For each stream twice as many as its largest plane has samples, and some.
+        For each stream four times as many as its largest plane has samples.
     status : (stream,) int32
         Is set to 0 where the stream is sound.
     """
     row = streams + tl.program_id(0).to(tl.int64) * _STREAM
     first = geometry + tl.load(row) * _GEOMETRY
-    count = tl.load(row + 1)
+    count = tl.load(row + 1).to(tl.int32)
     codes += tl.load(row + 2)
     words += tl.load(row + 3)
-    end = tl.load(row + 4)
+    end = tl.load(row + 4).to(tl.int32)
     states += tl.load(row + 5)
     table_of += tl.load(row + 6)
     values += tl.load(row + 7)
@@ -309,10 +326,11 @@ def decode_kernel(
     scratch += tl.load(row + 9)
     weights += tl.load(row + 10) * (2 * _WEIGHTS)
     lane = tl.arange(0, LANES)
-    state = tl.load(states + lane).to(tl.int64) & 0xFFFFFFFF
+    wide = tl.arange(0, WIDE)
+    state = tl.load(states + lane).to(tl.uint32, bitcast=True)
     position = end * 0
-    turn = tl.max(lane * 0, 0)
-    bad = tl.max(lane * 0, 0)
+    turn = end * 0
+    bad = end * 0
     for p in range(count):
         own = tl.load(magnitudes + tl.load(codes + p).to(tl.int64))
         if own > 0:
@@ -324,65 +342,96 @@ def decode_kernel(
             sy = tl.load(plane + 5).to(tl.int64)
             rows = tl.load(plane + 1) * ny
             n = rows * nx
-            listed = own < _SPARSE_BELOW
-            role = tl.where(listed, _GROUPED_ROLE, _DENSE_ROLE)
-            if listed:
+            previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_flags = _looks(
+                plane, first, codes, magnitudes, weights, own
+            )  # fmt: skip
+            # Lists: samples that are coded, tables of what comes next, where it goes; groups that are coded.
+            listed = scratch
+            tables = scratch + n
+            places = tables + n
+            coded_groups = places + n
+            sparse = own < _SPARSE_BELOW
+            if sparse:
                 across = (nx + _GROUP - 1) // _GROUP
                 groups = rows * across
-                flagged = scratch + n
                 if MASKED:
-                    groups = _list_coded(mask, base, flagged, groups, ny, nx, sz, sy, _GROUP, LANES)
-                found = turn * 0
+                    groups = _list_coded(mask, base, coded_groups, groups, ny, nx, sz, sy, _GROUP, WIDE)
+                for start in range(0, groups, WIDE):
+                    i = start + wide
+                    active = i < groups
+                    group = i
+                    if MASKED:
+                        group = tl.load(coded_groups + i, mask=active, other=0)
+                    x = (group % across) * _GROUP
+                    y = (group // across) % ny
+                    z = group // across // ny
+                    place = z * sz + y * sy + x
+                    expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, active)
+                    table = tl.load(table_of + _FLAG_ROLE * _CLASSES + _class_of(expected), mask=active, other=0)
+                    tl.store(tables + i, table, mask=active)
+                tl.debug_barrier()
                 for start in range(-turn, groups, LANES):
                     i = start + lane
                     active = (i >= 0) & (i < groups)
-                    if MASKED:
-                        i = tl.load(flagged + i, mask=active, other=0)
-                    x = (i % across) * _GROUP
-                    y = (i // across) % ny
-                    z = i // across // ny
-                    expected = _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, active)
-                    table = tl.load(table_of + _FLAG_ROLE * _CLASSES + _class_of(expected), mask=active, other=0)
-                    flag, state, position, wrong = _pop(
-                        words, position, end, state, table, slots, active, lane, LANES
-                    )  # fmt: skip
+                    table = tl.load(tables + i, mask=active, other=0)
+                    flag, state, position, wrong = _pop(words, position, end, state, table, slots, active, lane, LANES)
                     bad |= wrong
-                    active = active & (flag != 0)
-                    at = base + z * sz + y * sy + x
-                    size = lane * 0
-                    for k in tl.static_range(_GROUP):
-                        coded = active & (x + k < nx)
-                        if MASKED:
-                            coded = _is_coded(mask, at + k, coded)
-                        size += coded.to(tl.int32)
-                    to = found + tl.cumsum(size, 0) - size
-                    for k in tl.static_range(_GROUP):
-                        coded = active & (x + k < nx)
-                        if MASKED:
-                            coded = _is_coded(mask, at + k, coded)
-                        tl.store(scratch + to, (z * ny + y) * nx + x + k, mask=coded)
-                        to += coded.to(tl.int32)
-                    found += tl.sum(size, 0)
+                    tl.store(places + i, flag, mask=active)
                 turn = (turn + groups) % LANES
-                n = found
+                tl.debug_barrier()
+                n = n * 0
+                for start in range(0, groups, WIDE):
+                    i = start + wide
+                    active = i < groups
+                    flagged = active & (tl.load(places + i, mask=active, other=0) != 0)
+                    group = i
+                    if MASKED:
+                        group = tl.load(coded_groups + i, mask=active, other=0)
+                    x = (group % across) * _GROUP
+                    row_start = (group // across) * nx + x
+                    at = base + (group // across // ny) * sz + ((group // across) % ny) * sy + x
+                    size = tl.where(flagged, tl.minimum(nx - x, _GROUP), 0)
+                    if MASKED:
+                        size = wide * 0
+                        for k in tl.static_range(_GROUP):
+                            size += _is_coded(mask, at + k, flagged & (x + k < nx)).to(tl.int32)
+                    to = n + tl.cumsum(size, 0) - size
+                    for k in tl.static_range(_GROUP):
+                        coded = flagged & (x + k < nx)
+                        if MASKED:
+                            coded = _is_coded(mask, at + k, coded)
+                        tl.store(listed + to, row_start + k, mask=coded)
+                        to += coded.to(tl.int32)
+                    n += tl.sum(size, 0)
                 tl.debug_barrier()
             elif MASKED:
-                n = _list_coded(mask, base, scratch, n, ny, nx, sz, sy, 1, LANES)
-            if MASKED:
-                listed = own > 0
+                n = _list_coded(mask, base, listed, n, ny, nx, sz, sy, 1, WIDE)
+            role = tl.where(sparse, _GROUPED_ROLE, _DENSE_ROLE)
+            for start in range(0, n, WIDE):
+                i = start + wide
+                active = i < n
+                sample = i
+                if MASKED or sparse:
+                    sample = tl.load(listed + i, mask=active, other=0)
+                x = sample % nx
+                y = (sample // nx) % ny
+                z = sample // nx // ny
+                expected = _expected(
+                    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x,
+                    ny, nx, sz, sy, active,
+                )  # fmt: skip
+                table = tl.load(table_of + role * _CLASSES + _class_of(expected), mask=active, other=0)
+                tl.store(tables + i, table, mask=active)
+                tl.store(places + i, (z * sz + y * sy + x).to(tl.int32), mask=active)
+            tl.debug_barrier()
             for start in range(-turn, n, LANES):
                 i = start + lane
                 active = (i >= 0) & (i < n)
-                if listed:
-                    i = tl.load(scratch + i, mask=active, other=0)
-                x = i % nx
-                y = (i // nx) % ny
-                z = i // nx // ny
-                expected = _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, active)
-                table = tl.load(table_of + role * _CLASSES + _class_of(expected), mask=active, other=0)
+                table = tl.load(tables + i, mask=active, other=0)
+                place = tl.load(places + i, mask=active, other=0)
                 value, state, position, wrong = _pop(words, position, end, state, table, slots, active, lane, LANES)
                 bad |= wrong
-                tl.store(values + base + z * sz + y * sy + x, value, mask=active)
+                tl.store(values + base + place, value, mask=active)
             turn = (turn + n) % LANES
             tl.debug_barrier()
     sound = (position == end) & (tl.max((state != _LOWER).to(tl.int32), 0) == 0) & (bad == 0)
@@ -486,6 +535,9 @@ def put_kernel(
     flag_at = tl.load(firsts + index)
     sample_at = flag_at + tl.load(flags + index)
     if own > 0:
+        previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_flags = _looks(
+            plane, first, codes, magnitudes, weights, own
+        )  # fmt: skip
         if own < _SPARSE_BELOW:
             across = (nx + _GROUP - 1) // _GROUP
             for start in range(0, rows * across, BLOCK):
@@ -493,7 +545,8 @@ def put_kernel(
                 x = (i % across) * _GROUP
                 y = (i // across) % ny
                 z = i // across // ny
-                at = base + z * sz + y * sy + x
+                place = z * sz + y * sy + x
+                at = base + place
                 size = lane * 0
                 filled = i < 0
                 for k in tl.static_range(_GROUP):
@@ -503,7 +556,7 @@ def put_kernel(
                     size += coded.to(tl.int32)
                     filled |= tl.load(values + at + k, mask=coded, other=0) != 0
                 flagged = size > 0
-                expected = _expected_flags(values, plane, first, codes, magnitudes, weights, own, z, y, x, flagged)
+                expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, flagged)
                 taken = flagged.to(tl.int64)
                 to = flag_at + tl.cumsum(taken, 0) - taken
                 tl.store(symbols + to, filled.to(tl.int32), mask=flagged)
@@ -517,7 +570,8 @@ def put_kernel(
                     if MASKED:
                         coded = _is_coded(mask, at + k, coded)
                     expected = _expected(
-                        values, plane, first, codes, magnitudes, weights, own, z, y, x + k, coded
+                        values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y,
+                        x + k, ny, nx, sz, sy, coded,
                     )  # fmt: skip
                     tl.store(symbols + to, tl.load(values + at + k, mask=coded, other=0), mask=coded)
                     tl.store(classes + to, (_class_of(expected) + _GROUPED_ROLE * _CLASSES).to(tl.int16), mask=coded)
@@ -532,7 +586,10 @@ def put_kernel(
                 coded = i < rows * nx
                 if MASKED:
                     coded = _is_coded(mask, at, coded)
-                expected = _expected(values, plane, first, codes, magnitudes, weights, own, z, y, x, coded)
+                expected = _expected(
+                    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x,
+                    ny, nx, sz, sy, coded,
+                )  # fmt: skip
                 taken = coded.to(tl.int64)
                 to = sample_at + tl.cumsum(taken, 0) - taken
                 tl.store(symbols + to, tl.load(values + at, mask=coded, other=0), mask=coded)
@@ -592,7 +649,7 @@ def _push(state, bits, raw, active):
 def _put_word(words, position, rank, word, gives):
     """Store the words of a step; returns how many each lane has stored."""
     tl.store(words + position - rank, word.to(tl.int16), mask=gives)
-    return rank + gives.to(tl.int64)
+    return rank + gives.to(tl.int32)
 
 
 @triton.jit
@@ -628,33 +685,36 @@ def encode_kernel(
     room = tl.load(rooms + 2 * stream)
     position = tl.load(rooms + 2 * stream + 1)
     lane = tl.arange(0, LANES)
-    state = lane.to(tl.int64) * 0 + _LOWER
+    state = (lane * 0 + _LOWER).to(tl.uint32)
     for back in range((count + LANES - 1) // LANES):
         i = ((count + LANES - 1) // LANES - 1 - back) * LANES + lane
         active = i < count
         token, bits, raw = _split(tl.load(symbols + begin + i, mask=active, other=0).to(tl.int64))
-        class_ = tl.load(classes + begin + i, mask=active, other=0).to(tl.int64)
-        table = tl.load(table_of + class_, mask=active, other=0).to(tl.int64) << _TOKEN_BITS
-        span = tl.load(spans + table + token, mask=active, other=1 << 16).to(tl.int64)
+        class_ = tl.load(classes + begin + i, mask=active, other=0).to(tl.int32)
+        table = tl.load(table_of + class_, mask=active, other=0) << _TOKEN_BITS
+        span = tl.load(spans + table + token, mask=active, other=1 << 16)
         escaped = active & (span < (1 << 16))
         rare = tl.max((escaped | (bits > 0)).to(tl.int32), 0) > 0
         word_1, word_2, word_3 = state, state, state
         gives_1, gives_2, gives_3 = i < 0, i < 0, i < 0
         if rare:
+            large = state.to(tl.int64)
             first = tl.minimum(bits, 16)
             more = bits - first
-            state, word_1, gives_1 = _push(state, more, raw >> first, active & (more > 0))
-            state, word_2, gives_2 = _push(state, first, raw & ((1 << first) - 1), active & (bits > 0))
-            state, word_3, gives_3 = _push(state, lane * 0 + _TOKEN_BITS, token, escaped)
-            span = tl.where(escaped, tl.load(spans + table + _ESCAPE, mask=active, other=1 << 16).to(tl.int64), span)
-        frequency = span >> 16
+            large, given_1, gives_1 = _push(large, more, raw >> first, active & (more > 0))
+            large, given_2, gives_2 = _push(large, first, raw & ((1 << first) - 1), active & (bits > 0))
+            large, given_3, gives_3 = _push(large, lane.to(tl.int64) * 0 + _TOKEN_BITS, token, escaped)
+            word_1, word_2, word_3 = given_1.to(tl.uint32), given_2.to(tl.uint32), given_3.to(tl.uint32)
+            state = large.to(tl.uint32)
+            span = tl.where(escaped, tl.load(spans + table + _ESCAPE, mask=active, other=1 << 16), span)
+        frequency = (span >> 16).to(tl.uint32)
         gives_4 = active & ((state >> 20) >= frequency)
         word_4 = state & 0xFFFF
         state = tl.where(gives_4, state >> 16, state)
-        quotient = (state.to(tl.uint32) // frequency.to(tl.uint32)).to(tl.int64)
-        coded = (quotient << 12) + (state - quotient * frequency) + (span & 0xFFFF)
+        quotient = state // frequency
+        coded = (quotient << 12) + (state - quotient * frequency) + (span & 0xFFFF).to(tl.uint32)
         state = tl.where(active, coded, state)
-        given = gives_1.to(tl.int64) + gives_2.to(tl.int64) + gives_3.to(tl.int64) + gives_4.to(tl.int64)
+        given = gives_1.to(tl.int32) + gives_2.to(tl.int32) + gives_3.to(tl.int32) + gives_4.to(tl.int32)
         total = tl.sum(given, 0)
         if position - total >= room:
             rank = total - tl.cumsum(given, 0) + 1
@@ -664,5 +724,5 @@ def encode_kernel(
                 rank = _put_word(words, position, rank, word_3, gives_3)
             _put_word(words, position, rank, word_4, gives_4)
         position -= total
-    tl.store(states + stream * LANES + lane, state.to(tl.int32))
+    tl.store(states + stream * LANES + lane, state.to(tl.int32, bitcast=True))
     tl.store(positions + stream, position)
