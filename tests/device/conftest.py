@@ -3,8 +3,11 @@
 Triton decides when a kernel is decorated: the interpreter must be asked for before anything imports xwalloc.device.
 """
 
+import importlib.util
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +26,31 @@ def device():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("triton", reason="triton is not installed")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def helpers(name):
+    """A module of this folder that several tests share."""
+    known = f"tests_device_{name}"
+    if known not in sys.modules:
+        spec = importlib.util.spec_from_file_location(known, Path(__file__).with_name(f"{name}.py"))
+        module = sys.modules[known] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[known]
+
+
+@pytest.fixture(scope="session")
+def chunks(device):
+    """Chunks, and where they are computed (chunks.py)."""
+    return helpers("chunks")
+
+
+@pytest.fixture(scope="session")
+def sections(device):
+    """Sections for the entropy coder (sections.py)."""
+    return helpers("sections")
+
+
+@pytest.fixture
+def places(monkeypatch, device, chunks):
+    """The CPU and the device, to compute chunks on; chunks are computed on the device unless a test says otherwise."""
+    return chunks.Places(monkeypatch, device)

@@ -1,5 +1,7 @@
 """A chunk from samples to symbols and back on a device: the bits that the linear model and its finish have on a CPU."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def chunk_fixture():
     finish, scale = Target(integral=True, step=5.0, quantum=0.0).finish()
     grid = Grid(signal=(1, 22, 30), dimensions=2, levels=2, tree="dyadic", boundary="reflect", wavelet="bior4.4")
     edges = float(samples.min()), float(samples.max())
-    model, symbols = linear.fit(samples, edges, scale, grid, None, in_turn)
+    model, symbols = linear.fit(samples, edges, scale, grid, None, in_turn, partial(linear.quantise, samples, in_turn))
     return samples, finish, scale, edges, model, symbols
 
 
