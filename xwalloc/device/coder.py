@@ -24,13 +24,13 @@ from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
 from xwalloc.device import coding
-from xwalloc.device.memory import download, upload
+from xwalloc.device.memory import download, side_by_side, upload
 
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 
 WARP = 32
-WIDE = 256
-"""Symbols whose tables a decoder finds at a time."""
+WIDE, WARPS = 1024, 4
+"""Symbols whose tables a decoder finds at a time, and its warps: of what was tried, the fastest on an H200."""
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
@@ -195,19 +195,42 @@ class _Call:
             ),
             key=self._launch,
         )
-        geometries = list(dict.fromkeys(section.geometry for section in sections))
-        firsts = dict(zip(geometries, np.cumsum([0, *(len(g.table) for g in geometries)]), strict=False))
-        codes = np.cumsum([0, *(len(section.codes) for section in sections)])
+        counts = [self._part(job).stop - self._part(job).start for job in self.jobs]
+        self.firsts = _starts(counts)
         self.rows = np.zeros((len(self.jobs), coding.STREAM), np.int64)
-        for row, job in zip(self.rows, self.jobs, strict=True):
-            section = sections[job.section]
-            part = section.geometry.part(job.part)
-            row[:3] = firsts[section.geometry] + part.start, part.stop - part.start, codes[job.section] + part.start
-            row[6:9] = ALL * job.section, section.values_at, section.mask_at or 0
-            row[10] = _weights_at(section.kind, section.dimensions)
-        self.codes = np.concatenate([section.codes for section in sections])
+        self.rows[:, 0], self.rows[:, 1] = self.firsts, counts
+        self.rows[:, 5] = [ALL * job.section for job in self.jobs]
+        self.looks = self._looks()
+
+    def _part(self, job: _Job) -> slice:
+        """Planes of a stream in the geometry of its section."""
+        return self.sections[job.section].geometry.part(job.part)
+
+    def _looks(self) -> torch.Tensor:
+        """What kernels want to know of all planes, stream by stream: (plane, LOOKS) int64."""
+        sections, device = self.sections, self.device
+        geometries = list(dict.fromkeys(section.geometry for section in sections))
+        geometry_at = dict(zip(geometries, _starts([len(geometry.table) for geometry in geometries]), strict=True))
+        codes_at = _starts([len(section.codes) for section in sections])
+        parts = np.empty((len(self.jobs), coding.PART), np.int64)
+        for row, job in zip(parts, self.jobs, strict=True):
+            section, first = sections[job.section], self._part(job).start
+            row[:] = (
+                geometry_at[section.geometry] + first, codes_at[job.section] + first, section.values_at,
+                section.mask_at or 0, _weights_at(section.kind, section.dimensions),
+            )  # fmt: skip
+        counts = self.rows[:, 1]
+        plane_of = np.empty((int(counts.sum()), 2), np.int32)
+        plane_of[:, 0] = np.repeat(np.arange(len(counts)), counts)
+        plane_of[:, 1] = np.arange(len(plane_of)) - np.repeat(self.firsts, counts)
+        rows, places, codes = upload(device, parts, plane_of, np.concatenate([section.codes for section in sections]))
         tables = [_on_device(geometry, device) for geometry in geometries]
-        self.geometry = tables[0] if len(tables) == 1 else torch.cat(tables)
+        looks = torch.empty((len(plane_of), coding.LOOKS), dtype=torch.int64, device=device)
+        coding.look_kernel[(len(plane_of),)](
+            rows, places, tables[0] if len(tables) == 1 else torch.cat(tables), codes, _magnitudes(device),
+            _weights(device), looks, num_warps=1, **LAUNCH,
+        )  # fmt: skip
+        return looks
 
     def _launch(self, job: _Job) -> tuple[bool, int, int]:
         """Streams for which this is equal are launched together."""
@@ -255,26 +278,26 @@ def decode(
     parts = [streams[job.section].parts[job.part] for job in call.jobs]
     lengths = [len(words) for _, words in parts]
     room = [4 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
-    call.rows[:, 3] = _starts(lengths)
-    call.rows[:, 4] = lengths
-    call.rows[:, 5] = _starts([job.lanes for job in call.jobs])
-    call.rows[:, 9] = _starts(room)
-    rows, codes, table_of, words, states = upload(
+    call.rows[:, 2], call.rows[:, 3] = _starts(lengths), lengths
+    call.rows[:, 4] = _starts([job.lanes for job in call.jobs])
+    call.rows[:, 6] = _starts(room)
+    rows, table_of, words, states = upload(
         device,
         call.rows,
-        call.codes,
         np.concatenate([found.choice.tables for found in streams]).astype(np.int32),
         np.concatenate([words for _, words in parts]).view(np.int16),
         np.concatenate([states for states, _ in parts]).astype(np.uint32).view(np.int32),
     )
     scratch = torch.empty(sum(room), dtype=torch.int32, device=device)
     results = torch.empty(len(call.jobs), dtype=torch.int32, device=device)
-    for part, job, tables in call.launches():
-        coding.decode_kernel[(part.stop - part.start,)](
-            rows[part], call.geometry, codes, _magnitudes(device), _weights(device), words, states,
-            _slots(tables, device), table_of, values, codes if mask is None else mask, scratch, results[part],
-            MASKED=job.masked, LANES=job.lanes, WIDE=WIDE, num_warps=_warps(job.lanes), **LAUNCH,
-        )  # fmt: skip
+    with side_by_side(device) as aside:
+        for part, job, tables in call.launches():
+            with aside():
+                coding.decode_kernel[(part.stop - part.start,)](
+                    rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
+                    values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
+                    WIDE=WIDE, num_warps=WARPS, **LAUNCH,
+                )  # fmt: skip
     return np.array([job.section for job in call.jobs]), results
 
 
@@ -318,10 +341,9 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
 
 @dataclass(frozen=True)
 class _Classified:
-    """Symbols of a call on the device, plane by plane, in the order of its streams; `planes` as for the kernels."""
+    """Symbols of a call on the device, plane by plane, in the order of its streams."""
 
     rows: torch.Tensor
-    planes: NDArray[np.int64]
     flags: torch.Tensor
     samples: torch.Tensor
     edges: torch.Tensor
@@ -331,24 +353,18 @@ class _Classified:
 
 def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) -> _Classified:
     """Put the symbols of all planes in order."""
-    device = call.device
-    planes = np.concatenate(
-        [np.stack([np.full(row[1], index), np.arange(row[1])], axis=1) for index, row in enumerate(call.rows)]
-    )
-    rows, codes, stream_of = upload(device, call.rows, call.codes, planes)
-    flags, samples = torch.zeros((2, len(planes)), dtype=torch.int64, device=device)
-    if mask is None:
-        mask = codes
-    firsts = _starts(call.rows[:, 1])
+    device, looks = call.device, call.looks
+    (rows,) = upload(device, call.rows)
+    flags, samples = torch.zeros((2, len(looks)), dtype=torch.int64, device=device)
     launches: list[tuple[slice, bool]] = []
     for masked, group in groupby(range(len(call.jobs)), lambda index: call.jobs[index].masked):
         indices = list(group)
         last = indices[-1]
-        launches.append((slice(firsts[indices[0]], firsts[last] + call.rows[last, 1]), masked))
+        launches.append((slice(int(call.firsts[indices[0]]), int(call.firsts[last] + call.rows[last, 1])), masked))
     for part, masked in launches:
         coding.count_kernel[(part.stop - part.start,)](
-            rows, stream_of[part], call.geometry, codes, _magnitudes(device), values, mask, flags[part], samples[part],
-            MASKED=masked, BLOCK=BLOCK, **LAUNCH,
+            looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
+            BLOCK=BLOCK, **LAUNCH,
         )  # fmt: skip
     edges = torch.nn.functional.pad(torch.cumsum(flags + samples, 0), (1, 0))
     room = sum(int(sizes.sum()) for sizes in call.sizes(lambda geometry: geometry.symbols))
@@ -356,26 +372,27 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     classes = torch.empty(room, dtype=torch.int16, device=device)
     for part, masked in launches:
         coding.put_kernel[(part.stop - part.start,)](
-            rows, stream_of[part], call.geometry, codes, _magnitudes(device), _weights(device), values, mask,
-            flags[part], edges[part], symbols, classes, MASKED=masked, BLOCK=BLOCK, **LAUNCH,
+            looks[part], values, values if mask is None else mask, flags[part], edges[part], symbols, classes,
+            MASKED=masked, BLOCK=BLOCK, **LAUNCH,
         )  # fmt: skip
-    return _Classified(rows, planes, flags, samples, edges, symbols, classes)
+    return _Classified(rows, flags, samples, edges, symbols, classes)
 
 
 def _choices(call: _Call, found: _Classified) -> list[Choice]:
     """Tables of each section. Waits for the device."""
     device = call.device
-    deciding = [set(section.geometry.deciding(section.codes)) for section in call.sections]
+    first_of = {(job.section, job.part): first for job, first in zip(call.jobs, call.firsts.tolist(), strict=True)}
     chosen = []
-    for index, (stream, place) in enumerate(found.planes.tolist()):
-        job = call.jobs[stream]
-        geometry = call.sections[job.section].geometry
-        if geometry.part(job.part).start + place in deciding[job.section]:
-            chosen.append((index, job.section))
+    for number, section in enumerate(call.sections):
+        planes = np.array(section.geometry.deciding(section.codes), np.int64)
+        parts = np.searchsorted(section.geometry.starts, planes, side="right") - 1
+        firsts = np.array([first_of[number, part] for part in range(section.geometry.parts)], np.int64)
+        places = firsts[parts] + planes - section.geometry.starts[parts]
+        chosen.append(np.stack([places, np.full_like(places, number)], axis=1))
     counts = torch.zeros((len(call.sections), ALL, TOKENS), dtype=torch.int32, device=device)
-    if chosen:
-        (rows,) = upload(device, np.array(chosen, np.int64))
-        coding.histogram_kernel[(len(chosen),)](
+    (rows,) = upload(device, np.concatenate(chosen))
+    if len(rows):
+        coding.histogram_kernel[(len(rows),)](
             found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **LAUNCH
         )
     (numbers,) = download(counts)
@@ -394,24 +411,25 @@ def _coded(
     """
     device = call.device
     ends = np.cumsum(rooms)
-    firsts = _starts(call.rows[:, 1])
     table_of, room, planes = upload(
         device,
         np.concatenate([choice.tables for choice in choices]).astype(np.int32),
         np.stack([ends - rooms, ends], axis=1),
-        np.stack([firsts, firsts + call.rows[:, 1]], axis=1),
+        np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1),
     )
     bounds = found.edges[planes]
     words = torch.empty(int(ends[-1]), dtype=torch.int16, device=device)
     places = _starts([job.lanes for job in call.jobs])
     states = torch.empty(int(places[-1]) + call.jobs[-1].lanes, dtype=torch.int32, device=device)
     positions = torch.empty(len(call.jobs), dtype=torch.int64, device=device)
-    for part, job, tables in call.launches():
-        coding.encode_kernel[(part.stop - part.start,)](
-            found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of, words,
-            room[part], states[places[part.start] :], positions[part], LANES=job.lanes, num_warps=_warps(job.lanes),
-            **LAUNCH,
-        )  # fmt: skip
+    with side_by_side(device) as aside:
+        for part, job, tables in call.launches():
+            with aside():
+                coding.encode_kernel[(part.stop - part.start,)](
+                    found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of,
+                    words, room[part], states[places[part.start] :], positions[part], LANES=job.lanes,
+                    num_warps=_warps(job.lanes), **LAUNCH,
+                )  # fmt: skip
     all_states, first_words = download(states, positions)
     lasting = all_states.view(np.uint32).astype(np.int64)
     own = [lasting[at : at + job.lanes] for at, job in zip(places, call.jobs, strict=True)]
@@ -424,7 +442,7 @@ def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _warps(lanes: int) -> int:
-    """Warps of a program: a thread has up to four lanes, so that most sums need no barrier."""
+    """Warps of a program of the encoder: a thread has up to four lanes."""
     return max(1, min(8, lanes // (4 * WARP)))
 
 

@@ -21,18 +21,30 @@ from xwalloc.bitstream import contexts, expectations, rans, scan, tables
 
 __all__ = [
     "GEOMETRY",
+    "LOOKS",
+    "PART",
     "STREAM",
     "WEIGHTS",
     "count_kernel",
     "decode_kernel",
     "encode_kernel",
     "histogram_kernel",
+    "look_kernel",
     "put_kernel",
 ]
 
-STREAM = 11
-"""Columns of a stream: its first plane in the geometry, planes, first of their codes; first word, words, first state;
-first of its tables; where its section begins in the values, and in the mask; where its scratch begins; its weights."""
+STREAM = 7
+"""Columns of a stream: its first plane among all planes of the call, and how many it has; first word, words, first
+state; first of its tables; where its scratch begins."""
+
+PART = 5
+"""Columns of a part of a section, one for each stream: its first plane in the geometry, the first of their codes; where
+its section begins in the values, and in the mask; its weights."""
+
+LOOKS = 24
+"""Columns of a plane as the other kernels want it: stated magnitude, base in the values and in the mask, extent nz, ny,
+nx, strides sz, sy; bases of previous plane, parent and sibling; weights of previous plane, ring, parent and sibling,
+and what is expected without them; the same two of flags; shifts of the parent, and its last places (z, y, x)."""
 
 GEOMETRY = 15
 """Columns of a plane: base, nz, ny, nx, sz, sy; previous plane, parent and its shifts and extent (z, y, x), sibling.
@@ -42,7 +54,8 @@ WEIGHTS = 7
 """Columns of weights: self, previous, ring, parent, sibling of samples; self, previous of flags. Two rows: for planes
 without and with a previous plane."""
 
-_STREAM, _GEOMETRY, _WEIGHTS = tl.constexpr(STREAM), tl.constexpr(GEOMETRY), tl.constexpr(WEIGHTS)
+_STREAM, _PART, _LOOKS = tl.constexpr(STREAM), tl.constexpr(PART), tl.constexpr(LOOKS)
+_GEOMETRY, _WEIGHTS = tl.constexpr(GEOMETRY), tl.constexpr(WEIGHTS)
 _GROUP, _ONE, _RATIO_CAP = tl.constexpr(scan.GROUP), tl.constexpr(contexts.ONE), tl.constexpr(expectations.RATIO_CAP)
 _SPARSE_BELOW = tl.constexpr(scan.SPARSE_BELOW)
 _CLASSES, _ROLES = tl.constexpr(contexts.CLASSES), tl.constexpr(len(contexts.Role))
@@ -79,35 +92,88 @@ def _linked(plane, column: tl.constexpr, first, codes, magnitudes, own):
 
 
 @triton.jit
-def _looks(plane, first, codes, magnitudes, weights, own):
-    """What expected magnitudes of a plane depend on: for samples, then for flags.
+def look_kernel(parts, plane_of, geometry, codes, magnitudes, weights, looks):
+    """What the other kernels want to know of a plane; one program for each plane of each stream.
 
-    Bases of the previous plane, the parent and the sibling; weights of the previous plane, its ring, the parent and the
-    sibling, 0 where they say nothing; what is expected if all of these are 0. Weight of the previous plane, and the
-    same again.
+    Parameters
+    ----------
+    parts : (stream, PART) int64
+    plane_of : (plane, 2) int32
+        Stream of each plane, and its place there.
+    geometry : (plane, GEOMETRY) int32
+    codes : (n,) uint8
+        Magnitude codes of planes.
+    magnitudes : (code,) int64
+        What they state.
+    weights : (n, 2, WEIGHTS) int64
+    looks : (plane, LOOKS) int64
+        Gets the planes.
     """
+    index = tl.program_id(0).to(tl.int64)
+    row = parts + tl.load(plane_of + 2 * index) * _PART
+    place = tl.load(plane_of + 2 * index + 1)
+    first = geometry + tl.load(row) * _GEOMETRY
+    codes += tl.load(row + 1)
+    values_at = tl.load(row + 2)
+    mask_at = tl.load(row + 3)
+    weights += tl.load(row + 4) * (2 * _WEIGHTS)
+    plane = first + place * _GEOMETRY
+    own = tl.load(magnitudes + tl.load(codes + place).to(tl.int64))
     previous, larger = _linked(plane, 6, first, codes, magnitudes, own)
     parent, than_parent = _linked(plane, 7, first, codes, magnitudes, own)
     sibling, than_sibling = _linked(plane, 14, first, codes, magnitudes, own)
     w = weights
     if larger > 0:
         w = weights + _WEIGHTS
-    w_previous = tl.load(w + 1) * larger >> 8
-    w_ring = tl.load(w + 2) * larger >> 8
-    w_parent = tl.load(w + 3) * than_parent >> 8
-    w_sibling = tl.load(w + 4) * than_sibling >> 8
     held = own * tl.load(w)
     if than_parent == 0:
         held += own * tl.load(w + 3)
     if than_sibling == 0:
         held += own * tl.load(w + 4)
-    held_of_flags = own * tl.load(w + 5)
-    w_flags = tl.load(w + 6) * larger >> 8
-    held = held >> 8
-    # All of them are below 2^31: products of two such numbers take one instruction.
-    w_previous, w_ring = w_previous.to(tl.int32), w_ring.to(tl.int32)
-    w_parent, w_sibling, w_flags = w_parent.to(tl.int32), w_sibling.to(tl.int32), w_flags.to(tl.int32)
-    return previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_of_flags
+    base = tl.load(plane).to(tl.int64)
+    out = looks + index * _LOOKS
+    tl.store(out, own)
+    tl.store(out + 1, values_at + base)
+    tl.store(out + 2, mask_at + base)
+    for column in tl.static_range(5):
+        tl.store(out + 3 + column, tl.load(plane + 1 + column).to(tl.int64))
+    tl.store(out + 8, values_at + previous)
+    tl.store(out + 9, values_at + parent)
+    tl.store(out + 10, values_at + sibling)
+    tl.store(out + 11, tl.load(w + 1) * larger >> 8)
+    tl.store(out + 12, tl.load(w + 2) * larger >> 8)
+    tl.store(out + 13, tl.load(w + 3) * than_parent >> 8)
+    tl.store(out + 14, tl.load(w + 4) * than_sibling >> 8)
+    tl.store(out + 15, held >> 8)
+    tl.store(out + 16, tl.load(w + 6) * larger >> 8)
+    tl.store(out + 17, own * tl.load(w + 5))
+    for column in tl.static_range(3):
+        tl.store(out + 18 + column, tl.load(plane + 8 + column).to(tl.int64))
+        tl.store(out + 21 + column, tl.load(plane + 11 + column).to(tl.int64) - 1)
+
+
+@triton.jit
+def _extent(look):
+    """Base in the values and in the mask, ny, nx, sz, sy, rows of a plane."""
+    ny = tl.load(look + 4).to(tl.int32)
+    nx = tl.load(look + 5).to(tl.int32)
+    rows = tl.load(look + 3).to(tl.int32) * ny
+    return tl.load(look + 1), tl.load(look + 2), ny, nx, tl.load(look + 6), tl.load(look + 7), rows
+
+
+@triton.jit
+def _others(look):
+    """Bases and weights of the planes that a plane looks at, what is expected without them; parent's shifts and ends.
+
+    All weights are below 2^31: a product of two such numbers takes one instruction.
+    """
+    return (
+        tl.load(look + 8), tl.load(look + 9), tl.load(look + 10), tl.load(look + 11).to(tl.int32),
+        tl.load(look + 12).to(tl.int32), tl.load(look + 13).to(tl.int32), tl.load(look + 14).to(tl.int32),
+        tl.load(look + 15), tl.load(look + 18).to(tl.int32), tl.load(look + 19).to(tl.int32),
+        tl.load(look + 20).to(tl.int32), tl.load(look + 21).to(tl.int32), tl.load(look + 22).to(tl.int32),
+        tl.load(look + 23).to(tl.int32),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -117,11 +183,12 @@ def _weighed(values, place, weight, inside):
 
 
 @triton.jit
-def _expected(
-    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x, ny, nx, sz, sy,
-    active,
-):  # fmt: skip
+def _expected(values, others, z, y, x, ny, nx, sz, sy, active):
     """Expected magnitudes of samples of a plane."""
+    (
+        previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, shift_z, shift_y, shift_x, end_z,
+        end_y, end_x,
+    ) = others  # fmt: skip
     here = z * sz + y * sy + x
     total = here * 0 + held
     if w_previous > 0:
@@ -133,10 +200,8 @@ def _expected(
         total += _weighed(values, at - sy, w_ring, active & (y > 0))
         total += _weighed(values, at + sy, w_ring, active & (y < ny - 1))
     if w_parent > 0:
-        at = parent + tl.minimum(z >> tl.load(plane + 8), tl.load(plane + 11) - 1) * sz
-        at += tl.minimum(y >> tl.load(plane + 9), tl.load(plane + 12) - 1) * sy
-        at += tl.minimum(x >> tl.load(plane + 10), tl.load(plane + 13) - 1)
-        total += _weighed(values, at, w_parent, active)
+        at = parent + tl.minimum(z >> shift_z, end_z) * sz + tl.minimum(y >> shift_y, end_y) * sy
+        total += _weighed(values, at + tl.minimum(x >> shift_x, end_x), w_parent, active)
     if w_sibling > 0:
         total += _weighed(values, sibling + here, w_sibling, active)
     return total
@@ -281,7 +346,7 @@ def _list_coded(mask, base, out, n, ny, nx, sz, sy, step: tl.constexpr, WIDE: tl
 
 @triton.jit
 def decode_kernel(
-    streams, geometry, codes, magnitudes, weights, words, states, slots, table_of, values, mask, scratch, status,
+    streams, looks, words, states, slots, table_of, values, mask, scratch, status,
     MASKED: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Planes of one stream.
@@ -292,12 +357,8 @@ def decode_kernel(
     Parameters
     ----------
     streams : (stream, STREAM) int64
-    geometry : (plane, GEOMETRY) int32
-    codes : (n,) uint8
-        Magnitude codes of planes.
-    magnitudes : (code,) int64
-        What they state.
-    weights : (n, 2, WEIGHTS) int64
+    looks : (plane, LOOKS) int64
+        What `look_kernel` found.
     words, states : int16, int32
         Bits of what the streams hold.
     slots : (table, 4096) int32
@@ -314,17 +375,13 @@ def decode_kernel(
         Is set to 0 where the stream is sound.
     """
     row = streams + tl.program_id(0).to(tl.int64) * _STREAM
-    first = geometry + tl.load(row) * _GEOMETRY
+    first = looks + tl.load(row) * _LOOKS
     count = tl.load(row + 1).to(tl.int32)
-    codes += tl.load(row + 2)
-    words += tl.load(row + 3)
-    end = tl.load(row + 4).to(tl.int32)
-    states += tl.load(row + 5)
-    table_of += tl.load(row + 6)
-    values += tl.load(row + 7)
-    mask += tl.load(row + 8)
-    scratch += tl.load(row + 9)
-    weights += tl.load(row + 10) * (2 * _WEIGHTS)
+    words += tl.load(row + 2)
+    end = tl.load(row + 3).to(tl.int32)
+    states += tl.load(row + 4)
+    table_of += tl.load(row + 5)
+    scratch += tl.load(row + 6)
     lane = tl.arange(0, LANES)
     wide = tl.arange(0, WIDE)
     state = tl.load(states + lane).to(tl.uint32, bitcast=True)
@@ -332,19 +389,12 @@ def decode_kernel(
     turn = end * 0
     bad = end * 0
     for p in range(count):
-        own = tl.load(magnitudes + tl.load(codes + p).to(tl.int64))
+        look = first + p * _LOOKS
+        own = tl.load(look)
         if own > 0:
-            plane = first + p * _GEOMETRY
-            base = tl.load(plane).to(tl.int64)
-            ny = tl.load(plane + 2)
-            nx = tl.load(plane + 3)
-            sz = tl.load(plane + 4).to(tl.int64)
-            sy = tl.load(plane + 5).to(tl.int64)
-            rows = tl.load(plane + 1) * ny
+            base, mask_base, ny, nx, sz, sy, rows = _extent(look)
+            others = _others(look)
             n = rows * nx
-            previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_flags = _looks(
-                plane, first, codes, magnitudes, weights, own
-            )  # fmt: skip
             # Lists: samples that are coded, tables of what comes next, where it goes; groups that are coded.
             listed = scratch
             tables = scratch + n
@@ -354,8 +404,11 @@ def decode_kernel(
             if sparse:
                 across = (nx + _GROUP - 1) // _GROUP
                 groups = rows * across
+                previous = tl.load(look + 8)
+                w_flags = tl.load(look + 16).to(tl.int32)
+                held_flags = tl.load(look + 17)
                 if MASKED:
-                    groups = _list_coded(mask, base, coded_groups, groups, ny, nx, sz, sy, _GROUP, WIDE)
+                    groups = _list_coded(mask, mask_base, coded_groups, groups, ny, nx, sz, sy, _GROUP, WIDE)
                 for start in range(0, groups, WIDE):
                     i = start + wide
                     active = i < groups
@@ -389,7 +442,7 @@ def decode_kernel(
                         group = tl.load(coded_groups + i, mask=active, other=0)
                     x = (group % across) * _GROUP
                     row_start = (group // across) * nx + x
-                    at = base + (group // across // ny) * sz + ((group // across) % ny) * sy + x
+                    at = mask_base + (group // across // ny) * sz + ((group // across) % ny) * sy + x
                     size = tl.where(flagged, tl.minimum(nx - x, _GROUP), 0)
                     if MASKED:
                         size = wide * 0
@@ -405,7 +458,7 @@ def decode_kernel(
                     n += tl.sum(size, 0)
                 tl.debug_barrier()
             elif MASKED:
-                n = _list_coded(mask, base, listed, n, ny, nx, sz, sy, 1, WIDE)
+                n = _list_coded(mask, mask_base, listed, n, ny, nx, sz, sy, 1, WIDE)
             role = tl.where(sparse, _GROUPED_ROLE, _DENSE_ROLE)
             for start in range(0, n, WIDE):
                 i = start + wide
@@ -416,10 +469,7 @@ def decode_kernel(
                 x = sample % nx
                 y = (sample // nx) % ny
                 z = sample // nx // ny
-                expected = _expected(
-                    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x,
-                    ny, nx, sz, sy, active,
-                )  # fmt: skip
+                expected = _expected(values, others, z, y, x, ny, nx, sz, sy, active)
                 table = tl.load(table_of + role * _CLASSES + _class_of(expected), mask=active, other=0)
                 tl.store(tables + i, table, mask=active)
                 tl.store(places + i, (z * sz + y * sy + x).to(tl.int32), mask=active)
@@ -439,33 +489,20 @@ def decode_kernel(
 
 
 @triton.jit
-def count_kernel(
-    streams, stream_of, geometry, codes, magnitudes, values, mask, flags, samples,
-    MASKED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def count_kernel(looks, values, mask, flags, samples, MASKED: tl.constexpr, BLOCK: tl.constexpr):
     """How many flags and samples the symbols of each plane are; one program for each plane of each stream.
 
     Parameters
     ----------
-    stream_of : (plane, 2) int64
-        Stream of each plane that is coded, and its place there.
     flags, samples : (plane,) int64
         Get the numbers.
 
     Others are those of `decode_kernel`.
     """
     index = tl.program_id(0).to(tl.int64)
-    row = streams + tl.load(stream_of + 2 * index) * _STREAM
-    p = tl.load(stream_of + 2 * index + 1)
-    own = tl.load(magnitudes + tl.load(codes + tl.load(row + 2) + p).to(tl.int64))
-    plane = geometry + (tl.load(row) + p) * _GEOMETRY
-    values += tl.load(row + 7) + tl.load(plane)
-    mask += tl.load(row + 8) + tl.load(plane)
-    ny = tl.load(plane + 2)
-    nx = tl.load(plane + 3)
-    sz = tl.load(plane + 4).to(tl.int64)
-    sy = tl.load(plane + 5).to(tl.int64)
-    rows = tl.load(plane + 1) * ny
+    look = looks + index * _LOOKS
+    own = tl.load(look)
+    base, mask_base, ny, nx, sz, sy, rows = _extent(look)
     lane = tl.arange(0, BLOCK)
     n_flags = tl.max(lane * 0, 0)
     n_samples = tl.max(lane * 0, 0)
@@ -475,21 +512,21 @@ def count_kernel(
             for start in range(0, rows * across, BLOCK):
                 i = start + lane
                 x = (i % across) * _GROUP
-                at = (i // across // ny) * sz + ((i // across) % ny) * sy + x
+                place = (i // across // ny) * sz + ((i // across) % ny) * sy + x
                 size = lane * 0
                 filled = i < 0
                 for k in tl.static_range(_GROUP):
                     coded = (i < rows * across) & (x + k < nx)
                     if MASKED:
-                        coded = _is_coded(mask, at + k, coded)
+                        coded = _is_coded(mask, mask_base + place + k, coded)
                     size += coded.to(tl.int32)
-                    filled |= tl.load(values + at + k, mask=coded, other=0) != 0
+                    filled |= tl.load(values + base + place + k, mask=coded, other=0) != 0
                 n_flags += tl.sum((size > 0).to(tl.int32), 0)
                 n_samples += tl.sum(tl.where(filled, size, 0), 0)
         elif MASKED:
             for start in range(0, rows * nx, BLOCK):
                 i = start + lane
-                at = (i // nx // ny) * sz + ((i // nx) % ny) * sy + i % nx
+                at = mask_base + (i // nx // ny) * sz + ((i // nx) % ny) * sy + i % nx
                 n_samples += tl.sum(_is_coded(mask, at, i < rows * nx).to(tl.int32), 0)
         else:
             n_samples += rows * nx
@@ -499,8 +536,7 @@ def count_kernel(
 
 @triton.jit
 def put_kernel(
-    streams, stream_of, geometry, codes, magnitudes, weights, values, mask, flags, firsts, symbols, classes,
-    MASKED: tl.constexpr, BLOCK: tl.constexpr,
+    looks, values, mask, flags, firsts, symbols, classes, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Symbols of each plane in coding order, and the class of each (role * CLASSES + class).
 
@@ -513,48 +549,36 @@ def put_kernel(
     symbols, classes : (n,) int32, int16
         Get the symbols.
 
-    Others are those of `count_kernel` and `decode_kernel`.
+    Others are those of `count_kernel`.
     """
     index = tl.program_id(0).to(tl.int64)
-    row = streams + tl.load(stream_of + 2 * index) * _STREAM
-    p = tl.load(stream_of + 2 * index + 1)
-    codes += tl.load(row + 2)
-    own = tl.load(magnitudes + tl.load(codes + p).to(tl.int64))
-    first = geometry + tl.load(row) * _GEOMETRY
-    plane = first + p * _GEOMETRY
-    values += tl.load(row + 7)
-    mask += tl.load(row + 8)
-    weights += tl.load(row + 10) * (2 * _WEIGHTS)
-    base = tl.load(plane).to(tl.int64)
-    ny = tl.load(plane + 2)
-    nx = tl.load(plane + 3)
-    sz = tl.load(plane + 4).to(tl.int64)
-    sy = tl.load(plane + 5).to(tl.int64)
-    rows = tl.load(plane + 1) * ny
+    look = looks + index * _LOOKS
+    own = tl.load(look)
+    base, mask_base, ny, nx, sz, sy, rows = _extent(look)
     lane = tl.arange(0, BLOCK)
     flag_at = tl.load(firsts + index)
     sample_at = flag_at + tl.load(flags + index)
     if own > 0:
-        previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, w_flags, held_flags = _looks(
-            plane, first, codes, magnitudes, weights, own
-        )  # fmt: skip
+        others = _others(look)
         if own < _SPARSE_BELOW:
             across = (nx + _GROUP - 1) // _GROUP
+            previous = tl.load(look + 8)
+            w_flags = tl.load(look + 16).to(tl.int32)
+            held_flags = tl.load(look + 17)
             for start in range(0, rows * across, BLOCK):
                 i = start + lane
                 x = (i % across) * _GROUP
                 y = (i // across) % ny
                 z = i // across // ny
                 place = z * sz + y * sy + x
-                at = base + place
                 size = lane * 0
                 filled = i < 0
                 for k in tl.static_range(_GROUP):
                     coded = (i < rows * across) & (x + k < nx)
                     if MASKED:
-                        coded = _is_coded(mask, at + k, coded)
+                        coded = _is_coded(mask, mask_base + place + k, coded)
                     size += coded.to(tl.int32)
-                    filled |= tl.load(values + at + k, mask=coded, other=0) != 0
+                    filled |= tl.load(values + base + place + k, mask=coded, other=0) != 0
                 flagged = size > 0
                 expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, flagged)
                 taken = flagged.to(tl.int64)
@@ -565,34 +589,30 @@ def put_kernel(
                 taken = tl.where(filled, size, 0).to(tl.int64)
                 to = sample_at + tl.cumsum(taken, 0) - taken
                 sample_at += tl.sum(taken, 0)
-                for k in range(_GROUP):
-                    coded = filled & (x + k < nx)
-                    if MASKED:
-                        coded = _is_coded(mask, at + k, coded)
-                    expected = _expected(
-                        values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y,
-                        x + k, ny, nx, sz, sy, coded,
-                    )  # fmt: skip
-                    tl.store(symbols + to, tl.load(values + at + k, mask=coded, other=0), mask=coded)
-                    tl.store(classes + to, (_class_of(expected) + _GROUPED_ROLE * _CLASSES).to(tl.int16), mask=coded)
-                    to += coded.to(tl.int64)
+                if tl.max(filled.to(tl.int32), 0) > 0:
+                    for k in range(_GROUP):
+                        coded = filled & (x + k < nx)
+                        if MASKED:
+                            coded = _is_coded(mask, mask_base + place + k, coded)
+                        expected = _expected(values, others, z, y, x + k, ny, nx, sz, sy, coded)
+                        tl.store(symbols + to, tl.load(values + base + place + k, mask=coded, other=0), mask=coded)
+                        class_ = _class_of(expected) + _GROUPED_ROLE * _CLASSES
+                        tl.store(classes + to, class_.to(tl.int16), mask=coded)
+                        to += coded.to(tl.int64)
         else:
             for start in range(0, rows * nx, BLOCK):
                 i = start + lane
                 x = i % nx
                 y = (i // nx) % ny
                 z = i // nx // ny
-                at = base + z * sz + y * sy + x
+                place = z * sz + y * sy + x
                 coded = i < rows * nx
                 if MASKED:
-                    coded = _is_coded(mask, at, coded)
-                expected = _expected(
-                    values, plane, previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, z, y, x,
-                    ny, nx, sz, sy, coded,
-                )  # fmt: skip
+                    coded = _is_coded(mask, mask_base + place, coded)
+                expected = _expected(values, others, z, y, x, ny, nx, sz, sy, coded)
                 taken = coded.to(tl.int64)
                 to = sample_at + tl.cumsum(taken, 0) - taken
-                tl.store(symbols + to, tl.load(values + at, mask=coded, other=0), mask=coded)
+                tl.store(symbols + to, tl.load(values + base + place, mask=coded, other=0), mask=coded)
                 tl.store(classes + to, (_class_of(expected) + _DENSE_ROLE * _CLASSES).to(tl.int16), mask=coded)
                 sample_at += tl.sum(taken, 0)
 
@@ -679,7 +699,7 @@ def encode_kernel(
         Get the places of the first words; what has no room is not written, and the place lies before the room then.
     """
     stream = tl.program_id(0).to(tl.int64)
-    table_of += tl.load(streams + stream * _STREAM + 6)
+    table_of += tl.load(streams + stream * _STREAM + 5)
     begin = tl.load(bounds + 2 * stream)
     count = tl.load(bounds + 2 * stream + 1) - begin
     room = tl.load(rooms + 2 * stream)

@@ -1,14 +1,17 @@
-"""Arrays on their way to a device and back: pinned memory, one copy for many small arrays."""
+"""Arrays on their way to a device and back: pinned memory, one copy for many small arrays; work side by side there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["download", "upload"]
+__all__ = ["download", "side_by_side", "upload"]
 
 ALIGNMENT = 16
 
@@ -31,6 +34,34 @@ def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Ten
         moved[at : at + array.nbytes].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).reshape(array.shape)
         for at, array in zip(places, arrays, strict=True)
     ]
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Callable[[], AbstractContextManager[object]]]:
+    """Let launches not wait for each other: each is made in a context that the function returns.
+
+    What is launched behind the block waits for all of them. On a CPU everything is in turn.
+    """
+    if device.type != "cuda":
+        yield nullcontext
+        return
+    main = torch.cuda.current_stream(device)
+    used: list[torch.cuda.Stream] = []
+
+    def aside() -> AbstractContextManager[object]:
+        stream = _stream(device, len(used))
+        stream.wait_stream(main)
+        used.append(stream)
+        return torch.cuda.stream(stream)
+
+    yield aside
+    for stream in used:
+        main.wait_stream(stream)
+
+
+@lru_cache(maxsize=128)
+def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def download(*tensors: torch.Tensor) -> list[NDArray[Any]]:

@@ -3,8 +3,10 @@
 
 The arithmetic is that of transform_mode.py, on all chunks of a batch at once where they are alike: one call of the
 entropy coder for all streams, one wavelet transform for all latents of a geometry. Values are the same bits as on a
-CPU (see xwalloc/device). Nothing waits for the device but two small transfers: how large coefficients are, and whether
-all streams were sound.
+CPU (see xwalloc/device).
+
+The thread of the device never waits for it: it sends batch after batch there, and whoever asked for a chunk looks, once
+its samples are back, whether its streams were sound and its arithmetic certain to be exact.
 """
 
 from __future__ import annotations
@@ -24,18 +26,20 @@ from xwalloc.codec import engine
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
+from xwalloc.codec.networks import alone
 from xwalloc.codec.resident.sections import latent_section, residual_section
-from xwalloc.codec.resident.steps import as_float16, inverse, torch_type
+from xwalloc.codec.resident.steps import as_float16, certain, inverse, torch_type
 from xwalloc.codec.transform_sections import Contents, pad
-from xwalloc.errors import FormatError
+from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.linear import fits
+from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
     import torch
 
     from xwalloc.device.coder import Section, Streams
 
-__all__ = ["Job", "can_decode", "decode", "decoded"]
+__all__ = ["Batch", "Job", "can_decode", "decode", "decode_alone", "decoded"]
 
 WORKING_BYTES = 24
 """Memory, about, that a sample takes on the way: symbol, residual, product, result."""
@@ -66,6 +70,8 @@ class Job:
         Exceptions: places in canonical order, bits as unsigned integers of the width of the type.
     symbols, residuals
         What a CPU has decoded already; None where the device is to do it, or where there is no residual layer.
+    streams
+        Bytes of latents and residuals for the device, taken apart.
     """
 
     contents: Contents
@@ -78,6 +84,7 @@ class Job:
     bits: NDArray[np.unsignedinteger]
     symbols: NDArray[np.int32] | None
     residuals: NDArray[np.int32] | None
+    streams: list[Streams]
 
     @classmethod
     def of(
@@ -98,13 +105,19 @@ class Job:
         FormatError
             If their sections are damaged.
         """
+        from xwalloc.device import coder
+
         symbols = residuals = None
+        data = (contents.latent_streams, contents.residual_streams)
+        streams = [
+            coder.unpack(section, own) for section, own in zip(_sections(contents, 0, 0, None), data, strict=False)
+        ]
         if contents.order != Order.FLAGS_FIRST:
             symbols = contents.symbols()
             if contents.residual_codes is not None:
                 mask = None if labels is None else pad(labels, contents.model.grid.signal)
                 residuals = contents.residuals(mask, layout.box(region))
-        return cls(contents, layout, region, nodata, labels, palette, positions, bits, symbols, residuals)
+        return cls(contents, layout, region, nodata, labels, palette, positions, bits, symbols, residuals, streams)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:
@@ -135,18 +148,178 @@ def can_decode(contents: Contents) -> bool:
     return math.prod(contents.shape) < 2**31
 
 
+class Batch:
+    """Chunks that a device is decoding: their samples, and what says whether they are right.
+
+    Attributes
+    ----------
+    samples
+        Samples of the region of each chunk, in the stored order of axes, on the device. Of a chunk that `verdict` finds
+        wrong they are anything.
+    numbers
+        Results of the streams, largest symbols and largest latents, on the device.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        samples: list[torch.Tensor],
+        numbers: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        owners: NDArray[np.int64],
+    ) -> None:
+        self.jobs, self.samples, self.numbers, self._owners = jobs, samples, numbers, owners
+        self._edges = np.cumsum([0, *(job.contents.model.rank for job in jobs)])
+
+    def verdict(self, index: int, numbers: Sequence[NDArray[Any]]) -> bool:
+        """Whether a chunk is right; if not, it has to be decoded again by `decode_alone`.
+
+        Parameters
+        ----------
+        index
+            Which chunk.
+        numbers
+            `numbers`, on the host.
+
+        Raises
+        ------
+        FormatError
+            If its sections are damaged.
+        """
+        results, tops, reach = numbers
+        if results[self._owners == index].any():
+            raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
+        model = self.jobs[index].contents.model
+        if _largest(model, tops[index]) > certain(model.grid, model.filter_shift):
+            return False
+        if not fits(model, reach[self._edges[index] : self._edges[index + 1]]):
+            raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
+        return True
+
+
+def _largest(model: LinearModel, symbol: int) -> float:
+    """What no coefficient of symbols exceeds; networks move them by less than a quantum."""
+    return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
+
+
+def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
+    """Decode chunks. Nothing here waits for the device.
+
+    The wavelet is taken to be exact, as it is for all ordinary chunks; `Batch.verdict` tells afterwards.
+    """
+    import torch
+
+    from xwalloc.device import coder
+    from xwalloc.device.memory import upload
+
+    # Latents of equal geometry lie behind each other.
+    grids = list(dict.fromkeys(job.contents.model.grid for job in jobs))
+    groups = [[index for index, job in enumerate(jobs) if job.contents.model.grid == grid] for grid in grids]
+    order = [index for group in groups for index in group]
+    sizes = [math.prod(jobs[index].latent_shape) for index in order] + [jobs[index].residual_size for index in order]
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    values = torch.zeros(int(ends[-1]), dtype=torch.int32, device=device)
+    parts = [values[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    symbols, residuals = (dict(zip(order, own, strict=True)) for own in (parts[: len(order)], parts[len(order) :]))
+    mask, masks_at = _masks(device, jobs)
+    sections: list[Section] = []
+    streams: list[Streams] = []
+    owners: list[int] = []
+    for place, index in enumerate(order):
+        job = jobs[index]
+        if job.symbols is not None:
+            symbols[index].copy_(upload(device, job.symbols.reshape(-1))[0])
+        if job.residuals is not None:
+            residuals[index].copy_(upload(device, job.residuals.reshape(-1))[0])
+        ats = int(starts[place]), int(starts[len(order) + place])
+        for section, found in zip(_sections(job.contents, *ats, masks_at[index]), job.streams, strict=True):
+            sections.append(section)
+            streams.append(found)
+            owners.append(index)
+    results, of_streams = values[:0], np.empty(0, np.int64)
+    if sections:
+        of_sections, results = coder.decode(sections, streams, values, mask)
+        of_streams = np.array(owners)[of_sections]
+    tops = torch.stack([torch.stack(torch.aminmax(symbols[index])).abs().amax() for index in range(len(jobs))])
+    samples: dict[int, torch.Tensor] = {}
+    reach: dict[int, torch.Tensor] = {}
+    for group in groups:
+        models = [jobs[index].contents.model for index in group]
+        latents = inverse(
+            models,
+            [symbols[index].view(jobs[index].latent_shape) for index in group],
+            [jobs[index].contents.network for index in group],
+            [certain(model.grid, model.filter_shift) for model in models],
+        )
+        for index, own in zip(group, latents, strict=True):
+            reach[index] = _reach(own)
+            samples[index] = _restored(jobs[index], _samples(jobs[index], own, residuals[index]))
+    every = range(len(jobs))
+    numbers = results, tops, torch.cat([reach[index] for index in every])
+    return Batch(jobs, [samples[index] for index in every], numbers, of_streams)
+
+
+def _reach(latents: torch.Tensor) -> torch.Tensor:
+    """Largest magnitude of each latent (rank,) of latents (batch, rank, n)."""
+    import torch
+
+    return torch.maximum(latents.amax(dim=(0, 2)), -latents.amin(dim=(0, 2)))
+
+
+def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
+    """Samples of one chunk, all of whose steps are checked. Waits for the device.
+
+    Raises
+    ------
+    FormatError
+        If its sections are damaged, or its latents are not exact.
+    """
+    import torch
+
+    from xwalloc.device import coder
+    from xwalloc.device.memory import download, upload
+
+    latent_size = math.prod(job.latent_shape)
+    values = torch.zeros(latent_size + job.residual_size, dtype=torch.int32, device=device)
+    symbols, residuals = values[:latent_size], values[latent_size:]
+    mask, (mask_at,) = _masks(device, [job])
+    for own, there in ((job.symbols, symbols), (job.residuals, residuals)):
+        if own is not None:
+            there.copy_(upload(device, own.reshape(-1))[0])
+    sections = list(_sections(job.contents, 0, latent_size, mask_at))
+    if sections and download(coder.decode(sections, job.streams, values, mask)[1])[0].any():
+        raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
+    try:
+        (latents,) = inverse([job.contents.model], [symbols.view(job.latent_shape)], [job.contents.network])
+    except BudgetError as error:
+        raise FormatError(f"The symbols of the frame are impossible: {error}") from None
+    if not fits(job.contents.model, download(_reach(latents))[0]):
+        raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
+    return _restored(job, _samples(job, latents, residuals))
+
+
 @dataclass(frozen=True)
 class _Coming:
-    """Samples on their way to the host, in pinned memory that is torch's again once nobody has them."""
+    """A chunk of a batch on its way to the host: pinned memory, which is torch's again once nobody has it."""
 
+    batch: Batch
+    index: int
     samples: torch.Tensor
+    numbers: list[torch.Tensor]
     arrived: torch.cuda.Event | None
 
-    def wait(self) -> NDArray[Any]:
-        """The samples, once they are there."""
+    def wait(self) -> NDArray[Any] | None:
+        """The samples, once they are there; None where the chunk has to be decoded again.
+
+        Raises
+        ------
+        FormatError
+            If its sections are damaged.
+        """
         if self.arrived is not None:
             self.arrived.synchronize()
-        return self.samples.numpy()
+        right = self.batch.verdict(self.index, [numbers.numpy() for numbers in self.numbers])
+        return self.samples.numpy() if right else None
 
 
 def decoded(job: Job) -> NDArray[Any]:
@@ -161,7 +334,14 @@ def decoded(job: Job) -> NDArray[Any]:
     """
     name = engine.device()
     coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name), job, nbytes=job.working_bytes))
-    return coming.wait()
+    found = coming.wait()
+    return alone(lambda device: _alone_on_host(device, job)) if found is None else found
+
+
+def _alone_on_host(device: str, job: Job) -> NDArray[Any]:
+    import torch
+
+    return decode_alone(torch.device(device), job).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -175,19 +355,30 @@ class _Decode:
 
         device = torch.device(self.device)
         with arithmetic():
-            there = decode(device, jobs)
+            batch = decode(device, jobs)
             if device.type != "cuda":
-                return [_Coming(samples, None) for samples in there]
+                return [
+                    _Coming(batch, index, samples, list(batch.numbers), None)
+                    for index, samples in enumerate(batch.samples)
+                ]
             back = _way_back(self.device)
             back.wait_stream(torch.cuda.current_stream(device))
-            coming = []
             with torch.cuda.stream(back):
-                for samples in there:
-                    here = torch.empty(samples.shape, dtype=samples.dtype, pin_memory=True)
-                    here.copy_(samples, non_blocking=True)
-                    samples.record_stream(back)
-                    coming.append(_Coming(here, back.record_event()))
-            return coming
+                numbers = [_sent(own, back) for own in batch.numbers]
+                return [
+                    _Coming(batch, index, _sent(samples, back), numbers, back.record_event())
+                    for index, samples in enumerate(batch.samples)
+                ]
+
+
+def _sent(tensor: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
+    """A copy in pinned memory, complete once the stream has come here."""
+    import torch
+
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    tensor.record_stream(stream)
+    return here
 
 
 @lru_cache(maxsize=16)
@@ -198,77 +389,15 @@ def _way_back(device: str) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def decode(device: torch.device, jobs: Sequence[Job]) -> list[torch.Tensor]:
-    """Samples of the regions of chunks, in the stored order of axes, on the device.
-
-    Raises
-    ------
-    FormatError
-        If the sections of a chunk are damaged; which one is not said.
-    BudgetError
-        If coefficients of one exceed what is exact.
-    """
-    import torch
-
-    from xwalloc.device import coder
-    from xwalloc.device.memory import download, upload
-
-    # Latents of equal geometry lie behind each other.
-    grids = list(dict.fromkeys(job.contents.model.grid for job in jobs))
-    groups = [[job for job in jobs if job.contents.model.grid == grid] for grid in grids]
-    ordered = [job for group in groups for job in group]
-    sizes = [math.prod(job.latent_shape) for job in ordered] + [job.residual_size for job in ordered]
-    ends = np.cumsum(sizes)
-    values = torch.zeros(int(ends[-1]), dtype=torch.int32, device=device)
-    parts = [values[end - size : end] for end, size in zip(ends.tolist(), sizes, strict=True)]
-    symbols, residuals = parts[: len(ordered)], parts[len(ordered) :]
-    mask, masks_at = _masks(device, ordered)
-    sections: list[Section] = []
-    streams: list[Streams] = []
-    for index, job in enumerate(ordered):
-        if job.symbols is not None:
-            symbols[index].copy_(upload(device, job.symbols.reshape(-1))[0])
-        if job.residuals is not None:
-            residuals[index].copy_(upload(device, job.residuals.reshape(-1))[0])
-        starts = ends - sizes
-        ats = int(starts[index]), int(starts[len(ordered) + index])
-        for section, data in _sections(job.contents, *ats, masks_at[index]):
-            sections.append(section)
-            streams.append(coder.unpack(section, data))
-    results = coder.decode(sections, streams, values, mask)[1] if sections else values[:0]
-    decoded: dict[int, torch.Tensor] = {}
-    extremes = []
-    first = 0
-    for group in groups:
-        models, networks = [job.contents.model for job in group], [job.contents.network for job in group]
-        own_symbols = [part.view(job.latent_shape) for job, part in zip(group, symbols[first:], strict=False)]
-        latents = inverse(models, own_symbols, networks)
-        for job, own, rest in zip(group, latents, residuals[first:], strict=False):
-            extremes.append(own.abs().amax(dim=(0, 2)))
-            decoded[id(job)] = _restored(job, _samples(job, own, rest))
-        first += len(group)
-    wrong, reach = download(results, torch.cat(extremes))
-    if wrong.any():
-        raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
-    edges = np.cumsum([job.contents.model.rank for job in ordered])
-    for job, largest in zip(ordered, np.split(reach, edges), strict=False):
-        if not fits(job.contents.model, largest):
-            raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
-    return [decoded[id(job)] for job in jobs]
-
-
-def _sections(
-    contents: Contents, latents_at: int, residuals_at: int, mask_at: int | None
-) -> Iterator[tuple[Section, bytes]]:
-    """What of a chunk the device decodes from bytes, and the bytes."""
+def _sections(contents: Contents, latents_at: int, residuals_at: int, mask_at: int | None) -> Iterator[Section]:
+    """What of a chunk the device decodes from bytes: as `Job.streams` has it."""
     if contents.order != Order.FLAGS_FIRST:
         return
     tables, dimensions = contents.codebook or shipped(), contents.dimensions
     model = contents.model
-    yield latent_section(model, contents.shape[0], tables, latents_at), contents.latent_streams
+    yield latent_section(model, contents.shape[0], tables, latents_at)
     if contents.residual_codes is not None:
-        section = residual_section(contents.shape, contents.residual_codes, dimensions, tables, residuals_at, mask_at)
-        yield section, contents.residual_streams
+        yield residual_section(contents.shape, contents.residual_codes, dimensions, tables, residuals_at, mask_at)
 
 
 def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | None, list[int | None]]:

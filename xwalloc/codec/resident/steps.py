@@ -5,23 +5,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.models.spec import LinearModel
+from xwalloc.models.spec import Grid, LinearModel
 
 if TYPE_CHECKING:
     import torch
 
     from xwalloc.models.neural import Network
 
-__all__ = ["as_float16", "inverse", "torch_type"]
+__all__ = ["as_float16", "certain", "inverse", "torch_type"]
 
 
 def inverse(
-    models: Sequence[LinearModel], symbols: Sequence[torch.Tensor], networks: Sequence[Network | None]
+    models: Sequence[LinearModel],
+    symbols: Sequence[torch.Tensor],
+    networks: Sequence[Network | None],
+    bounds: Sequence[float] | None = None,
 ) -> list[torch.Tensor]:
     """Latents (batch, rank, n), integers in units, of chunks of one grid: `linear.synthesise`.
 
@@ -31,6 +35,9 @@ def inverse(
         The model of each chunk, and the network that refines its latents, if any.
     symbols : (batch, rank, z, y, x) int32
         Symbols of each chunk; those of several lie behind each other in memory.
+    bounds
+        For each chunk a magnitude that no coefficient exceeds; it is trusted. None where it is to be measured, which
+        waits for the device.
 
     Raises
     ------
@@ -59,9 +66,30 @@ def inverse(
     shifts = sorted({model.filter_shift for model in models})
     which = np.repeat([shifts.index(model.filter_shift) for model in models], planes)
     filters = [grid.filters("synthesis", shift) for shift in shifts]
-    made = wavelet.inverse_exact(coefficients, grid.plan, filters, grid.boundary, which=which)
+    of_filters = None
+    if bounds is not None:
+        of_filters = [
+            max(bound for bound, model in zip(bounds, models, strict=True) if model.filter_shift == shift)
+            for shift in shifts
+        ]
+    made = wavelet.inverse_exact(
+        coefficients, grid.plan, filters, grid.boundary, which=which, bounds=of_filters, out=coefficients
+    )
     parts = zip(torch.split(made, planes), symbols, strict=True)
     return [part.reshape(*own.shape[:2], -1) for part, own in parts]
+
+
+@lru_cache(maxsize=256)
+def certain(grid: Grid, shift: int) -> float:
+    """Largest coefficients for which synthesis is exact whatever else they are; 0 where that takes a look at them."""
+    low, high = 0, 1 << 53
+    while high - low > 1:
+        middle = (low + high) // 2
+        if math.isfinite(grid.inverse_bound(float(middle), shift)):
+            low = middle
+        else:
+            high = middle
+    return float(low)
 
 
 def as_float16(samples: torch.Tensor, nodata: NDArray[np.generic]) -> torch.Tensor:
