@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from xwalloc import settings
 from xwalloc.bitstream import planes
 from xwalloc.bitstream.frame import DecodeLimits, Frame
 from xwalloc.codec import chunk as chunk_module
 from xwalloc.codec import engine
 from xwalloc.codec.devices import owner
 from xwalloc.codec.resident import decode, encode
+from xwalloc.settings import device_choice
 
 CUBE = {"channel_axis": 0, "signal_axes": (1, 2), "profile": "parallel"}
 
@@ -23,12 +25,11 @@ class Places:
     """
 
     def __init__(self, monkeypatch, device):
-        self._patch = monkeypatch
         self.name = "cuda:0" if device.type == "cuda" else "cpu:0"
         self.encoded, self.decoded = [], []
         """Sizes of the batches that were encoded and decoded there."""
-        monkeypatch.setattr(engine, "device", lambda: self.name)
         if device.type != "cuda":
+            monkeypatch.setattr(engine, "device", lambda: "cpu" if device_choice() == "cpu" else self.name)
             monkeypatch.setattr(planes, "LANE_COST", 4.0)
         monkeypatch.setattr(chunk_module, "in_lattice_mode", lambda *_: None)
         for module, name, sizes in ((encode, "attempt", self.encoded), (decode, "decode", self.decoded)):
@@ -36,8 +37,7 @@ class Places:
 
     def on_cpu(self, function, *args, **more):
         """What a function returns if chunks are computed on the CPU."""
-        with self._patch.context() as context:
-            context.setattr(engine, "device", lambda: "cpu")
+        with settings.set({"device": "cpu"}):
             return function(*args, **more)
 
     def together(self, function, chunks):

@@ -28,11 +28,11 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def helpers(name):
-    """A module of this folder that several tests share."""
-    known = f"tests_device_{name}"
+def helpers(path):
+    """A module of this folder, or of another one, that several tests share."""
+    known = f"tests_device_{Path(path).stem}"
     if known not in sys.modules:
-        spec = importlib.util.spec_from_file_location(known, Path(__file__).with_name(f"{name}.py"))
+        spec = importlib.util.spec_from_file_location(known, Path(__file__).parent / path)
         module = sys.modules[known] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[known]
@@ -41,13 +41,25 @@ def helpers(name):
 @pytest.fixture(scope="session")
 def chunks(device):
     """Chunks, and where they are computed (chunks.py)."""
-    return helpers("chunks")
+    return helpers("chunks.py")
 
 
 @pytest.fixture(scope="session")
 def sections(device):
     """Sections for the entropy coder (sections.py)."""
-    return helpers("sections")
+    return helpers("sections.py")
+
+
+@pytest.fixture(scope="session")
+def refined(device):
+    """Models with networks of integers."""
+    return helpers("../codec/test_refined.py")
+
+
+@pytest.fixture(scope="session")
+def learned(device):
+    """Published models."""
+    return helpers("../codec/test_learned.py")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_symbols(device, chunk):
     put = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
     means, matrix = model.mean_units, linear._dual(model)
     reach = max(high * scale.per_sample - means.min(), means.max() - low * scale.per_sample) + 1.0
-    again = linear._project_and_quantise(model, samples, scale.per_sample, matrix, reach, np.zeros(model.rank), in_turn)
+    again = linear.quantise(samples, in_turn, model, scale.per_sample, matrix, reach, np.zeros(model.rank))
     expected, _ = analysis.project(samples, scale.per_sample, means, matrix, reach, in_turn)
     shift = analysis.exact_shift(matrix, reach)
     units = kernels.to_units(put(samples.reshape(2, 5, -1)), put([[scale.per_sample]]), put(means[None]))

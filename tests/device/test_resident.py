@@ -45,7 +45,8 @@ def encode(places, chunks):
 
 @pytest.mark.parametrize("dtype", ["i1", ">u2", "i4", "u4", "f2", "f4", ">f8"])
 def test_every_kind_of_sample(check, encode, chunks, dtype):
-    check(encode(chunks.mixture((4, 11, 13), dtype), max_error=2, levels=2))
+    channels = 12 if dtype == "i1" else 4  # fewer bytes are not worth it
+    check(encode(chunks.mixture((channels, 11, 13), dtype), max_error=2, levels=2))
 
 
 @pytest.mark.parametrize(
