@@ -48,7 +48,7 @@ def test_more_than_ten_million_symbols(sections, device):
 
 def field(large, seed=0):
     """Smooth fields mixed into channels, with some noise."""
-    shape = (24, 300, 260) if large else (3, 18, 20)
+    shape = (24, 300, 260) if large else (3, 14, 12)
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[1], : shape[2]] / 40
     sources = np.stack([np.sin(9 * x + 4 * y), np.cos(7 * y * x), np.hypot(x - 0.3, y - 0.6)])
@@ -69,13 +69,20 @@ def only(monkeypatch):
 
         monkeypatch.setattr(transform_mode, "encode", chosen)
         if kind == REFINED:
-            monkeypatch.setattr(places_module.Attempt, "cost", property(lambda self: -next(counter)))
+            monkeypatch.setattr(places_module.Attempt, "cost", property(lambda self: next(counter)))
 
     return only
 
 
-@pytest.mark.parametrize("large", SIZES)
-@pytest.mark.parametrize("kind", [LINEAR, NAMED, ROTATED, REFINED], ids=["own", "named", "rotated", "refined"])
+@pytest.mark.parametrize(
+    ("kind", "large"),
+    [
+        pytest.param(kind, large, marks=pytest.mark.gpu if large else (), id=f"{name}-{'large' if large else 'small'}")
+        for name, kind in (("own", LINEAR), ("named", NAMED), ("rotated", ROTATED), ("refined", REFINED))
+        for large in (False, True)
+        if large or kind != LINEAR  # test_encode and test_resident have more of those
+    ],
+)
 def test_values_are_the_same_bits(places, chunks, refined, only, kind, large):
     """Whoever has encoded the chunk: models of its own and of arrays, with a network of integers and without."""
     data, levels = field(large), 4 if large else 1
@@ -90,7 +97,7 @@ def test_values_are_the_same_bits(places, chunks, refined, only, kind, large):
     chunk = field(large, seed=1).values if kind == ROTATED else data.values
     frames = [codec.encode(chunk), places.on_cpu(codec.encode, chunk)]
     assert places.encoded
-    for frame in frames:
+    for frame in dict.fromkeys(frames):
         assert chunks.parsed(frame).sections[Section.MODEL][0] == kind
         places.decoded.clear()
         here, there = places.on_cpu(codec.decode, frame), codec.decode(frame)
@@ -125,19 +132,26 @@ def test_float_networks_agree_within_their_tolerance(places, chunks, learned, ki
     assert np.abs(here - there).max() <= TOLERANCE * np.ptp(data) + rounding
 
 
+def in_parallel(config, levels):
+    """A configuration for devices, with so many levels at most."""
+    return dataclasses.replace(config, profile="parallel", levels=min(config.levels, levels))
+
+
 @pytest.mark.parametrize("large", SIZES)
 def test_the_bound_holds_whoever_encodes_and_decodes(places, large):
     """1,000 cases, half of them encoded on the device and decoded on the CPU, the others the other way."""
     together = 8 if large else 2
-    some = st.lists(cases(quality="max_error", most_samples=4096 if large else 60), min_size=together, max_size=together)
+    several = st.lists(
+        cases(quality="max_error", most_samples=4096 if large else 512), min_size=together, max_size=together
+    )
 
     @hypothesis_settings(
-        max_examples=125 if large else 3, deadline=None, derandomize=not large, database=None,
+        max_examples=125 if large else 5, deadline=None, derandomize=not large, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(some)
+    @given(several)
     def check(some):
-        codecs = [ChunkCodec(dataclasses.replace(case.config, profile="parallel")) for case in some]
+        codecs = [ChunkCodec(in_parallel(case.config, 8 if large else 1)) for case in some]
         half = together // 2
         with ThreadPoolExecutor(together) as pool:
             frames = list(pool.map(lambda codec, case: codec.encode(case.array), codecs[:half], some[:half]))
@@ -149,8 +163,10 @@ def test_the_bound_holds_whoever_encodes_and_decodes(places, large):
             assert_kept(case.array, found, case.config)
 
     check()
-    assert len(places.encoded) > (20 if large else 0)
-    assert len(places.decoded) > (20 if large else 0)
+    assert places.encoded
+    if large:  # most of the small chunks are not worth it, and are stored
+        assert sum(places.encoded) > 100
+        assert sum(places.decoded) > 50
 
 
 @pytest.mark.gpu
@@ -206,7 +222,7 @@ def watch(monkeypatch, **options):
 
 def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1))
-    some = [chunks.mixture((3, 8, 9), "f4", seed) for seed in range(3)]
+    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(3)]
     expected = [places.on_cpu(codec.encode, chunk) for chunk in some]
     quantising, _, decoding = watch(monkeypatch, most=1)
     assert places.together(codec.encode, some) == expected
@@ -219,7 +235,7 @@ def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
 
 def test_batches_stay_within_the_setting(places, chunks):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1))
-    some = [chunks.mixture((3, 8, 9), "f4", seed) for seed in range(2)]
+    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(2)]
     with settings.set({"batch.max_bytes": 1}):
         frames = places.together(codec.encode, some)
         found = places.together(codec.decode, frames)
