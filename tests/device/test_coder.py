@@ -117,7 +117,8 @@ class Case:
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 8), (3, 4, 11), (1, 9, 17)])
 @pytest.mark.parametrize("kind", [FIRST.latents, FIRST.residuals], ids=str)
 def test_same_bytes_and_integers(shape, kind, device):
-    stacks = [stack(shape, (0.0, 0.05, 0.1, 2.0, 30.0, 0.05), seed=seed) for seed in range(2)]
+    # The last planes are so much smaller than the one before that they expect nothing of it.
+    stacks = [stack(shape, (0.0, 0.05, 0.1, 2.0, 900.0, 0.2, 0.05), seed=seed) for seed in range(2)]
     Case((kind, stacks), dimensions=3 if shape[0] > 1 else 2).check(device)
 
 

@@ -28,11 +28,18 @@ from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
 from xwalloc.codec.networks import alone
 from xwalloc.codec.resident.sections import latent_section, residual_section
-from xwalloc.codec.resident.steps import as_float16, certain, inverse, torch_type
+from xwalloc.codec.resident.steps import (
+    as_float16,
+    certain,
+    inverse,
+    largest_coefficient,
+    largest_symbols,
+    reach_of,
+    torch_type,
+)
 from xwalloc.codec.transform_sections import Contents, pad
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.linear import fits
-from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +175,7 @@ class Batch:
         owners: NDArray[np.int64],
     ) -> None:
         self.jobs, self.samples, self.numbers, self._owners = jobs, samples, numbers, owners
-        self._edges = np.cumsum([0, *(job.contents.model.rank for job in jobs)])
+        self._edges = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in jobs)])
 
     def verdict(self, index: int, numbers: Sequence[NDArray[Any]]) -> bool:
         """Whether a chunk is right; if not, it has to be decoded again by `decode_alone`.
@@ -189,16 +196,11 @@ class Batch:
         if results[self._owners == index].any():
             raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
         model = self.jobs[index].contents.model
-        if _largest(model, tops[index]) > certain(model.grid, model.filter_shift):
+        if largest_coefficient(model, tops[index]) > certain(model.grid, model.filter_shift):
             return False
-        if not fits(model, reach[self._edges[index] : self._edges[index + 1]]):
+        if not fits(model, reach_of(model, reach[self._edges[index] : self._edges[index + 1]])):
             raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
         return True
-
-
-def _largest(model: LinearModel, symbol: int) -> float:
-    """What no coefficient of symbols exceeds; networks move them by less than a quantum."""
-    return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
 
 
 def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
@@ -240,30 +242,23 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     if sections:
         of_sections, results = coder.decode(sections, streams, values, mask)
         of_streams = np.array(owners)[of_sections]
-    tops = torch.stack([torch.stack(torch.aminmax(symbols[index])).abs().amax() for index in range(len(jobs))])
+    every = range(len(jobs))
+    tops = largest_symbols([symbols[index] for index in every])
     samples: dict[int, torch.Tensor] = {}
     reach: dict[int, torch.Tensor] = {}
     for group in groups:
         models = [jobs[index].contents.model for index in group]
-        latents = inverse(
+        latents, reaches = inverse(
             models,
             [symbols[index].view(jobs[index].latent_shape) for index in group],
             [jobs[index].contents.network for index in group],
             [certain(model.grid, model.filter_shift) for model in models],
         )
-        for index, own in zip(group, latents, strict=True):
-            reach[index] = _reach(own)
+        planes = torch.split(reaches, [math.prod(jobs[index].latent_shape[:2]) for index in group])
+        for index, own, reach[index] in zip(group, latents, planes, strict=True):
             samples[index] = _restored(jobs[index], _samples(jobs[index], own, residuals[index]))
-    every = range(len(jobs))
     numbers = results, tops, torch.cat([reach[index] for index in every])
     return Batch(jobs, [samples[index] for index in every], numbers, of_streams)
-
-
-def _reach(latents: torch.Tensor) -> torch.Tensor:
-    """Largest magnitude of each latent (rank,) of latents (batch, rank, n)."""
-    import torch
-
-    return torch.maximum(latents.amax(dim=(0, 2)), -latents.amin(dim=(0, 2)))
 
 
 def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
@@ -290,10 +285,10 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
     if sections and download(coder.decode(sections, job.streams, values, mask)[1])[0].any():
         raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
     try:
-        (latents,) = inverse([job.contents.model], [symbols.view(job.latent_shape)], [job.contents.network])
+        (latents,), reach = inverse([job.contents.model], [symbols.view(job.latent_shape)], [job.contents.network])
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
-    if not fits(job.contents.model, download(_reach(latents))[0]):
+    if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
         raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
     return _restored(job, _samples(job, latents, residuals))
 

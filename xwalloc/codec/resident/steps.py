@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from xwalloc.models.neural import Network
 
-__all__ = ["as_float16", "certain", "inverse", "torch_type"]
+__all__ = [
+    "as_float16", "certain", "inverse", "largest_coefficient", "largest_symbols", "reach_of", "torch_type",
+]  # fmt: skip
 
 
 def inverse(
@@ -26,18 +28,25 @@ def inverse(
     symbols: Sequence[torch.Tensor],
     networks: Sequence[Network | None],
     bounds: Sequence[float] | None = None,
-) -> list[torch.Tensor]:
-    """Latents (batch, rank, n), integers in units, of chunks of one grid: `linear.synthesise`.
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Latents, integers in units, of chunks of one grid: `linear.synthesise`.
 
     Parameters
     ----------
     models, networks
         The model of each chunk, and the network that refines its latents, if any.
     symbols : (batch, rank, z, y, x) int32
-        Symbols of each chunk; those of several lie behind each other in memory.
+        Symbols of each chunk; those of several lie behind each other in memory, or are copied.
     bounds
         For each chunk a magnitude that no coefficient exceeds; it is trusted. None where it is to be measured, which
         waits for the device.
+
+    Returns
+    -------
+    latents : (batch, rank, n) float64
+        Of each chunk.
+    reach : (plane,) float64
+        Largest magnitude of each latent of each batch item of each chunk.
 
     Raises
     ------
@@ -52,8 +61,11 @@ def inverse(
     grid, device = models[0].grid, symbols[0].device
     planes = [own.shape[0] * own.shape[1] for own in symbols]
     shape = (1, sum(planes), *grid.signal)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    together = torch.as_strided(symbols[0], shape, strides)
+    if _are_adjacent(symbols):
+        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        together = torch.as_strided(symbols[0], shape, strides)
+    else:
+        together = torch.cat([own.reshape(-1) for own in symbols]).view(shape)
     quanta, points = upload(
         device,
         np.repeat([float(model.quantum) for model in models], planes)[None],
@@ -76,7 +88,36 @@ def inverse(
         coefficients, grid.plan, filters, grid.boundary, which=which, bounds=of_filters, out=coefficients
     )
     parts = zip(torch.split(made, planes), symbols, strict=True)
-    return [part.reshape(*own.shape[:2], -1) for part, own in parts]
+    flat = made.view(len(made), -1)
+    reach = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
+    return [part.reshape(*own.shape[:2], -1) for part, own in parts], reach
+
+
+def _are_adjacent(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors are contiguous parts of one, one behind the other."""
+    ends = [own.data_ptr() + own.nbytes for own in tensors[:-1]]
+    starts = [own.data_ptr() for own in tensors[1:]]
+    one = len({own.untyped_storage().data_ptr() for own in tensors}) == 1
+    return one and ends == starts and all(own.is_contiguous() for own in tensors)
+
+
+def reach_of(model: LinearModel, planes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest magnitude of each latent (rank,), from that of each plane (batch * rank,)."""
+    largest: NDArray[np.float64] = planes.reshape(-1, model.rank).max(axis=0)
+    return largest
+
+
+def largest_coefficient(model: LinearModel, symbol: int) -> float:
+    """What no coefficient of symbols exceeds, whose largest is given; networks move them by less than a quantum."""
+    return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
+
+
+def largest_symbols(symbols: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Largest magnitude among the symbols of each chunk, int64."""
+    import torch
+
+    # In 64 bits: the smallest integer of 32 has no magnitude there, and damaged streams may hold it.
+    return torch.stack([torch.stack(torch.aminmax(own)).to(torch.int64).abs().amax() for own in symbols])
 
 
 @lru_cache(maxsize=256)
