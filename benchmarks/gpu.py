@@ -41,8 +41,9 @@ from xwalloc.codec.layout import Layout
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident import encode as encoder
 from xwalloc.codec.resident.sections import residual_section
-from xwalloc.codec.resident.steps import inverse
+from xwalloc.codec.resident.steps import certain, inverse
 from xwalloc.device import coder
+from xwalloc.device.memory import download
 from xwalloc.models import library
 
 logger = logging.getLogger(__name__)
@@ -169,21 +170,29 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     """Stages of decoding."""
     device, jobs = batch.device, batch.jobs()
     yield batch.timing("decode, parsing on the host", timed(batch.jobs, repeats))
-    yield batch.timing("decode, device-resident", timed(lambda: decoder.decode(device, jobs), repeats))
+
+    def whole_batch() -> None:
+        made = decoder.decode(device, jobs)
+        numbers = download(*made.numbers)
+        if not all(made.verdict(index, numbers) for index in range(len(jobs))):
+            raise SystemExit("A chunk has to be decoded alone.")
+
+    yield batch.timing("decode, device-resident", timed(whole_batch, repeats))
     sizes = [np.prod(job.latent_shape) for job in jobs] + [job.residual_size for job in jobs]
     starts = np.cumsum([0, *sizes])
     values = torch.zeros(int(starts[-1]), dtype=torch.int32, device=device)
-    sections, streams = [], []
-    for index, job in enumerate(jobs):
-        ats = int(starts[index]), int(starts[len(jobs) + index])
-        for section, data in decoder._sections(job.contents, *ats, None):
-            sections.append(section)
-            streams.append(coder.unpack(section, data))
+    sections = [
+        section
+        for index, job in enumerate(jobs)
+        for section in decoder._sections(job.contents, int(starts[index]), int(starts[len(jobs) + index]), None)
+    ]
+    streams = [found for job in jobs for found in job.streams]
     yield batch.timing("decode, entropy coder", timed(lambda: coder.decode(sections, streams, values), repeats))
     symbols = [values[a:b].view(job.latent_shape) for a, b, job in zip(starts, starts[1:], jobs, strict=False)]
     models, none = [job.contents.model for job in jobs], [None] * len(jobs)
-    yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none), repeats))
-    latents = inverse(models, symbols, none)
+    bounds = [certain(model.grid, model.filter_shift) for model in models]
+    yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none, bounds), repeats))
+    latents, _ = inverse(models, symbols, none)
     rest = [values[a:b] for a, b in zip(starts[len(jobs) :], starts[len(jobs) + 1 :], strict=False)]
 
     def to_samples() -> None:
@@ -193,7 +202,7 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     yield batch.timing("decode, products and samples", timed(to_samples, repeats))
 
     def transform() -> None:
-        for job, own, layer in zip(jobs, inverse(models, symbols, none), rest, strict=True):
+        for job, own, layer in zip(jobs, inverse(models, symbols, none, bounds)[0], rest, strict=True):
             decoder._restored(job, decoder._samples(job, own, layer))
 
     yield batch.timing("decode, transform path", timed(transform, repeats))
@@ -226,17 +235,17 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     yield batch.timing("encode, projection to symbols", timed(quantise, repeats))
     yield batch.timing("encode, coding of latents", timed(code_latents, repeats))
     yield batch.timing("encode, synthesis to residual bytes", timed(attempt, repeats))
-    looked = [encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0]) for item in tried]
-    sections, layers, at = [], [], 0
-    for item, own in zip(tried, looked, strict=True):
-        codes = encoder.codes_of(list(own.sums.cpu().numpy()), item.place.samples[:, 0].size)
-        if codes is not None:
-            sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
-            layers.append(own.residuals.reshape(-1))
-            at += layers[-1].numel()
-    if sections:
-        together = torch.cat(layers)
-        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, together), repeats))
+    latents_of, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+    looked = encoder._looked_at(device, tried, latents_of)
+    if looked.residuals is not None and looked.sums is not None:
+        sections, at = [], 0
+        for item, sums in zip(tried, looked.sums.cpu().numpy(), strict=True):
+            codes = encoder.codes_of([sums], item.place.samples[:, 0].size)
+            if codes is not None:
+                sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
+            at += item.place.samples.size
+        flat = looked.residuals.view(-1)
+        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, flat), repeats))
 
     def all_of_it() -> None:
         quantise()
@@ -247,8 +256,8 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def transform() -> None:
         quantise()
-        for item in tried:
-            encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0])
+        found, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+        encoder._looked_at(device, tried, found)
 
     yield batch.timing("encode, transform path", timed(transform, repeats))
 

@@ -324,7 +324,7 @@ def decoded(job: Job) -> NDArray[Any]:
     ------
     FormatError
         If the sections of the chunk are damaged.
-    MemoryError
+    DeviceMemoryError
         If the device has too little memory for the chunk alone.
     """
     name = engine.device()

@@ -63,7 +63,7 @@ class OnDevice:
 
     Raises
     ------
-    MemoryError
+    DeviceMemoryError
         From any method, if the device has too little memory.
     """
 
