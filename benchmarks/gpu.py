@@ -196,14 +196,15 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     rest = [values[a:b] for a, b in zip(starts[len(jobs) :], starts[len(jobs) + 1 :], strict=False)]
 
     def to_samples() -> None:
-        for job, own, layer in zip(jobs, latents, rest, strict=True):
-            decoder._restored(job, decoder._samples(job, own, layer))
+        for job, made in zip(jobs, decoder.samples_of(jobs, latents, rest), strict=True):
+            decoder._restored(job, made)
 
     yield batch.timing("decode, products and samples", timed(to_samples, repeats))
 
     def transform() -> None:
-        for job, own, layer in zip(jobs, inverse(models, symbols, none, bounds)[0], rest, strict=True):
-            decoder._restored(job, decoder._samples(job, own, layer))
+        found, _ = inverse(models, symbols, none, bounds)
+        for job, made in zip(jobs, decoder.samples_of(jobs, found, rest), strict=True):
+            decoder._restored(job, made)
 
     yield batch.timing("decode, transform path", timed(transform, repeats))
 

@@ -11,10 +11,10 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from xwalloc.bitstream import planes  # noqa: E402
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section  # noqa: E402
-from xwalloc.codec import engine  # noqa: E402
-from xwalloc.codec.resident import decode as resident  # noqa: E402
+from xwalloc.codec import devices, engine  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
+from xwalloc.codec.resident import decode as resident  # noqa: E402
 from xwalloc.errors import FormatError  # noqa: E402
 
 CUBE = {"channel_axis": 0, "signal_axes": (1, 2), "profile": "parallel"}
@@ -130,6 +130,30 @@ def test_chunks_of_all_kinds_together(monkeypatch, there):
     for one, other in zip(found, expected, strict=True):
         assert one.tobytes() == other.tobytes()
     assert max(there) > 1
+
+
+def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, there):
+    """They are decoded again, step by step."""
+    frame = ChunkCodec(CodecConfig(**CUBE, max_error=2)).encode(mixture((18, 11, 13), "f4"))
+    alone = []
+    decode = resident.decode_alone
+    monkeypatch.setattr(resident, "certain", lambda grid, shift: 0.0)
+    monkeypatch.setattr(resident, "decode_alone", lambda *args: alone.append(1) or decode(*args))
+    check(monkeypatch, there, frame)
+    assert alone == [1]
+
+
+def test_a_device_that_is_too_small_leaves_chunks_to_the_cpu(monkeypatch, there):
+    def no_memory(device, jobs):
+        raise torch.OutOfMemoryError("too little")
+
+    frame = ChunkCodec(CodecConfig(**CUBE, max_error=2)).encode(mixture((18, 11, 13), "f4"))
+    expected = on_cpu(monkeypatch, frame)
+    monkeypatch.setattr(resident, "decode", no_memory)
+    monkeypatch.setattr(devices, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="on the CPU"):
+        assert decode_frame(frame).tobytes() == expected.tobytes()
+    assert decode_frame(frame).tobytes() == expected.tobytes()  # in silence
 
 
 def test_damaged_streams_are_refused(monkeypatch, there):

@@ -586,12 +586,14 @@ def put_kernel(
                 to = sample_at + tl.cumsum(taken, 0) - taken
                 sample_at += tl.sum(taken, 0)
                 if tl.max(filled.to(tl.int32), 0) > 0:
-                    for k in range(_GROUP):
-                        coded = filled & (x + k < nx)
+                    for further in range(_GROUP):
+                        coded = filled & (x + further < nx)
                         if MASKED:
-                            coded = _is_coded(mask, mask_base + place + k, coded)
-                        expected = _expected(values, others, z, y, x + k, ny, nx, sz, sy, coded)
-                        tl.store(symbols + to, tl.load(values + base + place + k, mask=coded, other=0), mask=coded)
+                            coded = _is_coded(mask, mask_base + place + further, coded)
+                        expected = _expected(values, others, z, y, x + further, ny, nx, sz, sy, coded)
+                        tl.store(
+                            symbols + to, tl.load(values + base + place + further, mask=coded, other=0), mask=coded
+                        )
                         class_ = _class_of(expected) + _GROUPED_ROLE * _CLASSES
                         tl.store(classes + to, class_.to(tl.int16), mask=coded)
                         to += coded.to(tl.int64)

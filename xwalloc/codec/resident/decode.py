@@ -12,7 +12,7 @@ its samples are back, whether its streams were sound and its arithmetic certain 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -244,7 +244,7 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
         of_streams = np.array(owners)[of_sections]
     every = range(len(jobs))
     tops = largest_symbols([symbols[index] for index in every])
-    samples: dict[int, torch.Tensor] = {}
+    latents_of: dict[int, torch.Tensor] = {}
     reach: dict[int, torch.Tensor] = {}
     for group in groups:
         models = [jobs[index].contents.model for index in group]
@@ -255,8 +255,14 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
             [certain(model.grid, model.filter_shift) for model in models],
         )
         planes = torch.split(reaches, [math.prod(jobs[index].latent_shape[:2]) for index in group])
-        for index, own, reach[index] in zip(group, latents, planes, strict=True):
-            samples[index] = _restored(jobs[index], _samples(jobs[index], own, residuals[index]))
+        latents_of.update(zip(group, latents, strict=True))
+        reach.update(zip(group, planes, strict=True))
+    samples: dict[int, torch.Tensor] = {}
+    for places in _alike([jobs[index] for index in order]):
+        group = [order[place] for place in places]
+        own = [jobs[index] for index in group]
+        made = samples_of(own, [latents_of[index] for index in group], [residuals[index] for index in group])
+        samples.update((index, _restored(job, part)) for index, job, part in zip(group, own, made, strict=True))
     numbers = results, tops, torch.cat([reach[index] for index in every])
     return Batch(jobs, [samples[index] for index in every], numbers, of_streams)
 
@@ -290,7 +296,7 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
         raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
-    return _restored(job, _samples(job, latents, residuals))
+    return _restored(job, samples_of([job], [latents], [residuals])[0])
 
 
 @dataclass(frozen=True)
@@ -412,30 +418,63 @@ def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | No
     return (upload(device, np.concatenate(padded))[0] if padded else None), places
 
 
-def _samples(job: Job, latents: torch.Tensor, residuals: torch.Tensor) -> torch.Tensor:
-    """Samples (batch, channel, z, y, x), in the type that is worked with, of the box around a chunk's region."""
+def _alike(jobs: Sequence[Job]) -> list[list[int]]:
+    """Places of chunks, those together whose samples are made together."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, job in enumerate(jobs):
+        contents = job.contents
+        box = tuple((part.start, part.stop) for part in job.layout.box(job.region))
+        key = (
+            contents.shape, contents.residual_codes is None, contents.finish.fraction is None, job.working_type,
+            job.nodata.tobytes(), box,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def samples_of(
+    jobs: Sequence[Job], latents: Sequence[torch.Tensor], residuals: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Samples (batch, channel, z, y, x), in the type that is worked with, of the boxes around the regions of chunks.
+
+    Parameters
+    ----------
+    jobs
+        Chunks that are alike.
+    latents : (batch, rank, n) float64
+        Latents of each.
+    residuals : (n,) int32
+        Residuals of each, or nothing.
+    """
     import torch
 
     from xwalloc.device import samples
-    from xwalloc.device.memory import upload
+    from xwalloc.device.memory import together, upload
 
-    contents, device = job.contents, latents.device
-    box = job.layout.box(job.region)
-    chosen, signal = box[1], contents.model.grid.signal
-    nodata = early_nodata(job.nodata)
-    numbers = contents.finish.of(chosen).table(contents.model.mean_units[chosen])
-    matrix, table, *rest = upload(
-        device, contents.model.matrix[chosen], numbers[None], *([nodata] if nodata.size else [])
+    first, device = jobs[0], latents[0].device
+    shape, signal = first.contents.shape, first.contents.model.grid.signal
+    box = first.layout.box(first.region)
+    items, chosen = box[0].stop - box[0].start, box[1]
+    nodata = early_nodata(first.nodata)
+    tables = [job.contents.finish.of(chosen).table(job.contents.model.mean_units[chosen]) for job in jobs]
+    table, *matrices = upload(
+        device, np.repeat(np.stack(tables), items, axis=0), *[job.contents.model.matrix[chosen] for job in jobs],
+        *([nodata] if nodata.size else []),
     )  # fmt: skip
-    products = torch.matmul(matrix, latents[box[0]])
+    size = (len(jobs) * items, chosen.stop - chosen.start, math.prod(signal))
+    products = torch.empty(size, dtype=torch.float64, device=device)
+    for index, (matrix, own) in enumerate(zip(matrices, latents, strict=False)):
+        torch.matmul(matrix, own[box[0]], out=products[index * items : (index + 1) * items])
     layer = None
-    if contents.residual_codes is not None:
-        layer = residuals.view(*contents.shape[:2], -1)[box[0], chosen].contiguous()
-    out = torch.empty(products.shape, dtype=torch_type(job.working_type), device=device)
+    if first.contents.residual_codes is not None:
+        whole = together(residuals).view(len(jobs), *shape[:2], -1)
+        layer = whole[:, box[0], chosen].reshape(size)
+    out = torch.empty(size, dtype=torch_type(first.working_type), device=device)
     samples.finish(
-        products, table, layer, rest[0] if rest else None, out, integral=contents.finish.fraction is not None
+        products, table, layer, matrices[-1] if nodata.size else None, out,
+        integral=first.contents.finish.fraction is not None,
     )  # fmt: skip
-    return out.view(*products.shape[:2], *signal)[:, :, box[2], box[3], box[4]]
+    return [own.view(items, size[1], *signal)[:, :, box[2], box[3], box[4]] for own in torch.split(out, items)]
 
 
 def _restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:

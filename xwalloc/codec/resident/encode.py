@@ -175,7 +175,7 @@ def _quantised(device: torch.device, items: Sequence[_ToQuantise], shifts: Seque
 
     from xwalloc.device import samples as kernels
     from xwalloc.device import wavelet
-    from xwalloc.device.memory import download, upload
+    from xwalloc.device.memory import download, together, upload
 
     batch, channels = items[0].place.samples.shape[:2]
     grid = items[0].model.grid
@@ -193,7 +193,7 @@ def _quantised(device: torch.device, items: Sequence[_ToQuantise], shifts: Seque
         np.repeat(2.0 ** -np.array(shifts, np.float64), batch)[:, None],
         np.repeat(np.array([float(item.model.quantum) for item in items]), batch)[:, None],
     )
-    samples = _together([item.place.there(device)[0] for item in items])
+    samples = together([item.place.there(device)[0] for item in items]).view(len(items) * batch, channels, -1)
     latents = torch.bmm(analysis, kernels.to_units(samples, scales, means))
     (tops,) = download(kernels.round_products(latents, down))
     largest = tops.reshape(len(items), -1).max(axis=1) + 1.0
@@ -248,13 +248,6 @@ def _alike(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _together(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors (batch, ...) as one."""
-    import torch
-
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
 @dataclass(frozen=True)
 class _EncodeLatents:
     """Sections LATENTS of chunks: items are models, symbols and codebooks."""
@@ -262,9 +255,9 @@ class _EncodeLatents:
     device: str
 
     def __call__(self, items: list[tuple[LinearModel, torch.Tensor, Tables | None]]) -> list[bytes]:
-        import torch
 
         from xwalloc.device import coder
+        from xwalloc.device.memory import together
 
         with arithmetic():
             sizes = [symbols.numel() for _, symbols, _ in items]
@@ -272,7 +265,7 @@ class _EncodeLatents:
                 latent_section(model, len(symbols), codebook or shipped(), sum(sizes[:index]))
                 for index, (model, symbols, codebook) in enumerate(items)
             ]
-            return coder.encode(sections, torch.cat([symbols.reshape(-1) for _, symbols, _ in items]))
+            return coder.encode(sections, together([symbols for _, symbols, _ in items]))
 
 
 @dataclass(frozen=True)
@@ -325,6 +318,7 @@ def attempt(device: torch.device, items: Sequence[_ToAttempt]) -> list[Attempt |
     groups, and for the entropy coder.
     """
     from xwalloc.device import coder
+    from xwalloc.device.memory import together
 
     found: list[Attempt | BudgetError | None] = [None] * len(items)
     sections, layers, masks = [], [], []
@@ -351,7 +345,7 @@ def attempt(device: torch.device, items: Sequence[_ToAttempt]) -> list[Attempt |
                 masks.append(blank.reshape(-1))
                 mask_at += masks[-1].numel()
     if sections:
-        streams = coder.encode(sections, _together(layers), _together(masks) if masks else None)
+        streams = coder.encode(sections, together(layers), together(masks) if masks else None)
         for index, own_streams in zip(coded, streams, strict=True):
             made = found[index]
             assert isinstance(made, Attempt)
@@ -429,13 +423,13 @@ def _looked_at(device: torch.device, items: Sequence[_ToAttempt], latents: Seque
     import torch
 
     from xwalloc.device import samples as kernels
-    from xwalloc.device.memory import upload
+    from xwalloc.device.memory import together, upload
 
     there = [item.place.there(device) for item in items]
-    samples = _together([own[0] for own in there])
+    batch, channels = items[0].place.samples.shape[:2]
+    samples = together([own[0] for own in there]).view(len(items) * batch, channels, -1)
     blanks = [own[1] for own in there if own[1] is not None]
-    blank, nodata = _together(blanks) if blanks else None, there[0][2]
-    batch = len(samples) // len(items)
+    blank, nodata = together(blanks).view(samples.shape) if blanks else None, there[0][2]
     tables = [item.finish.table(item.model.mean_units) for item in items]
     table, *matrices = upload(
         device, np.repeat(np.stack(tables), batch, axis=0), *[item.model.matrix for item in items]

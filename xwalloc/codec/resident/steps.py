@@ -56,22 +56,17 @@ def inverse(
     import torch
 
     from xwalloc.device import samples, wavelet
-    from xwalloc.device.memory import upload
+    from xwalloc.device.memory import together, upload
 
     grid, device = models[0].grid, symbols[0].device
     planes = [own.shape[0] * own.shape[1] for own in symbols]
     shape = (1, sum(planes), *grid.signal)
-    if _are_adjacent(symbols):
-        strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        together = torch.as_strided(symbols[0], shape, strides)
-    else:
-        together = torch.cat([own.reshape(-1) for own in symbols]).view(shape)
     quanta, points = upload(
         device,
         np.repeat([float(model.quantum) for model in models], planes)[None],
         np.repeat(np.array([model.points for model in models], np.float64), planes, axis=0)[None],
     )
-    coefficients = samples.dequantise(together, quanta, points)[0]
+    coefficients = samples.dequantise(together(symbols).view(shape), quanta, points)[0]
     for model, own, network, part in zip(models, symbols, networks, torch.split(coefficients, planes), strict=True):
         if network is not None:
             network.refined(part.reshape(own.shape), own, grid.plan, model.codes, model.quantum)
@@ -91,14 +86,6 @@ def inverse(
     flat = made.view(len(made), -1)
     reach = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
     return [part.reshape(*own.shape[:2], -1) for part, own in parts], reach
-
-
-def _are_adjacent(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors are contiguous parts of one, one behind the other."""
-    ends = [own.data_ptr() + own.nbytes for own in tensors[:-1]]
-    starts = [own.data_ptr() for own in tensors[1:]]
-    one = len({own.untyped_storage().data_ptr() for own in tensors}) == 1
-    return one and ends == starts and all(own.is_contiguous() for own in tensors)
 
 
 def reach_of(model: LinearModel, planes: NDArray[np.float64]) -> NDArray[np.float64]:
