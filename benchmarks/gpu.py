@@ -7,7 +7,7 @@ machine's processor, and what it decodes, bit for bit, before anything is timed.
 .. code-block:: shell
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --quick
+    python -m benchmarks.gpu --cases 256x200 --fractions 0.01 --repeats 3
     python -m benchmarks.gpu --cube cube.npy --device cuda:1
 """
 
@@ -56,6 +56,9 @@ CASES = ((64, 3), (64, 200), (256, 3), (256, 32), (256, 200), (1024, 3), (1024, 
 BATCH_BYTES = (1, 1 << 27, 1 << 30)
 """Batches have so many bytes of float32, about, or one chunk."""
 MOST_CHUNKS = 256
+PROCESSOR_BYTES = 1 << 28
+"""Of a batch, so many bytes of float32 are given to the processor."""
+
 MODE_AT = 5
 """Where a frame has its mode."""
 
@@ -264,17 +267,21 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
 
 def whole(batch: Batch, repeats: int, threads: int) -> Iterator[Timing]:
-    """From host memory to host memory, with several chunks at a time."""
-    with ThreadPoolExecutor(threads) as pool:
-        for stage, work, items in (
-            ("encode, host to host", batch.codec.encode, batch.chunks),
-            ("decode, host to host", decode_frame, batch.frames),
-        ):
-            yield batch.timing(stage, timed(lambda work=work, items=items: list(pool.map(work, items)), repeats))
-            with settings.set({"device": "cpu"}):
-                few = items[: max(1, 2**28 // batch.chunks[0].nbytes)]
-                seconds = timed(lambda work=work, few=few: list(pool.map(work, few)), 1)
-                yield batch.timing(f"{stage}, processor", [one * len(items) / len(few) for one in seconds])
+    """From host memory to host memory, several chunks at a time; with the device, and with two cores instead."""
+    for stage, work, items in (
+        ("encode, host to host", batch.codec.encode, batch.chunks),
+        ("decode, host to host", decode_frame, batch.frames),
+    ):
+        with ThreadPoolExecutor(threads) as pool:
+            yield batch.timing(stage, timed(partial(_all, pool, work, items), repeats))
+        few = items[: max(1, PROCESSOR_BYTES // batch.chunks[0].nbytes)]
+        with ThreadPoolExecutor(2) as pool, settings.set({"device": "cpu", "threads": 2}):
+            seconds = timed(partial(_all, pool, work, few), 1)
+        yield batch.timing(f"{stage}, two cores", [one * len(items) / len(few) for one in seconds])
+
+
+def _all(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return list(pool.map(work, items))
 
 
 def copies(device: torch.device) -> dict[str, float]:
@@ -294,7 +301,9 @@ def copies(device: torch.device) -> dict[str, float]:
     }
 
 
-def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, threads: int) -> dict[str, Any]:
+def run(
+    cube: NDArray[Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float], repeats: int, threads: int
+) -> dict[str, Any]:
     """All timings."""
     device = torch.device(engine.device())
     timings: list[Timing] = []
@@ -306,7 +315,7 @@ def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, thre
     for name, speed in found["copies"].items():
         logger.info("%s: %.1f GB/s", name, speed)
     for side, bands in cases:
-        for fraction in FRACTIONS:
+        for fraction in fractions:
             counts = {max(1, min(MOST_CHUNKS, size // (4 * side * side * bands))) for size in BATCH_BYTES}
             for chunks in sorted(counts):
                 batch = Batch(cube, side, bands, chunks, fraction)
@@ -320,12 +329,19 @@ def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, thre
     return {**found, "timings": [asdict(timing) for timing in timings]}
 
 
+def _case(text: str) -> tuple[int, int]:
+    side, bands = (int(part) for part in text.split("x"))
+    return side, bands
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cube", type=Path, help=".npy file (band, y, x) instead of Indian Pines")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="one case")
+    parser.add_argument("--cases", nargs="+", default=CASES, type=_case, metavar="256x200", help="side x bands")
+    parser.add_argument("--fractions", nargs="+", default=FRACTIONS, type=float, help="bounds by the range")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     options = parser.parse_args(argv)
@@ -336,9 +352,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from benchmarks.scenes import indian_pines
 
         cube = indian_pines(None)
-    cases, repeats = (CASES, REPEATS) if not options.quick else (((256, 200),), 3)
     with settings.set({"device": options.device}):
-        found = run(cube, cases, repeats, options.threads)
+        found = run(cube, options.cases, options.fractions, options.repeats, options.threads)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
