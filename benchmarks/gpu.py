@@ -7,7 +7,7 @@ machine's processor, and what it decodes, bit for bit, before anything is timed.
 .. code-block:: shell
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --quick
+    python -m benchmarks.gpu --cases 256x200 --fractions 0.01 --repeats 3
     python -m benchmarks.gpu --cube cube.npy --device cuda:1
 """
 
@@ -41,8 +41,9 @@ from xwalloc.codec.layout import Layout
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident import encode as encoder
 from xwalloc.codec.resident.sections import residual_section
-from xwalloc.codec.resident.steps import inverse
+from xwalloc.codec.resident.steps import certain, inverse
 from xwalloc.device import coder
+from xwalloc.device.memory import download
 from xwalloc.models import library
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ CASES = ((64, 3), (64, 200), (256, 3), (256, 32), (256, 200), (1024, 3), (1024, 
 BATCH_BYTES = (1, 1 << 27, 1 << 30)
 """Batches have so many bytes of float32, about, or one chunk."""
 MOST_CHUNKS = 256
+PROCESSOR_BYTES = 1 << 28
+"""Of a batch, so many bytes of float32 are given to the processor."""
+
 MODE_AT = 5
 """Where a frame has its mode."""
 
@@ -169,32 +173,41 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     """Stages of decoding."""
     device, jobs = batch.device, batch.jobs()
     yield batch.timing("decode, parsing on the host", timed(batch.jobs, repeats))
-    yield batch.timing("decode, device-resident", timed(lambda: decoder.decode(device, jobs), repeats))
+
+    def whole_batch() -> None:
+        made = decoder.decode(device, jobs)
+        numbers = download(*made.numbers)
+        if not all(made.verdict(index, numbers) for index in range(len(jobs))):
+            raise SystemExit("A chunk has to be decoded alone.")
+
+    yield batch.timing("decode, device-resident", timed(whole_batch, repeats))
     sizes = [np.prod(job.latent_shape) for job in jobs] + [job.residual_size for job in jobs]
     starts = np.cumsum([0, *sizes])
     values = torch.zeros(int(starts[-1]), dtype=torch.int32, device=device)
-    sections, streams = [], []
-    for index, job in enumerate(jobs):
-        ats = int(starts[index]), int(starts[len(jobs) + index])
-        for section, data in decoder._sections(job.contents, *ats, None):
-            sections.append(section)
-            streams.append(coder.unpack(section, data))
+    sections = [
+        section
+        for index, job in enumerate(jobs)
+        for section in decoder._sections(job.contents, int(starts[index]), int(starts[len(jobs) + index]), None)
+    ]
+    streams = [found for job in jobs for found in job.streams]
     yield batch.timing("decode, entropy coder", timed(lambda: coder.decode(sections, streams, values), repeats))
     symbols = [values[a:b].view(job.latent_shape) for a, b, job in zip(starts, starts[1:], jobs, strict=False)]
     models, none = [job.contents.model for job in jobs], [None] * len(jobs)
-    yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none), repeats))
-    latents = inverse(models, symbols, none)
+    bounds = [certain(model.grid, model.filter_shift) for model in models]
+    yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none, bounds), repeats))
+    latents, _ = inverse(models, symbols, none)
     rest = [values[a:b] for a, b in zip(starts[len(jobs) :], starts[len(jobs) + 1 :], strict=False)]
 
     def to_samples() -> None:
-        for job, own, layer in zip(jobs, latents, rest, strict=True):
-            decoder._restored(job, decoder._samples(job, own, layer))
+        for job, made in zip(jobs, decoder.samples_of(jobs, latents, rest), strict=True):
+            decoder._restored(job, made)
 
     yield batch.timing("decode, products and samples", timed(to_samples, repeats))
 
     def transform() -> None:
-        for job, own, layer in zip(jobs, inverse(models, symbols, none), rest, strict=True):
-            decoder._restored(job, decoder._samples(job, own, layer))
+        found, _ = inverse(models, symbols, none, bounds)
+        for job, made in zip(jobs, decoder.samples_of(jobs, found, rest), strict=True):
+            decoder._restored(job, made)
 
     yield batch.timing("decode, transform path", timed(transform, repeats))
 
@@ -226,17 +239,17 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     yield batch.timing("encode, projection to symbols", timed(quantise, repeats))
     yield batch.timing("encode, coding of latents", timed(code_latents, repeats))
     yield batch.timing("encode, synthesis to residual bytes", timed(attempt, repeats))
-    looked = [encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0]) for item in tried]
-    sections, layers, at = [], [], 0
-    for item, own in zip(tried, looked, strict=True):
-        codes = encoder.codes_of(list(own.sums.cpu().numpy()), item.place.samples[:, 0].size)
-        if codes is not None:
-            sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
-            layers.append(own.residuals.reshape(-1))
-            at += layers[-1].numel()
-    if sections:
-        together = torch.cat(layers)
-        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, together), repeats))
+    latents_of, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+    looked = encoder._looked_at(device, tried, latents_of)
+    if looked.residuals is not None and looked.sums is not None:
+        sections, at = [], 0
+        for item, sums in zip(tried, looked.sums.cpu().numpy(), strict=True):
+            codes = encoder.codes_of([sums], item.place.samples[:, 0].size)
+            if codes is not None:
+                sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
+            at += item.place.samples.size
+        flat = looked.residuals.view(-1)
+        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, flat), repeats))
 
     def all_of_it() -> None:
         quantise()
@@ -247,24 +260,28 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def transform() -> None:
         quantise()
-        for item in tried:
-            encoder._looked_at(device, item, inverse([item.model], [item.symbols], [None])[0])
+        found, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+        encoder._looked_at(device, tried, found)
 
     yield batch.timing("encode, transform path", timed(transform, repeats))
 
 
 def whole(batch: Batch, repeats: int, threads: int) -> Iterator[Timing]:
-    """From host memory to host memory, with several chunks at a time."""
-    with ThreadPoolExecutor(threads) as pool:
-        for stage, work, items in (
-            ("encode, host to host", batch.codec.encode, batch.chunks),
-            ("decode, host to host", decode_frame, batch.frames),
-        ):
-            yield batch.timing(stage, timed(lambda work=work, items=items: list(pool.map(work, items)), repeats))
-            with settings.set({"device": "cpu"}):
-                few = items[: max(1, 2**28 // batch.chunks[0].nbytes)]
-                seconds = timed(lambda work=work, few=few: list(pool.map(work, few)), 1)
-                yield batch.timing(f"{stage}, processor", [one * len(items) / len(few) for one in seconds])
+    """From host memory to host memory, several chunks at a time; with the device, and with two cores instead."""
+    for stage, work, items in (
+        ("encode, host to host", batch.codec.encode, batch.chunks),
+        ("decode, host to host", decode_frame, batch.frames),
+    ):
+        with ThreadPoolExecutor(threads) as pool:
+            yield batch.timing(stage, timed(partial(_all, pool, work, items), repeats))
+        few = items[: max(1, PROCESSOR_BYTES // batch.chunks[0].nbytes)]
+        with ThreadPoolExecutor(2) as pool, settings.set({"device": "cpu", "threads": 2}):
+            seconds = timed(partial(_all, pool, work, few), 1)
+        yield batch.timing(f"{stage}, two cores", [one * len(items) / len(few) for one in seconds])
+
+
+def _all(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return list(pool.map(work, items))
 
 
 def copies(device: torch.device) -> dict[str, float]:
@@ -284,7 +301,9 @@ def copies(device: torch.device) -> dict[str, float]:
     }
 
 
-def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, threads: int) -> dict[str, Any]:
+def run(
+    cube: NDArray[Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float], repeats: int, threads: int
+) -> dict[str, Any]:
     """All timings."""
     device = torch.device(engine.device())
     timings: list[Timing] = []
@@ -296,7 +315,7 @@ def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, thre
     for name, speed in found["copies"].items():
         logger.info("%s: %.1f GB/s", name, speed)
     for side, bands in cases:
-        for fraction in FRACTIONS:
+        for fraction in fractions:
             counts = {max(1, min(MOST_CHUNKS, size // (4 * side * side * bands))) for size in BATCH_BYTES}
             for chunks in sorted(counts):
                 batch = Batch(cube, side, bands, chunks, fraction)
@@ -310,12 +329,19 @@ def run(cube: NDArray[Any], cases: Sequence[tuple[int, int]], repeats: int, thre
     return {**found, "timings": [asdict(timing) for timing in timings]}
 
 
+def _case(text: str) -> tuple[int, int]:
+    side, bands = (int(part) for part in text.split("x"))
+    return side, bands
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cube", type=Path, help=".npy file (band, y, x) instead of Indian Pines")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="one case")
+    parser.add_argument("--cases", nargs="+", default=CASES, type=_case, metavar="256x200", help="side x bands")
+    parser.add_argument("--fractions", nargs="+", default=FRACTIONS, type=float, help="bounds by the range")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     options = parser.parse_args(argv)
@@ -326,9 +352,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from benchmarks.scenes import indian_pines
 
         cube = indian_pines(None)
-    cases, repeats = (CASES, REPEATS) if not options.quick else (((256, 200),), 3)
     with settings.set({"device": options.device}):
-        found = run(cube, cases, repeats, options.threads)
+        found = run(cube, options.cases, options.fractions, options.repeats, options.threads)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -13,6 +13,7 @@ python -m benchmarks.train_device   # on a machine with a GPU
 python -m benchmarks.decoders   # in three parts, one of them on a GPU: docs/decoders.md
 python -m benchmarks.examples
 python -m benchmarks.convert
+python -m benchmarks.gpu   # on a machine with a GPU
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -29,6 +30,7 @@ from typing import Any
 from conversion_tables import conversion_table, terabyte_table
 from decoder_tables import decoder_blocks
 from example_tables import example_blocks
+from gpu_tables import gpu_stages, gpu_table
 from model_tables import device_tables, fitted_table, neural_table, trained_table
 from tables import KINDS, table
 
@@ -38,7 +40,7 @@ SHOWN = ("SZ3", "SPERR", "zfp", "quantise+JXL", "quantise+J2K", "quantise+pcodec
 """The peers in the table of README.md; docs/performance.md has all of them."""
 NAMES = (
     "rate", "speed", "stages", "equal_snr", "cost", "modes", "fitted", "neural-packet", "neural-dyadic", "trained",
-    "train_device", "decoders", "examples", "convert",
+    "train_device", "decoders", "examples", "convert", "gpu",
 )  # fmt: skip
 """What is read: JSON of these names."""
 
@@ -261,6 +263,8 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "modes": mode_table(found["modes"]),
             "device": device_tables(found["train_device"]),
             "conversion": conversion_table(found["convert"]),
+            "gpu": gpu_table(found["gpu"]),
+            "gpu-stages": gpu_stages(found["gpu"]),
         },
         ROOT / "docs" / "clusters.md": {"terabyte": terabyte_table(speed, found["convert"])},
         ROOT / "docs" / "models.md": {

@@ -13,6 +13,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
+from xwalloc.bitstream import planes as coder
+from xwalloc.bitstream.choices import Choice
+from xwalloc.bitstream.planes import Order
+from xwalloc.bitstream.tables import shipped
+from xwalloc.device import coder as device_coder
 from xwalloc.device import samples, wavelet
 from xwalloc.transform.wavelet import exact_filters, get_wavelet, plan
 
@@ -90,9 +95,30 @@ def compile_samples(dtypes):
         samples.squares(x, x, one)
 
 
+def compile_coder():
+    planes = coder.planes_of(3)
+    planes["base"], planes["ny"], planes["nx"], planes["sy"], planes["code"] = [0, 60, 120], 6, 10, 10, 1
+    geometry = device_coder.Geometry.of([planes])
+    kinds = Order.FLAGS_FIRST
+    sections = [
+        device_coder.Section(geometry, np.ones(3, np.uint8), kind, 2, shipped(), at, masked)
+        for kind, at, masked in ((kinds.latents, 0, None), (kinds.residuals, 180, 0))
+    ]
+    values, mask = torch.zeros(360, dtype=torch.int32), torch.zeros(180, dtype=torch.uint8)
+    for lanes in (4, 512):
+        call = device_coder._Call(sections, [[lanes]] * 2, values.device)
+        found = device_coder._classified(call, values, mask)
+        choices = [Choice.usual(section.kind) for section in sections]
+        device_coder._choices(call, found)
+        device_coder._coded(call, found, choices, np.full(2, 512))
+        part = np.full(lanes, 1 << 16, np.int64), np.zeros(9, np.uint16)
+        device_coder.decode(sections, [device_coder.Streams(choice, [part]) for choice in choices], values, mask)
+
+
 if __name__ == "__main__":
     JITFunction.run = launch
     compile_transforms()
+    compile_coder()
     compile_samples(sys.argv[1:])
     for kernel, count in sorted(compiled.items()):
         sys.stdout.write(f"{kernel} {count}\n")

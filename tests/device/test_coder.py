@@ -15,24 +15,19 @@ FIRST = Order.FLAGS_FIRST
 
 
 @pytest.mark.parametrize(
-    ("shape", "cost"),
-    [((1, 1, 1), coder.LANE_COST), ((1, 5, 8), coder.LANE_COST), ((3, 4, 11), 1.0), ((1, 9, 17), 1.0)],
+    ("shape", "lane_cost"), [((1, 1, 1), 0.02), ((1, 5, 8), 0.02), ((3, 4, 11), 1.0), ((1, 9, 17), 1.0)]
 )
 @pytest.mark.parametrize("kind", [FIRST.latents, FIRST.residuals], ids=str)
-def test_same_bytes_and_integers(sections, shape, cost, kind, device, monkeypatch):
-    monkeypatch.setattr(coder, "LANE_COST", cost)
-    stacks = [sections.stack(shape, (0.0, 0.05, 0.1, 2.0, 30.0, 0.05), seed=seed) for seed in range(2)]
+def test_same_bytes_and_integers(sections, shape, lane_cost, kind, device, monkeypatch):
+    monkeypatch.setattr(coder, "LANE_COST", lane_cost)
+    # The last planes are so much smaller than the one before that they expect nothing of it.
+    densities = 0.0, 0.05, 0.1, 2.0, 900.0, 0.2, 0.05
+    stacks = [sections.stack(shape, densities, seed=seed) for seed in range(2)]
     sections.Case((kind, stacks), dimensions=3 if shape[0] > 1 else 2).check(device)
 
 
 def test_large_and_escaped_tokens(sections, device):
     sections.Case((FIRST.residuals, [sections.stack((1, 6, 21), (0.02, 3.0, 1e5, 0.5), outliers=0.1)])).check(device)
-
-
-@pytest.mark.parametrize("kind", [FIRST.latents, FIRST.residuals], ids=str)
-def test_neighbours_of_much_larger_magnitude(sections, kind, device):
-    """What they say is worth nothing, and yet they are there."""
-    sections.Case((kind, [sections.stack((1, 6, 21), (1e5, 0.5, 300.0, 0.05))])).check(device)
 
 
 def test_masked_and_unmasked_chunks_together(sections, device):

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
-KERNELS = ["add_errors", "add_magnitudes", "add_squares", "compare", "convert", "cut", "make_residuals", "make_samples",
+KERNELS = ["add_errors", "add_magnitudes", "add_squares", "compare", "convert", "count_kernel", "cut", "decode_kernel",
+           "encode_kernel", "histogram_kernel", "look_kernel", "make_residuals", "make_samples", "put_kernel",
            "rebuild", "round_down", "take_step"]  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
+from xwalloc.codec import devices
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.resident import encode
 
 
 @pytest.fixture
@@ -48,3 +50,18 @@ def test_other_chunks_stay_on_the_host(places, chunks):
     chunk = chunks.mixture((5, 11, 13), "f4")
     assert codec.encode(chunk) == places.on_cpu(codec.encode, chunk)
     assert not places.encoded
+
+
+@pytest.mark.parametrize("step", ["quantise", "attempt"])
+def test_a_device_that_is_too_small_leaves_chunks_to_the_cpu(monkeypatch, places, chunks, step):
+    def no_memory(device, items):
+        raise torch.OutOfMemoryError("too little")
+
+    codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1))
+    chunk = chunks.mixture((4, 9, 10), "f4")
+    expected = places.on_cpu(codec.encode, chunk)
+    monkeypatch.setattr(encode, step, no_memory)
+    monkeypatch.setattr(devices, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="on the CPU"):
+        assert codec.encode(chunk) == expected
+    assert codec.encode(chunk) == expected  # in silence

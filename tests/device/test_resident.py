@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
 from xwalloc.bitstream.frame import Frame, Mode, Section
+from xwalloc.codec import devices
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.resident import decode as resident
 from xwalloc.errors import FormatError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
@@ -97,6 +99,29 @@ def test_chunks_of_all_kinds_together(places, encode, chunks):
     for one, other in zip(found, expected, strict=True):
         assert one.tobytes() == other.tobytes()
     assert places.decoded == [len(frames)]
+
+
+def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chunks):
+    """They are decoded again, step by step."""
+    alone = []
+    decode_alone = resident.decode_alone
+    monkeypatch.setattr(resident, "certain", lambda grid, shift: 0.0)
+    monkeypatch.setattr(resident, "decode_alone", lambda *args: alone.append(1) or decode_alone(*args))
+    check(encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1))
+    assert alone == [1]
+
+
+def test_a_device_that_is_too_small_leaves_chunks_to_the_cpu(monkeypatch, places, encode, chunks):
+    def no_memory(device, jobs):
+        raise torch.OutOfMemoryError("too little")
+
+    frame = encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1)
+    expected = places.on_cpu(decode_frame, frame)
+    monkeypatch.setattr(resident, "decode", no_memory)
+    monkeypatch.setattr(devices, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="on the CPU"):
+        assert decode_frame(frame).tobytes() == expected.tobytes()
+    assert decode_frame(frame).tobytes() == expected.tobytes()  # in silence
 
 
 def test_damaged_streams_are_refused(places, encode, chunks):

@@ -12,7 +12,7 @@ from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode, Section
 from xwalloc.bitstream.tables import shipped_id
 from xwalloc.codec import engine, lattice_mode, learned_mode, resident, transform_mode, transform_sections
 from xwalloc.codec.bound import early_nodata, stored, substitute
-from xwalloc.codec.devices import CPU
+from xwalloc.codec.devices import CPU, DeviceMemoryError, fall_back
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.layout import Layout, bits_of, unpack_exceptions, unpack_mask
 from xwalloc.errors import FormatError, LimitError, UnsupportedFormatError
@@ -162,7 +162,10 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
         contents = transform_sections.read(sections, shape, layout.dimensions, models)
         if engine.device() != CPU and resident.can_decode(contents):
             job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
-            return resident.decoded(job).astype(header.dtype, copy=False)
+            try:
+                return resident.decoded(job).astype(header.dtype, copy=False)
+            except DeviceMemoryError as error:
+                fall_back(error)
         decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)
     samples = np.ascontiguousarray(stored(decoded, nodata))
     bits = bits_of(samples)

@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,12 +21,16 @@ from xwalloc.codec.batching import Batcher
 from xwalloc.errors import ConfigError
 from xwalloc.settings import device_choice
 
-__all__ = ["CPU", "Owner", "arithmetic", "device", "device_kind", "owner"]
+__all__ = ["CPU", "DeviceMemoryError", "Owner", "arithmetic", "device", "device_kind", "fall_back", "owner"]
 
 CPU = "cpu"
 
 SHARE = 4
 """One call takes this part of the free memory of a device: others are prepared, and results on their way, meanwhile."""
+
+
+class DeviceMemoryError(MemoryError):
+    """A device has too little memory for a chunk, alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ _lock = threading.Lock()
 _owners: dict[str, Owner] = {}
 _forked = False
 """Whether a parent of this process used CUDA, which does not survive a fork."""
+_warned = False
 
 
 def _reset() -> None:
@@ -130,7 +136,7 @@ def arithmetic() -> Iterator[None]:
 
     Raises
     ------
-    MemoryError
+    DeviceMemoryError
         If the device has too little memory. What torch has put aside there is given back first.
     """
     import torch
@@ -147,7 +153,21 @@ def arithmetic() -> Iterator[None]:
         return
     # Not inside of the clause: the error holds the frames, and their tensors.
     torch.cuda.empty_cache()
-    raise MemoryError(f"The device has too little memory: {message}")
+    raise DeviceMemoryError(f"The device has too little memory: {message}")
+
+
+def fall_back(error: DeviceMemoryError) -> None:
+    """Say, once in a process, that chunks are computed on the CPU because the device is too small for one."""
+    global _warned
+    with _lock:
+        first, _warned = not _warned, True
+    if first:
+        warnings.warn(
+            f"xwalloc computes chunks on the CPU for which the device has too little memory. Choose smaller chunks, or "
+            f"let other processes leave the device more: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _cuda_devices() -> tuple[int, str]:

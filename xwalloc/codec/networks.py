@@ -36,7 +36,7 @@ def alone(compute: Callable[[str], R]) -> R:
     ------
     ConfigError
         If there is no such device as the setting ``device`` asks for.
-    MemoryError
+    DeviceMemoryError
         If the device has too little memory.
     """
     device = engine.device()
@@ -55,7 +55,7 @@ def decode_published(published: Published, latents: NDArray[Any], signal: Sequen
 
     Raises
     ------
-    ConfigError, MemoryError
+    ConfigError, DeviceMemoryError
         As for `alone`.
     """
     device = engine.device()
@@ -95,7 +95,7 @@ def refined(
 
     Raises
     ------
-    ConfigError, MemoryError
+    ConfigError, DeviceMemoryError
         As for `alone`.
     """
     device = engine.device()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.bitstream.planes import Order
 from xwalloc.codec import engine, resident
 from xwalloc.codec.bound import Finish
-from xwalloc.codec.devices import CPU
+from xwalloc.codec.devices import CPU, DeviceMemoryError, fall_back
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing, squares
 from xwalloc.codec.places import NO_RESIDUALS, OnHost, Place, latents_of
@@ -142,6 +143,30 @@ def encode(
     Transformed or None
         None where the chunk is beyond the bit budget of exact arithmetic.
     """
+    given = samples, edges, mask, target, grid, Order.of(profile), nodata, examine, shared, rotated
+    padded = (*samples.shape[:2], *grid.signal)
+    if engine.device() != CPU and resident.can_encode(padded, Order.of(profile)):
+        try:
+            return _encode(resident.OnDevice, *given)
+        except DeviceMemoryError as error:
+            fall_back(error)
+    return _encode(OnHost, *given)
+
+
+def _encode(
+    place_of: Callable[[NDArray[np.generic], NDArray[np.uint8] | None, NDArray[np.generic]], Place],
+    samples: NDArray[np.generic],
+    edges: tuple[float, float],
+    mask: NDArray[np.uint8] | None,
+    target: Target,
+    grid: Grid,
+    order: Order,
+    nodata: NDArray[np.generic],
+    examine: Examine,
+    shared: Model | None,
+    rotated: bool,
+) -> Transformed | None:
+    """`encode` in a place that is made of samples, blank and nodata."""
     original = samples.shape
     samples = pad(samples, grid.signal)
     batch, channels = samples.shape[:2]
@@ -154,8 +179,7 @@ def encode(
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    order = Order.of(profile)
-    place = _place(samples, blank, nodata, order)
+    place = place_of(samples, blank, nodata)
     wide = None
     if shared is None:
         found = linear.fit(samples, edges, scale, grid, holes, map_parallel, place.quantise)
@@ -210,15 +234,6 @@ def encode(
     if kept.missed is not None:
         missed = kept.missed.reshape(samples.shape)[tuple(slice(0, n) for n in original)]
     return Transformed(sections, missed, kept.figure)
-
-
-def _place(
-    samples: NDArray[np.generic], blank: NDArray[np.uint8] | None, nodata: NDArray[np.generic], order: Order
-) -> Place:
-    """Where the samples of a chunk are worked on."""
-    if engine.device() != CPU and resident.can_encode(samples.shape, order):
-        return resident.OnDevice(samples, blank, nodata)
-    return OnHost(samples, blank, nodata)
 
 
 def _fill_empty(

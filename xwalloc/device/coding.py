@@ -79,16 +79,18 @@ def _class_of(expected):
 
 @triton.jit
 def _linked(plane, column: tl.constexpr, first, codes, magnitudes, own):
-    """Base of a plane that another one looks at, and how much larger that one is; 0 where it says nothing."""
+    """Base of a plane that another one looks at, how much larger that one is, and whether it says anything."""
     index = tl.load(plane + column).to(tl.int64)
     base = index * 0
     larger = own * 0
+    there = larger
     if index >= 0:
         magnitude = tl.load(magnitudes + tl.load(codes + index).to(tl.int64))
         base = tl.load(first + index * _GEOMETRY).to(tl.int64)
         if magnitude > 0:
             larger = tl.minimum(own * _ONE // magnitude, _RATIO_CAP)
-    return base, larger
+            there = larger * 0 + 1
+    return base, larger, there
 
 
 @triton.jit
@@ -119,17 +121,11 @@ def look_kernel(parts, plane_of, geometry, codes, magnitudes, weights, looks):
     weights += tl.load(row + 4) * (2 * _WEIGHTS)
     plane = first + place * _GEOMETRY
     own = tl.load(magnitudes + tl.load(codes + place).to(tl.int64))
-    previous, larger = _linked(plane, 6, first, codes, magnitudes, own)
-    parent, than_parent = _linked(plane, 7, first, codes, magnitudes, own)
-    sibling, than_sibling = _linked(plane, 14, first, codes, magnitudes, own)
-    w = weights
-    if larger > 0:
-        w = weights + _WEIGHTS
-    held = own * tl.load(w)
-    if than_parent == 0:
-        held += own * tl.load(w + 3)
-    if than_sibling == 0:
-        held += own * tl.load(w + 4)
+    previous, larger, has_previous = _linked(plane, 6, first, codes, magnitudes, own)
+    parent, than_parent, has_parent = _linked(plane, 7, first, codes, magnitudes, own)
+    sibling, than_sibling, has_sibling = _linked(plane, 14, first, codes, magnitudes, own)
+    w = weights + has_previous * _WEIGHTS
+    held = own * (tl.load(w) + (1 - has_parent) * tl.load(w + 3) + (1 - has_sibling) * tl.load(w + 4))
     base = tl.load(plane).to(tl.int64)
     out = looks + index * _LOOKS
     tl.store(out, own)
@@ -590,12 +586,14 @@ def put_kernel(
                 to = sample_at + tl.cumsum(taken, 0) - taken
                 sample_at += tl.sum(taken, 0)
                 if tl.max(filled.to(tl.int32), 0) > 0:
-                    for k in range(_GROUP):
-                        coded = filled & (x + k < nx)
+                    for further in range(_GROUP):
+                        coded = filled & (x + further < nx)
                         if MASKED:
-                            coded = _is_coded(mask, mask_base + place + k, coded)
-                        expected = _expected(values, others, z, y, x + k, ny, nx, sz, sy, coded)
-                        tl.store(symbols + to, tl.load(values + base + place + k, mask=coded, other=0), mask=coded)
+                            coded = _is_coded(mask, mask_base + place + further, coded)
+                        expected = _expected(values, others, z, y, x + further, ny, nx, sz, sy, coded)
+                        tl.store(
+                            symbols + to, tl.load(values + base + place + further, mask=coded, other=0), mask=coded
+                        )
                         class_ = _class_of(expected) + _GROUPED_ROLE * _CLASSES
                         tl.store(classes + to, class_.to(tl.int16), mask=coded)
                         to += coded.to(tl.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["download", "side_by_side", "upload"]
+__all__ = ["download", "side_by_side", "together", "upload"]
 
 ALIGNMENT = 16
 
@@ -73,3 +73,14 @@ def download(*tensors: torch.Tensor) -> list[NDArray[Any]]:
         copy.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensors[0].device).synchronize()
     return [copy.numpy() for copy in copies]
+
+
+def together(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Elements of tensors, one behind the other: a view where they lie so in memory, else a copy."""
+    if len(tensors) == 1:
+        return tensors[0].reshape(-1)
+    ends = [own.data_ptr() + own.nbytes for own in tensors[:-1]]
+    one = len({own.untyped_storage().data_ptr() for own in tensors}) == 1
+    if one and all(own.is_contiguous() for own in tensors) and ends == [own.data_ptr() for own in tensors[1:]]:
+        return torch.as_strided(tensors[0], (sum(own.numel() for own in tensors),), (1,))
+    return torch.cat([own.reshape(-1) for own in tensors])

@@ -12,7 +12,7 @@ its samples are back, whether its streams were sound and its arithmetic certain 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,18 @@ from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
 from xwalloc.codec.networks import alone
 from xwalloc.codec.resident.sections import latent_section, residual_section
-from xwalloc.codec.resident.steps import as_float16, certain, inverse, torch_type
+from xwalloc.codec.resident.steps import (
+    as_float16,
+    certain,
+    inverse,
+    largest_coefficient,
+    largest_symbols,
+    reach_of,
+    torch_type,
+)
 from xwalloc.codec.transform_sections import Contents, pad
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.linear import fits
-from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +175,7 @@ class Batch:
         owners: NDArray[np.int64],
     ) -> None:
         self.jobs, self.samples, self.numbers, self._owners = jobs, samples, numbers, owners
-        self._edges = np.cumsum([0, *(job.contents.model.rank for job in jobs)])
+        self._edges = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in jobs)])
 
     def verdict(self, index: int, numbers: Sequence[NDArray[Any]]) -> bool:
         """Whether a chunk is right; if not, it has to be decoded again by `decode_alone`.
@@ -189,16 +196,11 @@ class Batch:
         if results[self._owners == index].any():
             raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
         model = self.jobs[index].contents.model
-        if _largest(model, tops[index]) > certain(model.grid, model.filter_shift):
+        if largest_coefficient(model, tops[index]) > certain(model.grid, model.filter_shift):
             return False
-        if not fits(model, reach[self._edges[index] : self._edges[index + 1]]):
+        if not fits(model, reach_of(model, reach[self._edges[index] : self._edges[index + 1]])):
             raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
         return True
-
-
-def _largest(model: LinearModel, symbol: int) -> float:
-    """What no coefficient of symbols exceeds; networks move them by less than a quantum."""
-    return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
 
 
 def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
@@ -240,30 +242,29 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     if sections:
         of_sections, results = coder.decode(sections, streams, values, mask)
         of_streams = np.array(owners)[of_sections]
-    tops = torch.stack([torch.stack(torch.aminmax(symbols[index])).abs().amax() for index in range(len(jobs))])
-    samples: dict[int, torch.Tensor] = {}
+    every = range(len(jobs))
+    tops = largest_symbols([symbols[index] for index in every])
+    latents_of: dict[int, torch.Tensor] = {}
     reach: dict[int, torch.Tensor] = {}
     for group in groups:
         models = [jobs[index].contents.model for index in group]
-        latents = inverse(
+        latents, reaches = inverse(
             models,
             [symbols[index].view(jobs[index].latent_shape) for index in group],
             [jobs[index].contents.network for index in group],
             [certain(model.grid, model.filter_shift) for model in models],
         )
-        for index, own in zip(group, latents, strict=True):
-            reach[index] = _reach(own)
-            samples[index] = _restored(jobs[index], _samples(jobs[index], own, residuals[index]))
-    every = range(len(jobs))
+        planes = torch.split(reaches, [math.prod(jobs[index].latent_shape[:2]) for index in group])
+        latents_of.update(zip(group, latents, strict=True))
+        reach.update(zip(group, planes, strict=True))
+    samples: dict[int, torch.Tensor] = {}
+    for places in _alike([jobs[index] for index in order]):
+        group = [order[place] for place in places]
+        own = [jobs[index] for index in group]
+        made = samples_of(own, [latents_of[index] for index in group], [residuals[index] for index in group])
+        samples.update((index, _restored(job, part)) for index, job, part in zip(group, own, made, strict=True))
     numbers = results, tops, torch.cat([reach[index] for index in every])
     return Batch(jobs, [samples[index] for index in every], numbers, of_streams)
-
-
-def _reach(latents: torch.Tensor) -> torch.Tensor:
-    """Largest magnitude of each latent (rank,) of latents (batch, rank, n)."""
-    import torch
-
-    return torch.maximum(latents.amax(dim=(0, 2)), -latents.amin(dim=(0, 2)))
 
 
 def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
@@ -290,12 +291,12 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
     if sections and download(coder.decode(sections, job.streams, values, mask)[1])[0].any():
         raise FormatError("A stream of the frame does not decode to its end, or holds impossible values.")
     try:
-        (latents,) = inverse([job.contents.model], [symbols.view(job.latent_shape)], [job.contents.network])
+        (latents,), reach = inverse([job.contents.model], [symbols.view(job.latent_shape)], [job.contents.network])
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
-    if not fits(job.contents.model, download(_reach(latents))[0]):
+    if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
         raise FormatError("The symbols of the frame are impossible: its latents exceed what is exact.")
-    return _restored(job, _samples(job, latents, residuals))
+    return _restored(job, samples_of([job], [latents], [residuals])[0])
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,7 @@ def decoded(job: Job) -> NDArray[Any]:
     ------
     FormatError
         If the sections of the chunk are damaged.
-    MemoryError
+    DeviceMemoryError
         If the device has too little memory for the chunk alone.
     """
     name = engine.device()
@@ -417,30 +418,63 @@ def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | No
     return (upload(device, np.concatenate(padded))[0] if padded else None), places
 
 
-def _samples(job: Job, latents: torch.Tensor, residuals: torch.Tensor) -> torch.Tensor:
-    """Samples (batch, channel, z, y, x), in the type that is worked with, of the box around a chunk's region."""
+def _alike(jobs: Sequence[Job]) -> list[list[int]]:
+    """Places of chunks, those together whose samples are made together."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, job in enumerate(jobs):
+        contents = job.contents
+        box = tuple((part.start, part.stop) for part in job.layout.box(job.region))
+        key = (
+            contents.shape, contents.residual_codes is None, contents.finish.fraction is None, job.working_type,
+            job.nodata.tobytes(), box,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def samples_of(
+    jobs: Sequence[Job], latents: Sequence[torch.Tensor], residuals: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Samples (batch, channel, z, y, x), in the type that is worked with, of the boxes around the regions of chunks.
+
+    Parameters
+    ----------
+    jobs
+        Chunks that are alike.
+    latents : (batch, rank, n) float64
+        Latents of each.
+    residuals : (n,) int32
+        Residuals of each, or nothing.
+    """
     import torch
 
     from xwalloc.device import samples
-    from xwalloc.device.memory import upload
+    from xwalloc.device.memory import together, upload
 
-    contents, device = job.contents, latents.device
-    box = job.layout.box(job.region)
-    chosen, signal = box[1], contents.model.grid.signal
-    nodata = early_nodata(job.nodata)
-    numbers = contents.finish.of(chosen).table(contents.model.mean_units[chosen])
-    matrix, table, *rest = upload(
-        device, contents.model.matrix[chosen], numbers[None], *([nodata] if nodata.size else [])
+    first, device = jobs[0], latents[0].device
+    shape, signal = first.contents.shape, first.contents.model.grid.signal
+    box = first.layout.box(first.region)
+    items, chosen = box[0].stop - box[0].start, box[1]
+    nodata = early_nodata(first.nodata)
+    tables = [job.contents.finish.of(chosen).table(job.contents.model.mean_units[chosen]) for job in jobs]
+    table, *matrices = upload(
+        device, np.repeat(np.stack(tables), items, axis=0), *[job.contents.model.matrix[chosen] for job in jobs],
+        *([nodata] if nodata.size else []),
     )  # fmt: skip
-    products = torch.matmul(matrix, latents[box[0]])
+    size = (len(jobs) * items, chosen.stop - chosen.start, math.prod(signal))
+    products = torch.empty(size, dtype=torch.float64, device=device)
+    for index, (matrix, own) in enumerate(zip(matrices, latents, strict=False)):
+        torch.matmul(matrix, own[box[0]], out=products[index * items : (index + 1) * items])
     layer = None
-    if contents.residual_codes is not None:
-        layer = residuals.view(*contents.shape[:2], -1)[box[0], chosen].contiguous()
-    out = torch.empty(products.shape, dtype=torch_type(job.working_type), device=device)
+    if first.contents.residual_codes is not None:
+        whole = together(residuals).view(len(jobs), *shape[:2], -1)
+        layer = whole[:, box[0], chosen].reshape(size)
+    out = torch.empty(size, dtype=torch_type(first.working_type), device=device)
     samples.finish(
-        products, table, layer, rest[0] if rest else None, out, integral=contents.finish.fraction is not None
+        products, table, layer, matrices[-1] if nodata.size else None, out,
+        integral=first.contents.finish.fraction is not None,
     )  # fmt: skip
-    return out.view(*products.shape[:2], *signal)[:, :, box[2], box[3], box[4]]
+    return [own.view(items, size[1], *signal)[:, :, box[2], box[3], box[4]] for own in torch.split(out, items)]
 
 
 def _restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from xwalloc.models.neural import Network
 
-__all__ = ["as_float16", "certain", "inverse", "torch_type"]
+__all__ = [
+    "as_float16", "certain", "inverse", "largest_coefficient", "largest_symbols", "reach_of", "torch_type",
+]  # fmt: skip
 
 
 def inverse(
@@ -26,18 +28,25 @@ def inverse(
     symbols: Sequence[torch.Tensor],
     networks: Sequence[Network | None],
     bounds: Sequence[float] | None = None,
-) -> list[torch.Tensor]:
-    """Latents (batch, rank, n), integers in units, of chunks of one grid: `linear.synthesise`.
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Latents, integers in units, of chunks of one grid: `linear.synthesise`.
 
     Parameters
     ----------
     models, networks
         The model of each chunk, and the network that refines its latents, if any.
     symbols : (batch, rank, z, y, x) int32
-        Symbols of each chunk; those of several lie behind each other in memory.
+        Symbols of each chunk; those of several lie behind each other in memory, or are copied.
     bounds
         For each chunk a magnitude that no coefficient exceeds; it is trusted. None where it is to be measured, which
         waits for the device.
+
+    Returns
+    -------
+    latents : (batch, rank, n) float64
+        Of each chunk.
+    reach : (plane,) float64
+        Largest magnitude of each latent of each batch item of each chunk.
 
     Raises
     ------
@@ -47,19 +56,17 @@ def inverse(
     import torch
 
     from xwalloc.device import samples, wavelet
-    from xwalloc.device.memory import upload
+    from xwalloc.device.memory import together, upload
 
     grid, device = models[0].grid, symbols[0].device
     planes = [own.shape[0] * own.shape[1] for own in symbols]
     shape = (1, sum(planes), *grid.signal)
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    together = torch.as_strided(symbols[0], shape, strides)
     quanta, points = upload(
         device,
         np.repeat([float(model.quantum) for model in models], planes)[None],
         np.repeat(np.array([model.points for model in models], np.float64), planes, axis=0)[None],
     )
-    coefficients = samples.dequantise(together, quanta, points)[0]
+    coefficients = samples.dequantise(together(symbols).view(shape), quanta, points)[0]
     for model, own, network, part in zip(models, symbols, networks, torch.split(coefficients, planes), strict=True):
         if network is not None:
             network.refined(part.reshape(own.shape), own, grid.plan, model.codes, model.quantum)
@@ -76,7 +83,28 @@ def inverse(
         coefficients, grid.plan, filters, grid.boundary, which=which, bounds=of_filters, out=coefficients
     )
     parts = zip(torch.split(made, planes), symbols, strict=True)
-    return [part.reshape(*own.shape[:2], -1) for part, own in parts]
+    flat = made.view(len(made), -1)
+    reach = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
+    return [part.reshape(*own.shape[:2], -1) for part, own in parts], reach
+
+
+def reach_of(model: LinearModel, planes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest magnitude of each latent (rank,), from that of each plane (batch * rank,)."""
+    largest: NDArray[np.float64] = planes.reshape(-1, model.rank).max(axis=0)
+    return largest
+
+
+def largest_coefficient(model: LinearModel, symbol: int) -> float:
+    """What no coefficient of symbols exceeds, whose largest is given; networks move them by less than a quantum."""
+    return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
+
+
+def largest_symbols(symbols: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Largest magnitude among the symbols of each chunk, int64."""
+    import torch
+
+    # In 64 bits: the smallest integer of 32 has no magnitude there, and damaged streams may hold it.
+    return torch.stack([torch.stack(torch.aminmax(own)).to(torch.int64).abs().amax() for own in symbols])
 
 
 @lru_cache(maxsize=256)
