@@ -5,10 +5,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
-from xwalloc.codec import devices
-from xwalloc.codec.chunk import ChunkCodec
-from xwalloc.codec.config import CodecConfig
-from xwalloc.codec.resident import encode
+from xwalloc.codec import devices  # noqa: E402
+from xwalloc.codec.chunk import ChunkCodec  # noqa: E402
+from xwalloc.codec.config import CodecConfig  # noqa: E402
+from xwalloc.codec.resident import encode  # noqa: E402
 
 
 @pytest.fixture

@@ -142,11 +142,11 @@ def test_the_bound_holds_whoever_encodes_and_decodes(places, large):
     """1,000 cases, half of them encoded on the device and decoded on the CPU, the others the other way."""
     together = 8 if large else 2
     several = st.lists(
-        cases(quality="max_error", most_samples=4096 if large else 512), min_size=together, max_size=together
+        cases(quality="max_error", most_samples=4096 if large else 256), min_size=together, max_size=together
     )
 
     @hypothesis_settings(
-        max_examples=125 if large else 5, deadline=None, derandomize=not large, database=None,
+        max_examples=125 if large else 4, deadline=None, derandomize=not large, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(several)
@@ -222,14 +222,14 @@ def watch(monkeypatch, **options):
 
 def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1))
-    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(3)]
+    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(2)]
     expected = [places.on_cpu(codec.encode, chunk) for chunk in some]
     quantising, _, decoding = watch(monkeypatch, most=1)
     assert places.together(codec.encode, some) == expected
     found = places.together(codec.decode, expected)
     for one, frame in zip(found, expected, strict=True):
         assert one.tobytes() == places.on_cpu(codec.decode, frame).tobytes()
-    assert quantising.failed == decoding.failed == [3, 2]
+    assert quantising.failed == decoding.failed == [2]
     assert set(places.encoded) == set(places.decoded) == {1}
 
 

@@ -8,12 +8,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
-from xwalloc.bitstream.frame import Frame, Mode, Section
-from xwalloc.codec import devices
-from xwalloc.codec.chunk import ChunkCodec, decode_frame
-from xwalloc.codec.config import CodecConfig
-from xwalloc.codec.resident import decode as resident
-from xwalloc.errors import FormatError
+from xwalloc.bitstream.frame import Frame, Mode, Section  # noqa: E402
+from xwalloc.codec import devices  # noqa: E402
+from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
+from xwalloc.codec.config import CodecConfig  # noqa: E402
+from xwalloc.codec.resident import decode as resident  # noqa: E402
+from xwalloc.errors import FormatError  # noqa: E402
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
 
