@@ -1,0 +1,191 @@
+"""Device arrays in and out of Zarr: the values of the host, and no way through it that is not needed.
+
+Where there is no CUDA device, arrays of NumPy that are named as those of CuPy stand for them, and kernels run in
+Triton's interpreter: Zarr's own buffers of GPUs hold them, so that what is copied between host and device is counted.
+"""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import zarr
+from zarr.core.buffer import gpu
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
+
+from xwalloc import numcodecs as v2  # noqa: E402
+from xwalloc import zarr as v3  # noqa: E402
+from xwalloc.bitstream import planes  # noqa: E402
+from xwalloc.codec import engine, resident  # noqa: E402
+from xwalloc.codec.resident import decode  # noqa: E402
+
+CODEC = {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 1.5, "profile": "parallel"}
+
+
+class StandIn(np.ndarray):
+    """Stands for `cupy.ndarray`."""
+
+    __cuda_array_interface__ = None
+
+    def get(self):
+        """A copy on the host."""
+        return sys.modules["cupy"].asnumpy(self)
+
+
+def stand_in():
+    """What Zarr and xwalloc use of CuPy, in NumPy."""
+    cupy = ModuleType("cupy")
+    cupy.ndarray = StandIn
+    cupy.asarray = cupy.asanyarray = lambda data: np.array(data).view(StandIn) if type(data) is np.ndarray else data
+    cupy.asnumpy = lambda array: np.array(array.view(np.ndarray))
+    cupy.frombuffer = lambda *args, **more: np.frombuffer(*args, **more).view(StandIn)
+    cupy.empty = lambda shape, dtype, order: np.empty(shape, dtype, order).view(StandIn)
+    cupy.array = lambda *args, **more: np.array(*args, **more).view(StandIn)
+    cupy.concatenate = lambda parts: np.concatenate(parts).view(StandIn)
+    cupy.from_dlpack = lambda tensor: np.from_dlpack(tensor).view(StandIn)
+    return cupy
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cupy", marks=pytest.mark.gpu)])
+def there(request, monkeypatch, device):
+    """Zarr gives arrays of CuPy; counts samples that are decoded on the device, uploaded, and downloaded."""
+    if request.param == "stand-in":
+        if device.type == "cuda":
+            pytest.skip("there is a CUDA device")
+        cupy = stand_in()
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        monkeypatch.setattr(gpu, "cp", cupy)
+    else:
+        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    counts = SimpleNamespace(cupy=cupy, decoded=0, uploaded=0, downloaded=0, monkeypatch=monkeypatch)
+
+    def count(owner, name, key, size, when=lambda given: True):
+        original = getattr(owner, name)
+
+        def counting(*args, **more):
+            result = original(*args, **more)
+            setattr(counts, key, getattr(counts, key) + (size(result) if when(args[-1]) else 0))
+            return result
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(decode, "decode", "decoded", lambda batch: sum(samples.numel() for samples in batch.samples))
+    count(resident, "decoded", "downloaded", np.size)
+    count(cupy, "asnumpy", "downloaded", np.size)
+    count(cupy, "asarray", "uploaded", np.size, lambda given: type(given) is np.ndarray)
+    monkeypatch.setattr(planes, "LANE_COST", 0.5)
+    monkeypatch.setattr(engine, "device", lambda: "cuda:0" if device.type == "cuda" else "cpu:0")
+    with zarr.config.enable_gpu():
+        yield counts
+
+
+def mixture(shape, dtype, seed=0):
+    """Few sources and some noise, that transform mode codes best."""
+    rng = np.random.default_rng(seed)
+    sources = rng.normal(size=(2, *shape[1:])).cumsum(1).cumsum(2) * 3
+    data = np.tensordot(rng.normal(size=(shape[0], 2)), sources, 1) + rng.normal(size=shape) / 2
+    return ((data - data.min()).clip(0, 125) if np.dtype(dtype).kind in "iu" else data).astype(dtype)
+
+
+def on_host(monkeypatch, work):
+    """What a process without a device makes of it."""
+    with (
+        monkeypatch.context() as context,
+        zarr.config.set({"buffer": "zarr.buffer.cpu.Buffer", "ndbuffer": "zarr.buffer.cpu.NDBuffer"}),
+    ):
+        context.setattr(engine, "device", lambda: "cpu")
+        return work()
+
+
+def written(there, data, *, chunks, codec=CODEC, **more):
+    """An array written on the host, and what is read of it there."""
+
+    def write():
+        array = zarr.create_array(
+            {}, shape=data.shape, dtype=data.dtype.newbyteorder("="), chunks=chunks, compressors=(),
+            serializer=v3.Walloc(**codec), **more,
+        )  # fmt: skip
+        array[...] = data
+        return array, array[...]
+
+    return on_host(there.monkeypatch, write)
+
+
+def same(there, found, expected):
+    """An array on the device of the same bits."""
+    assert isinstance(found, there.cupy.ndarray)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert found.get().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u2"])
+def test_samples_stay_on_the_device(there, dtype):
+    array, expected = written(there, mixture((18, 11, 24), dtype), chunks=(18, 11, 12))
+    found = array[...]
+    assert (there.decoded, there.uploaded, there.downloaded) == (found.size, 0, 0)
+    same(there, found, expected)
+
+
+def test_selections_stay_on_the_device(there):
+    array, expected = written(there, mixture((18, 11, 13), "f4"), chunks=(18, 11, 13))
+    found = array[3, 2:9:2]
+    assert there.decoded > 0
+    assert there.uploaded == there.downloaded == 0
+    same(there, found, expected[3, 2:9:2])
+    same(there, array.oindex[[1, 4], :, [2, 0, 9]], expected[np.ix_([1, 4], range(11), [2, 0, 9])])
+
+
+def test_chunks_in_shards(there):
+    array, expected = written(there, mixture((18, 11, 24), "f4"), chunks=(18, 11, 12), shards=(18, 11, 24))
+    found = array[...]
+    assert there.decoded == found.size
+    same(there, found, expected)
+
+
+def test_what_the_host_decodes_is_uploaded_once(there):
+    data = mixture((3, 20, 24), "i2")
+    array, expected = written(there, data, chunks=(3, 20, 12), codec={**CODEC, "max_error": None, "lossless": True})
+    found = array[...]
+    assert (there.decoded, there.uploaded, there.downloaded) == (0, found.size, 0)
+    same(there, found, expected)
+    there.monkeypatch.setattr(engine, "device", lambda: "cpu")
+    array, expected = written(there, mixture((18, 11, 13), "f4"), chunks=(18, 11, 13))
+    there.uploaded = 0
+    same(there, array[...], expected)
+    assert (there.decoded, there.uploaded) == (0, expected.size)
+
+
+def test_frames_of_the_other_byte_order(there):
+    array, expected = written(there, mixture((18, 11, 13), "f4"), chunks=(18, 11, 13))
+    swapped = v2.Walloc(**CODEC).encode(expected.astype(">f4"))
+    (key,) = [key for key in array.store._store_dict if key.startswith("c/")]
+    array.store._store_dict[key] = zarr.core.buffer.cpu.Buffer.from_bytes(swapped)
+    again = on_host(there.monkeypatch, lambda: array[...])
+    there.decoded = 0
+    found = array[...]
+    assert there.decoded == found.size
+    same(there, found, again)
+
+
+def test_arrays_of_a_device_are_written(there):
+    data = mixture((18, 11, 24), "f4")
+    array, expected = written(there, data, chunks=(18, 11, 12))
+    again = zarr.create_array(
+        {}, shape=data.shape, dtype=data.dtype, chunks=array.chunks, compressors=(), serializer=v3.Walloc(**CODEC),
+        config={"write_empty_chunks": True},
+    )  # fmt: skip
+    given = there.cupy.asarray(data)
+    there.downloaded = 0
+    again[...] = given
+    assert there.downloaded >= data.size  # of which the encoder looks at every sample
+    found = on_host(there.monkeypatch, lambda: again[...])
+    assert np.abs(found - data).max() <= CODEC["max_error"]
+    same(there, again[...], found)
+
+
+def test_numcodecs_takes_them(there):
+    data = mixture((18, 11, 13), "f4")
+    codec = v2.Walloc(**CODEC)
+    assert codec.encode(there.cupy.asarray(data)) == codec.encode(data)
