@@ -99,12 +99,12 @@ def on_host(monkeypatch, work):
         return work()
 
 
-def written(there, data, *, chunks, codec=CODEC, **more):
+def written(there, data, *, chunks, store=None, codec=CODEC, **more):
     """An array written on the host, and what is read of it there."""
 
     def write():
         array = zarr.create_array(
-            {}, shape=data.shape, dtype=data.dtype.newbyteorder("="), chunks=chunks, compressors=(),
+            {} if store is None else store, shape=data.shape, dtype=data.dtype, chunks=chunks, compressors=(),
             serializer=v3.Walloc(**codec), **more,
         )  # fmt: skip
         array[...] = data
@@ -137,8 +137,9 @@ def test_selections_stay_on_the_device(there):
     same(there, array.oindex[[1, 4], :, [2, 0, 9]], expected[np.ix_([1, 4], range(11), [2, 0, 9])])
 
 
-def test_chunks_in_shards(there):
-    array, expected = written(there, mixture((18, 11, 24), "f4"), chunks=(18, 11, 12), shards=(18, 11, 24))
+def test_chunks_in_shards(there, tmp_path):
+    data = mixture((18, 11, 24), "f4")
+    array, expected = written(there, data, chunks=(18, 11, 12), shards=(18, 11, 24), store=tmp_path)
     found = array[...]
     assert there.decoded == found.size
     same(there, found, expected)
@@ -169,20 +170,19 @@ def test_frames_of_the_other_byte_order(there):
     same(there, found, again)
 
 
-def test_arrays_of_a_device_are_written(there):
+def test_arrays_of_a_device_are_written(there, tmp_path):
     data = mixture((18, 11, 24), "f4")
-    array, expected = written(there, data, chunks=(18, 11, 12))
-    again = zarr.create_array(
-        {}, shape=data.shape, dtype=data.dtype, chunks=array.chunks, compressors=(), serializer=v3.Walloc(**CODEC),
-        config={"write_empty_chunks": True},
+    array = zarr.create_array(
+        tmp_path, shape=data.shape, dtype=data.dtype, chunks=(18, 11, 12), compressors=(),
+        serializer=v3.Walloc(**CODEC), config={"write_empty_chunks": True},
     )  # fmt: skip
     given = there.cupy.asarray(data)
     there.downloaded = 0
-    again[...] = given
+    array[...] = given
     assert there.downloaded >= data.size  # of which the encoder looks at every sample
-    found = on_host(there.monkeypatch, lambda: again[...])
+    found = on_host(there.monkeypatch, lambda: array[...])
     assert np.abs(found - data).max() <= CODEC["max_error"]
-    same(there, again[...], found)
+    same(there, array[...], found)
 
 
 def test_numcodecs_takes_them(there):
