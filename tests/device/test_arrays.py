@@ -9,7 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
+from xarray.namedarray import pycompat
 from zarr.core.buffer import gpu
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -24,27 +26,67 @@ from xwalloc.codec.resident import decode  # noqa: E402
 CODEC = {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 1.5, "profile": "parallel"}
 
 
-class StandIn(np.ndarray):
-    """Stands for `cupy.ndarray`."""
+class StandIn(np.lib.mixins.NDArrayOperatorsMixin):
+    """Stands for `cupy.ndarray`: functions of NumPy take it, but nobody gets an array of NumPy unasked."""
 
     __cuda_array_interface__ = None
+
+    def __init__(self, there):
+        self.there = there
+
+    def __array__(self, *args, **more):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __array_function__(self, function, types, args, more):
+        return wrapped(function(*unwrapped(args), **unwrapped(more)))
+
+    def __array_ufunc__(self, ufunc, method, *args, **more):
+        return wrapped(getattr(ufunc, method)(*unwrapped(args), **unwrapped(more)))
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self.there, name)
+        return (lambda *args, **more: wrapped(found(*args, **more))) if callable(found) else found
+
+    def __getitem__(self, key):
+        return StandIn(self.there[key])
+
+    def __setitem__(self, key, value):
+        self.there[key] = unwrapped(value)
+
+    def __len__(self):
+        return len(self.there)
 
     def get(self):
         """A copy on the host."""
         return sys.modules["cupy"].asnumpy(self)
 
 
+def wrapped(found):
+    """A result as CuPy gives it."""
+    if isinstance(found, tuple | list):
+        return type(found)(map(wrapped, found))
+    return StandIn(found) if isinstance(found, np.ndarray) else found
+
+
+def unwrapped(given):
+    """Arguments as NumPy takes them."""
+    if isinstance(given, tuple | list):
+        return type(given)(map(unwrapped, given))
+    if isinstance(given, dict):
+        return {key: unwrapped(value) for key, value in given.items()}
+    return given.there if isinstance(given, StandIn) else given
+
+
 def stand_in():
     """What Zarr and xwalloc use of CuPy, in NumPy."""
     cupy = ModuleType("cupy")
-    cupy.ndarray = StandIn
-    cupy.asarray = cupy.asanyarray = lambda data: np.array(data).view(StandIn) if type(data) is np.ndarray else data
-    cupy.asnumpy = lambda array: np.array(array.view(np.ndarray))
-    cupy.frombuffer = lambda *args, **more: np.frombuffer(*args, **more).view(StandIn)
-    cupy.empty = lambda shape, dtype, order: np.empty(shape, dtype, order).view(StandIn)
-    cupy.array = lambda *args, **more: np.array(*args, **more).view(StandIn)
-    cupy.concatenate = lambda parts: np.concatenate(parts).view(StandIn)
-    cupy.from_dlpack = lambda tensor: np.from_dlpack(tensor).view(StandIn)
+    cupy.ndarray, cupy.__version__ = StandIn, "14.0"
+    cupy.asarray = cupy.asanyarray = lambda data: data if isinstance(data, StandIn) else StandIn(np.array(data))
+    cupy.asnumpy = lambda array: np.array(unwrapped(array))
+    for name in ("frombuffer", "empty", "array", "concatenate", "from_dlpack"):
+        setattr(cupy, name, lambda *args, name=name, **more: wrapped(getattr(np, name)(*unwrapped(args), **more)))
     return cupy
 
 
@@ -57,6 +99,7 @@ def there(request, monkeypatch, device):
         cupy = stand_in()
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(gpu, "cp", cupy)
+        monkeypatch.setattr(pycompat, "_cached_duck_array_modules", {})
     else:
         cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     counts = SimpleNamespace(cupy=cupy, decoded=0, uploaded=0, downloaded=0, monkeypatch=monkeypatch)
@@ -189,3 +232,33 @@ def test_numcodecs_takes_them(there):
     data = mixture((18, 11, 13), "f4")
     codec = v2.Walloc(**CODEC)
     assert codec.encode(there.cupy.asarray(data)) == codec.encode(data)
+
+
+def test_xarray_and_dask(there, tmp_path):
+    """As docs/clusters.md has it; indices are on the host, where pandas needs them."""
+    dask_array = pytest.importorskip("dask.array", reason="Dask is not installed")
+    data = xr.DataArray(
+        mixture((18, 11, 24), "f4"), dims=("band", "y", "x"), name="r",
+        coords={"band": np.arange(18), "x": np.linspace(0, 1, 24)},
+    )  # fmt: skip
+
+    def write():
+        encoding = {"serializer": v3.Walloc(**CODEC), "compressors": (), "chunks": (18, 11, 12)}
+        data.to_dataset().to_zarr(tmp_path / "s.zarr", encoding={"r": encoding}, consolidated=False)
+        return xr.open_zarr(tmp_path / "s.zarr", consolidated=False).r.values
+
+    expected = on_host(there.monkeypatch, write)
+    eager = xr.open_zarr(tmp_path / "s.zarr", chunks=None, consolidated=False).r
+    assert eager.band.values.tolist() == list(range(18))
+    there.downloaded = 0
+    same(there, eager.sel(band=slice(2, 4)).load().data, expected[2:5])
+
+    stored = zarr.open_array(tmp_path / "s.zarr" / "r", mode="r")
+    chunks = dask_array.from_array(stored, stored.chunks, meta=there.cupy.empty((0, 0, 0), dtype="f4"))
+    lazy = eager.copy(data=chunks)
+    there.decoded = there.downloaded = 0
+    found = (lazy.sel(band=slice(2, 4)) + 1).compute(scheduler="synchronous")
+    assert there.decoded == found.size
+    assert there.uploaded == there.downloaded == 0
+    assert found.x.values.tolist() == data.x.values.tolist()
+    same(there, found.data, expected[2:5] + 1)
