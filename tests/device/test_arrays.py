@@ -21,6 +21,7 @@ from xwalloc import numcodecs as v2  # noqa: E402
 from xwalloc import zarr as v3  # noqa: E402
 from xwalloc.bitstream import planes  # noqa: E402
 from xwalloc.codec import engine, resident  # noqa: E402
+from xwalloc.codec.decode import decode_frame, decode_in_place  # noqa: E402
 from xwalloc.codec.resident import decode  # noqa: E402
 
 CODEC = {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 1.5, "profile": "parallel"}
@@ -262,3 +263,17 @@ def test_xarray_and_dask(there, tmp_path):
     assert there.uploaded == there.downloaded == 0
     assert found.x.values.tolist() == data.x.values.tolist()
     same(there, found.data, expected[2:5] + 1)
+
+
+@pytest.mark.gpu
+def test_any_stream_of_cupy_waits_for_the_samples():
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    frame = v2.Walloc(**CODEC).encode(mixture((18, 64, 64), "f4"))
+    expected = decode_frame(frame)
+    with cupy.cuda.Stream(non_blocking=True):
+        for _ in range(50):
+            found = decode_in_place(frame)
+            assert isinstance(found, resident.DeviceArray)
+            array = found.as_cupy()
+            assert array.data.ptr == found.samples.data_ptr()
+            assert cupy.asnumpy(array + 0).tobytes() == expected.tobytes()
