@@ -138,9 +138,9 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     def _decode(
         self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None
     ) -> np.ndarray | DeviceArray:
-        from xwalloc.codec.decode import decode_frame, decode_in_place
+        from xwalloc.codec.decode import decode_frame, decode_there
 
-        decode = decode_in_place if issubclass(chunk_spec.prototype.nd_buffer, gpu.NDBuffer) else decode_frame
+        decode = decode_there if issubclass(chunk_spec.prototype.nd_buffer, gpu.NDBuffer) else decode_frame
         dtype = native_dtype(chunk_spec.dtype)
         limits = DecodeLimits(max_bytes=int(np.prod(chunk_spec.shape, dtype=object)) * dtype.itemsize)
         decoded = decode(

@@ -21,7 +21,7 @@ from xwalloc import numcodecs as v2  # noqa: E402
 from xwalloc import zarr as v3  # noqa: E402
 from xwalloc.bitstream import planes  # noqa: E402
 from xwalloc.codec import engine, resident  # noqa: E402
-from xwalloc.codec.decode import decode_frame, decode_in_place  # noqa: E402
+from xwalloc.codec.decode import decode_frame, decode_there  # noqa: E402
 from xwalloc.codec.resident import decode  # noqa: E402
 
 CODEC = {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 1.5, "profile": "parallel"}
@@ -272,7 +272,7 @@ def test_any_stream_of_cupy_waits_for_the_samples():
     expected = decode_frame(frame)
     with cupy.cuda.Stream(non_blocking=True):
         for _ in range(50):
-            found = decode_in_place(frame)
+            found = decode_there(frame)
             assert isinstance(found, resident.DeviceArray)
             array = found.as_cupy()
             assert array.data.ptr == found.samples.data_ptr()

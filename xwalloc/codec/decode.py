@@ -21,7 +21,7 @@ from xwalloc.models import library
 from xwalloc.models.model import ModelReference
 from xwalloc.settings import decode_limit
 
-__all__ = ["decode_frame", "decode_in_place"]
+__all__ = ["decode_frame", "decode_there"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def decode_frame(
     return array
 
 
-def decode_in_place(
+def decode_there(
     frame: bytes,
     *,
     shape: Sequence[int] | None = None,
