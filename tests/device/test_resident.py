@@ -132,6 +132,18 @@ def test_chunks_of_all_kinds_together(monkeypatch, there):
     assert max(there) > 1
 
 
+def test_regions_of_chunks_that_are_alike_together(monkeypatch, there):
+    codec = ChunkCodec(CodecConfig(**CUBE, max_error=2))
+    frames = [codec.encode(mixture((18, 11, 13), "f4", seed)) for seed in range(4)]
+    region = (slice(2, 5), slice(0, 11), slice(1, 13))
+    expected = [on_cpu(monkeypatch, frame, region=region) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda frame: decode_frame(frame, region=region), frames))
+    for one, other in zip(found, expected, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert max(there) > 1
+
+
 def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, there):
     """They are decoded again, step by step."""
     frame = ChunkCodec(CodecConfig(**CUBE, max_error=2)).encode(mixture((18, 11, 13), "f4"))

@@ -488,7 +488,7 @@ def samples_of(
     layer = None
     if first.contents.residual_codes is not None:
         whole = together(residuals).view(len(jobs), *shape[:2], -1)
-        layer = whole[:, box[0], chosen].reshape(size)
+        layer = whole[:, box[0], chosen].reshape(size).contiguous()  # reshape may give a view with gaps
     out = torch.empty(size, dtype=torch_type(first.working_type), device=device)
     samples.finish(
         products, table, layer, matrices[-1] if nodata.size else None, out,
