@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
+from xwalloc import learning  # noqa: E402
 from xwalloc.learning import IGNORED, LatentDataset, LatentLoader  # noqa: E402
 
 
@@ -26,11 +27,14 @@ def grid(shape=(12, 10), chunks=(4, 5), latents=3, patch=4, **attrs):
     return found, samples
 
 
+@pytest.mark.parametrize("cut", ["copy_in_turn", "copy_at_once"])
 @pytest.mark.parametrize(
     ("shape", "chunks", "window"),
     [((13,), (4,), 1), ((12, 10), (4, 5), 2), ((12, 10), (5, 4), 3), ((4, 6, 5), (2, 4, 5), 2)],
 )
-def test_windows_and_labels_are_those_of_the_arrays(shape, chunks, window):
+def test_windows_and_labels_are_those_of_the_arrays(shape, chunks, window, cut, monkeypatch):
+    """Both on a CPU and as a device cuts them."""
+    monkeypatch.setattr(learning, "copy_in_turn", getattr(learning, cut))
     latents, samples = grid(shape, chunks)
     dataset = LatentDataset(latents, samples, window=window, cache=2)
     assert len(dataset) == np.prod([n // window for n in shape])
@@ -43,6 +47,8 @@ def test_windows_and_labels_are_those_of_the_arrays(shape, chunks, window):
     assert found.dtype == torch.int32
     assert labels.dtype == torch.int64
     assert torch.equal(dataset[-1][0], found)
+    for one, other in zip(dataset[list(range(len(dataset)))], zip(*dataset, strict=True), strict=True):
+        assert torch.equal(one, torch.stack(other))
 
 
 def test_batches_have_no_batch_dimensions_of_the_array():
@@ -160,6 +166,25 @@ def test_batches_lie_on_the_gpu(tmp_path):
     assert torch.equal(on_cpu, on_gpu)
 
 
+@pytest.mark.gpu
+def test_chunks_are_uploaded_once_and_cut_on_the_gpu(tmp_path, monkeypatch):
+    da, _, latents = store(tmp_path, chunks={"y": 32, "x": 32})
+    on_cpu, on_gpu = (
+        LatentDataset(latents, da.isel(band=0), window=2, device=name) for name in ("cpu", "cuda")
+    )  # fmt: skip
+    blocks, original = [], LatentDataset._block
+    monkeypatch.setattr(LatentDataset, "_block", lambda self, place: blocks.append(place) or original(self, place))
+    reads = count_reads(on_gpu, monkeypatch)
+    batches = list(LatentLoader(on_gpu, 16, dequantised=True))
+    assert all(values.is_cuda and labels.is_cuda for values, labels in batches)
+    assert len(reads) == len(set(blocks)) == 6
+    for found, expected in zip(batches, LatentLoader(on_cpu, 16, dequantised=True), strict=True):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.cpu(), other)
+    (back, _), *_ = LatentLoader(on_gpu, 16, device="cpu")
+    assert not back.is_cuda
+
+
 def test_wrong_arguments_are_refused():
     latents, samples = grid()
     labels = latents.isel(latent=0)
@@ -184,5 +209,7 @@ def test_wrong_arguments_are_refused():
         LatentLoader(dataset, 0)
     with pytest.raises(ConfigError, match="LatentDataset"):
         LatentLoader(torch.utils.data.Subset(dataset, [0, 1]), 1)
+    with pytest.raises(ConfigError, match="no workers"):
+        LatentLoader(LatentDataset(latents, device="meta"), 1, workers=1)
     with pytest.raises(IndexError, match="Expected"):
         dataset[120]

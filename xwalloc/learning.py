@@ -1,7 +1,8 @@
-"""Latents for training with torch: whole chunks are read, and whole batches moved to a device.
+"""Latents for training with torch: whole chunks are read, and whole chunks or whole batches moved to a device.
 
 Entropy decoding gives a chunk or nothing, so windows of one chunk should be asked for together: `LatentLoader`
-shuffles chunks, and windows only among those that the cache of `LatentDataset` holds.
+shuffles chunks, and windows only among those that the cache of `LatentDataset` holds. That cache may lie on a device:
+then every chunk is uploaded once, and windows are cut there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ except ModuleNotFoundError as error:
         "Learning on latents needs torch. Install it: pip install 'xwalloc[torch]'.", name="torch"
     ) from error
 
+from xwalloc.device.memory import upload
 from xwalloc.errors import ConfigError
 from xwalloc.models.adapt import LATENT
 
@@ -52,6 +54,8 @@ class LatentDataset(Dataset[Any]):
         Patches along every axis of patches, or a mapping by dimension.
     cache
         Chunks to keep, at most.
+    device
+        Where they are kept and windows are cut, and so where items are.
 
     Raises
     ------
@@ -66,6 +70,7 @@ class LatentDataset(Dataset[Any]):
         *,
         window: int | Mapping[Hashable, int] = 1,
         cache: int = 8,
+        device: torch.device | str = "cpu",
     ) -> None:
         for name, array in (("latents", latents), ("labels", labels)):
             if not isinstance(array, xr.DataArray | None):
@@ -80,6 +85,7 @@ class LatentDataset(Dataset[Any]):
         if cache < 1:
             raise ConfigError(f"Expected a cache of one chunk or more. Got {cache}.")
         self.latents, self.cache, self.batch = latents, cache, len(batch)
+        self.device = torch.device(device)
         self.dims = (*batch, *patches)
         self.window = (*(1 for _ in batch), *(windows.get(d, 1) for d in patches))
         whole = tuple(latents.sizes[d] for d in self.dims)
@@ -90,7 +96,7 @@ class LatentDataset(Dataset[Any]):
         if labels is not None:
             self.factors, self.labels = aligned(latents, labels, batch, patches, self.chunks[len(batch) :])
             self.dtype = np.dtype(np.int64 if labels.dtype.kind in "biu" else np.float32)
-        self._blocks: OrderedDict[Place, tuple[NDArray[Any], ...]] = OrderedDict()
+        self._blocks: OrderedDict[Place, list[torch.Tensor]] = OrderedDict()
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -123,29 +129,35 @@ class LatentDataset(Dataset[Any]):
         if self.labels is not None:
             kinds.append(((), self.factors, self.dtype))
         out = [
-            np.empty((len(wanted), *lead, *(w * f for w, f in zip(self.window, factors, strict=True))), dtype)
+            torch.empty(
+                (len(wanted), *lead, *(w * f for w, f in zip(self.window, factors, strict=True))),
+                dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=self.device,
+            )
             for lead, factors, dtype in kinds
-        ]
+        ]  # fmt: skip
         chunks = np.array(self.chunks)
         touched: dict[Place, list[int]] = {}
         for k, (first, last) in enumerate(zip(starts // chunks, (starts + width - 1) // chunks, strict=True)):
             for offset in np.ndindex(*(last - first + 1)):
                 touched.setdefault(tuple((first + offset).tolist()), []).append(k)
         for place, items in touched.items():
-            low = np.array(place) * chunks
-            for array, block, (lead, factors, _) in zip(out, self._block(place), kinds, strict=True):
-                for k in items:
-                    begin, end = np.maximum(starts[k], low), np.minimum(starts[k] + width, low + chunks)
-                    here = [slice(None)] * len(lead) + spans(begin - low, end - low, factors)
-                    there = [slice(None)] * len(lead) + spans(begin - starts[k], end - starts[k], factors)
-                    array[k][tuple(there)] = block[tuple(here)]
+            block, low = self._block(place), np.array(place) * chunks
+            begin = np.maximum(starts[items], low)
+            extents = np.minimum(starts[items] + width, low + chunks) - begin
+            for extent in np.unique(extents, axis=0):  # windows that the edges of the chunk cut alike
+                alike = np.flatnonzero((extents == extent).all(axis=1))
+                rows = np.array(items)[alike]
+                here, there = begin[alike] - low, begin[alike] - starts[rows]
+                copy = copy_in_turn if self.device.type == "cpu" else copy_at_once
+                for array, own, (lead, factors, _) in zip(out, block, kinds, strict=True):
+                    copy(array, rows, there, own, here, extent, len(lead), factors)
         tensors = tuple(
-            torch.from_numpy(a.reshape(*a.shape[: 1 + len(lead)], *a.shape[1 + len(lead) + self.batch :]))
+            a.reshape(*a.shape[: 1 + len(lead)], *a.shape[1 + len(lead) + self.batch :])
             for a, (lead, _, _) in zip(out, kinds, strict=True)
         )
         return tensors if len(tensors) > 1 else tensors[0]
 
-    def _block(self, place: Place) -> tuple[NDArray[Any], ...]:
+    def _block(self, place: Place) -> list[torch.Tensor]:
         """Latents of a chunk and their labels, from the cache where they are in it."""
         if place in self._blocks:
             self._blocks.move_to_end(place)
@@ -163,7 +175,7 @@ class LatentDataset(Dataset[Any]):
             fill = IGNORED if known.dtype.kind == "i" else np.nan
             widths = [(0, int(to - n)) for to, n in zip(extent, known.shape, strict=True)]
             block.append(np.pad(known, widths, constant_values=fill))
-        self._blocks[place] = tuple(block)
+        self._blocks[place] = upload(self.device, *block)
         return self._blocks[place]
 
 
@@ -171,7 +183,8 @@ class LatentLoader:
     """Batches of a dataset, on a device.
 
     Every chunk is decoded once in a pass where windows do not cross its edges. Latents stay integers until they are
-    on the device; with CUDA, a batch is one copy from pinned memory for each tensor, which does not wait.
+    on the device. Where the dataset keeps chunks on a CUDA device, batches are made there. Else a batch is one copy
+    from pinned memory for each tensor, which does not wait, and other processes may read.
 
     Parameters
     ----------
@@ -184,16 +197,16 @@ class LatentLoader:
     seed
         What the orders follow from.
     device
-        Where batches go.
+        Where batches go; None for where the dataset has them.
     dequantised
         Latents as float32 in units of the samples: integers times the step, multiplied on the device.
     workers
-        Processes that read; each has chunks of its own. 0 reads in this one.
+        Processes that read; each has chunks of its own. 0 reads in this one, as datasets on a CUDA device need.
 
     Raises
     ------
     ConfigError
-        If latents without a common step are to be dequantised.
+        If latents without a common step are to be dequantised, or other processes to read for a dataset on a device.
     """
 
     def __init__(
@@ -203,7 +216,7 @@ class LatentLoader:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         dequantised: bool = False,
         workers: int = 0,
     ) -> None:
@@ -217,11 +230,17 @@ class LatentLoader:
             raise ConfigError(
                 "Expected integer latents with the attribute 'step'. Got none: open them with dequantised=True."
             )
-        self.device, self.step = torch.device(device), step if dequantised else None
+        if workers and dataset.device.type != "cpu":
+            raise ConfigError(
+                f"Expected no workers for a dataset on {dataset.device}. Got {workers}: leave them out, or leave the "
+                "device of the dataset out and give it to the loader."
+            )
+        self.device = dataset.device if device is None else torch.device(device)
+        self.step = step if dequantised else None
         self.order = ChunkOrder(dataset, batch_size, shuffle, seed, max(1, workers))
         self.loader: DataLoader[Any] = DataLoader(
             dataset, batch_size=None, sampler=self.order, num_workers=workers, persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda" and dataset.device.type == "cpu",
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -283,6 +302,69 @@ class ChunkOrder:
 def spans(begin: NDArray[Any], end: NDArray[Any], factors: Sequence[int]) -> list[slice]:
     """Slices from patches, in units of a factor along every axis."""
     return [slice(int(b) * f, int(e) * f) for b, e, f in zip(begin, end, factors, strict=True)]
+
+
+def copy_in_turn(
+    out: torch.Tensor,
+    rows: NDArray[np.int64],
+    there: NDArray[np.int64],
+    block: torch.Tensor,
+    here: NDArray[np.int64],
+    extent: NDArray[np.int64],
+    lead: int,
+    factors: Sequence[int],
+) -> None:
+    """Copy boxes of a chunk into windows, one after the other: what a CPU is fast at.
+
+    Parameters
+    ----------
+    out : (windows, *lead, *extent of a window)
+        Is written to.
+    rows : (boxes,)
+        Window of each box.
+    there, here : (boxes, axes)
+        Where boxes begin in their windows and in the block, in patches.
+    block : (*lead, *extent of a chunk)
+        What is copied.
+    extent : (axes,)
+        Patches of each box.
+    lead
+        Number of axes that are copied whole.
+    factors
+        Entries of a patch along every axis.
+    """
+    target, source, whole = out.numpy(), block.numpy(), [slice(None)] * lead
+    for k, to, at in zip(rows.tolist(), there, here, strict=True):
+        target[(k, *whole, *spans(to, to + extent, factors))] = source[(*whole, *spans(at, at + extent, factors))]
+
+
+def copy_at_once(
+    out: torch.Tensor,
+    rows: NDArray[np.int64],
+    there: NDArray[np.int64],
+    block: torch.Tensor,
+    here: NDArray[np.int64],
+    extent: NDArray[np.int64],
+    lead: int,
+    factors: Sequence[int],
+) -> None:
+    """`copy_in_turn` with few kernels of a device, however many boxes there are."""
+    ones = [1] * len(factors)
+    windows, to, at = upload(out.device, rows, there, here)
+
+    def along(begin: torch.Tensor) -> list[torch.Tensor]:
+        """Indices of every axis, which broadcast to (boxes, *extent)."""
+        found = []
+        for axis, (n, factor) in enumerate(zip(extent.tolist(), factors, strict=True)):
+            steps = torch.arange(n * factor, device=begin.device)
+            shape = [len(begin), *ones]
+            shape[1 + axis] = n * factor
+            found.append((begin[:, axis, None] * factor + steps).view(shape))
+        return found
+
+    whole: list[Any] = [slice(None)] * lead
+    boxes = block[(*whole, *along(at))]
+    out[(windows.view(-1, *ones), *whole, *along(to))] = boxes.movedim(0, -1) if lead else boxes
 
 
 def aligned(

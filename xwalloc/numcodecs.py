@@ -5,6 +5,7 @@ What computes is imported with the first chunk: numba takes longer to load than 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -60,7 +61,8 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         Parameters
         ----------
         buf
-            Array of any shape that has the axes of the configuration, in any memory order and either byte order.
+            Array of any shape that has the axes of the configuration, in any memory order and either byte order; one of
+            CuPy is downloaded.
 
         Returns
         -------
@@ -75,7 +77,7 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         from xwalloc.codec.chunk import ChunkCodec
 
         try:
-            array = ensure_ndarray(buf)
+            array = ensure_ndarray(buf.get() if is_cupy(buf) else buf)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Expected an array or a buffer. Got {type(buf).__name__} ({error}).") from None
         self._config.check(array.shape, array.dtype)
@@ -166,6 +168,11 @@ class Chunk(np.ndarray):
         if order == "A" and shape == (-1,) and isinstance(result, Chunk):
             result._whole = self
         return result
+
+
+def is_cupy(array: Any) -> bool:
+    """Whether it is an array of CuPy, which NumPy does not take by itself."""
+    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
 
 
 def ensure_target(out: Any) -> np.ndarray:

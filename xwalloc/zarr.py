@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin, ArrayBytesCodecPartialEncodeMixin
+from zarr.core.buffer import gpu, numpy_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.storage import StorePath
 
@@ -24,7 +25,9 @@ from xwalloc.models import library, sidecar
 if TYPE_CHECKING:
     from zarr.abc.store import ByteGetter, ByteSetter
     from zarr.core.array_spec import ArraySpec
-    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.buffer import Buffer, BufferPrototype, NDBuffer
+
+    from xwalloc.codec.resident import DeviceArray
 
 __all__ = ["Walloc"]
 
@@ -33,7 +36,8 @@ __all__ = ["Walloc"]
 class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     """Lossy, error-bounded codec for N-dimensional chunks; the frames are those of `xwalloc.numcodecs.Walloc`.
 
-    Whoever selects a part of a chunk has only the segments decoded that the part touches.
+    Whoever selects a part of a chunk has only the segments decoded that the part touches. After
+    `zarr.config.enable_gpu()`, what the CUDA device of the setting ``device`` decodes stays there, for CuPy.
 
     Parameters
     ----------
@@ -99,23 +103,26 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         raise NotImplementedError
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        # A chunk is surveyed and fitted on the host, also where a device encodes it and its samples lie there already.
         frame = await asyncio.wrap_future(engine.submit(self._encode, chunk_data))
         return chunk_spec.prototype.buffer.from_bytes(frame)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        array = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec))
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(array)
+        decoded = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec))
+        return as_buffer(decoded, chunk_spec.prototype)
 
     async def _decode_partial_single(
         self, byte_getter: ByteGetter, selection: Any, chunk_spec: ArraySpec
     ) -> NDBuffer | None:
-        chunk_data = await byte_getter.get(chunk_spec.prototype)
+        # Frames are parsed on the host; inside shards, Zarr hands bytes out as its configuration has them.
+        alone = isinstance(byte_getter, StorePath)
+        chunk_data = await byte_getter.get(numpy_buffer_prototype() if alone else chunk_spec.prototype)
         if chunk_data is None:
             return None
         await self._find_model(byte_getter)
         region, rest = region_of(selection, chunk_spec.shape)
-        array = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec, region))
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(array)[rest]
+        decoded = await asyncio.wrap_future(engine.submit(self._decode, chunk_data, chunk_spec, region))
+        return as_buffer(decoded, chunk_spec.prototype)[rest]
 
     async def _find_model(self, place: object) -> None:
         """Have this process know the model that lies beside the array, if one does."""
@@ -128,20 +135,25 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
         return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
 
-    def _decode(self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None) -> np.ndarray:
-        from xwalloc.codec.decode import decode_frame
+    def _decode(
+        self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None
+    ) -> np.ndarray | DeviceArray:
+        from xwalloc.codec.decode import decode_frame, decode_there
 
+        decode = decode_there if issubclass(chunk_spec.prototype.nd_buffer, gpu.NDBuffer) else decode_frame
         dtype = native_dtype(chunk_spec.dtype)
         limits = DecodeLimits(max_bytes=int(np.prod(chunk_spec.shape, dtype=object)) * dtype.itemsize)
-        array = decode_frame(
+        decoded = decode(
             chunk_data.to_bytes(), shape=chunk_spec.shape, limits=limits, region=region, model=self.config.model
         )
-        if array.dtype.newbyteorder("=") != dtype.newbyteorder("="):
+        if decoded.dtype.newbyteorder("=") != dtype.newbyteorder("="):
             raise FormatError(
-                f"Expected a chunk of dtype {dtype}, as the metadata of the array has it. Got {array.dtype}. "
+                f"Expected a chunk of dtype {dtype}, as the metadata of the array has it. Got {decoded.dtype}. "
                 "The chunk belongs to another array, or the metadata was changed: restore them from a copy."
             )
-        return array.astype(dtype, copy=False)  # data types of Zarr v3 have no byte order, frames do
+        if isinstance(decoded, np.ndarray):
+            return decoded.astype(dtype, copy=False)  # data types of Zarr v3 have no byte order, frames do
+        return decoded
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -180,6 +192,13 @@ class WallocWithSidecar(Walloc, ArrayBytesCodecPartialEncodeMixin):
             for item, n in zip(selection, chunk_spec.shape, strict=True)
         )
         await pipeline.write_batch([(byte_setter, chunk_spec, selection, part, whole)], chunk_array)
+
+
+def as_buffer(decoded: np.ndarray | DeviceArray, prototype: BufferPrototype) -> NDBuffer:
+    """A buffer of Zarr: over the samples themselves, except that those on the host are uploaded for one of a GPU."""
+    if isinstance(decoded, np.ndarray):
+        return prototype.nd_buffer.from_numpy_array(decoded)
+    return prototype.nd_buffer.from_ndarray_like(decoded.as_cupy())
 
 
 def region_of(selection: Any, shape: Sequence[int]) -> tuple[tuple[slice, ...], Any]:

@@ -101,6 +101,19 @@ def test_chunks_of_all_kinds_together(places, encode, chunks):
     assert places.decoded == [len(frames)]
 
 
+def test_regions_of_chunks_that_are_alike_together(places, encode, chunks):
+    frames = [encode(chunks.mixture((6, 11, 13), "f4", seed), max_error=2, levels=1) for seed in range(3)]
+    region = (slice(2, 5), slice(0, 11), slice(1, 13))
+
+    def decode(frame):
+        return decode_frame(frame, region=region)
+
+    expected = [places.on_cpu(decode, frame) for frame in frames]
+    for one, other in zip(places.together(decode, frames), expected, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert places.decoded == [len(frames)]
+
+
 def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chunks):
     """They are decoded again, step by step."""
     alone = []

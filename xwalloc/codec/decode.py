@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from xwalloc.models import library
 from xwalloc.models.model import ModelReference
 from xwalloc.settings import decode_limit
 
-__all__ = ["decode_frame"]
+__all__ = ["decode_frame", "decode_there"]
+
+T = TypeVar("T")
 
 
 def decode_frame(
@@ -68,28 +71,72 @@ def decode_frame(
         If the setting ``decode.max_bytes`` is not a number of bytes, or the model is a network and torch is not
         installed.
     """
-    limits = limits or DecodeLimits(max_bytes=decode_limit())
-    parsed = Frame.parse(bytes(frame), limits)
+    parsed, wanted = _expected(frame, shape, dtype, limits, region)
     header = parsed.header
-    if shape is not None and tuple(shape) != header.shape:
-        raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
-    if dtype is not None and np.dtype(dtype) != header.dtype:
-        raise FormatError(f"Expected a chunk of dtype {np.dtype(dtype)}. The frame holds one of {header.dtype}.")
-    wanted = _wanted(header.shape, region)
     size = tuple(part.stop - part.start for part in wanted)
     if out is not None and (out.shape != size or out.dtype != header.dtype):
         raise FormatError(
             f"Expected an output array of shape {size} and dtype {header.dtype}. Got {out.shape}, {out.dtype}."
         )
-    try:
-        with blas_in_one_thread():
-            array = _decode(parsed, wanted, partial(library.find, reference=model))
-    except MemoryError as error:
-        raise LimitError(f"Not enough memory to decode a chunk of {header.nbytes} bytes.") from error
+    array = _computed(parsed, wanted, model, resident.decoded).astype(header.dtype, copy=False)
     if out is not None:
         out[...] = array
         return out
     return array
+
+
+def decode_there(
+    frame: bytes,
+    *,
+    shape: Sequence[int] | None = None,
+    limits: DecodeLimits | None = None,
+    region: Sequence[slice] | None = None,
+    model: ModelReference | None = None,
+) -> NDArray[np.generic] | resident.DeviceArray:
+    """`decode_frame` for whoever computes on a device: samples stay where they were decoded.
+
+    Returns
+    -------
+    DeviceArray or ndarray
+        Samples on the device in native byte order, if the setting ``device`` names one and it can decode the chunk;
+        else on the host, as `decode_frame` returns them.
+    """
+    parsed, wanted = _expected(frame, shape, None, limits, region)
+    return _computed(parsed, wanted, model, resident.left_there)
+
+
+def _expected(
+    frame: bytes,
+    shape: Sequence[int] | None,
+    dtype: np.dtype | None,
+    limits: DecodeLimits | None,
+    region: Sequence[slice] | None,
+) -> tuple[Frame, tuple[slice, ...]]:
+    """A frame that holds what the caller expects, and the region with starts and stops."""
+    parsed = Frame.parse(bytes(frame), limits or DecodeLimits(max_bytes=decode_limit()))
+    header = parsed.header
+    if shape is not None and tuple(shape) != header.shape:
+        raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
+    if dtype is not None and np.dtype(dtype) != header.dtype:
+        raise FormatError(f"Expected a chunk of dtype {np.dtype(dtype)}. The frame holds one of {header.dtype}.")
+    return parsed, _wanted(header.shape, region)
+
+
+def _computed(
+    frame: Frame, region: tuple[slice, ...], model: ModelReference | None, on_device: Callable[[resident.Job], T]
+) -> NDArray[np.generic] | T:
+    """Samples of a region; `on_device` decodes what a device can.
+
+    Raises
+    ------
+    LimitError
+        If there is too little memory.
+    """
+    try:
+        with blas_in_one_thread():
+            return _decode(frame, region, partial(library.find, reference=model), on_device)
+    except MemoryError as error:
+        raise LimitError(f"Not enough memory to decode a chunk of {frame.header.nbytes} bytes.") from error
 
 
 def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[slice, ...]:
@@ -107,7 +154,12 @@ def _wanted(shape: tuple[int, ...], region: Sequence[slice] | None) -> tuple[sli
     return tuple(slice(start, max(start, stop)) for start, stop in edges)
 
 
-def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.Models) -> NDArray[np.generic]:
+def _decode(
+    frame: Frame,
+    region: tuple[slice, ...],
+    models: transform_sections.Models,
+    on_device: Callable[[resident.Job], T],
+) -> NDArray[np.generic] | T:
     header, sections = frame.header, dict(frame.sections)
     native = header.dtype.newbyteorder("=")
     wanted = {
@@ -163,7 +215,7 @@ def _decode(frame: Frame, region: tuple[slice, ...], models: transform_sections.
         if engine.device() != CPU and resident.can_decode(contents):
             job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
             try:
-                return resident.decoded(job).astype(header.dtype, copy=False)
+                return on_device(job)
             except DeviceMemoryError as error:
                 fall_back(error)
         decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)

@@ -27,6 +27,7 @@ from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
 from xwalloc.codec.networks import alone
+from xwalloc.codec.resident.arrays import DeviceArray
 from xwalloc.codec.resident.sections import latent_section, residual_section
 from xwalloc.codec.resident.steps import (
     as_float16,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from xwalloc.device.coder import Section, Streams
 
-__all__ = ["Batch", "Job", "can_decode", "decode", "decode_alone", "decoded"]
+__all__ = ["Batch", "Job", "can_decode", "decode", "decode_alone", "decoded", "left_there"]
 
 WORKING_BYTES = 24
 """Memory, about, that a sample takes on the way: symbol, residual, product, result."""
@@ -301,7 +302,10 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class _Coming:
-    """A chunk of a batch on its way to the host: pinned memory, which is torch's again once nobody has it."""
+    """A chunk of a batch: samples that stay on the device, or come to the host, and numbers that come.
+
+    What is on the host lies in pinned memory, which is torch's again once nobody has it.
+    """
 
     batch: Batch
     index: int
@@ -309,8 +313,8 @@ class _Coming:
     numbers: list[torch.Tensor]
     arrived: torch.cuda.Event | None
 
-    def wait(self) -> NDArray[Any] | None:
-        """The samples, once they are there; None where the chunk has to be decoded again.
+    def wait(self) -> torch.Tensor | None:
+        """The samples, once they are complete; None where the chunk has to be decoded again.
 
         Raises
         ------
@@ -320,7 +324,7 @@ class _Coming:
         if self.arrived is not None:
             self.arrived.synchronize()
         right = self.batch.verdict(self.index, [numbers.numpy() for numbers in self.numbers])
-        return self.samples.numpy() if right else None
+        return self.samples if right else None
 
 
 def decoded(job: Job) -> NDArray[Any]:
@@ -333,23 +337,39 @@ def decoded(job: Job) -> NDArray[Any]:
     DeviceMemoryError
         If the device has too little memory for the chunk alone.
     """
+    found = _asked(job, stays=False)
+    return alone(lambda device: _alone(device, job).cpu()).numpy() if found is None else found.numpy()
+
+
+def left_there(job: Job) -> DeviceArray:
+    """`decoded`, with the samples left on the device."""
+    found = _asked(job, stays=True)
+    return DeviceArray(alone(lambda device: _alone(device, job)) if found is None else found, job.nodata.dtype)
+
+
+def _asked(job: Job, stays: bool) -> torch.Tensor | None:
+    """Samples of a chunk; None where it has to be decoded again."""
     name = engine.device()
-    coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name), job, nbytes=job.working_bytes))
-    found = coming.wait()
-    return alone(lambda device: _alone_on_host(device, job)) if found is None else found
+    coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name, stays), job, nbytes=job.working_bytes))
+    return coming.wait()
 
 
-def _alone_on_host(device: str, job: Job) -> NDArray[Any]:
+def _alone(device: str, job: Job) -> torch.Tensor:
+    """`decode_alone`, complete when it returns."""
     import torch
 
-    return decode_alone(torch.device(device), job).cpu().numpy()
+    samples = decode_alone(torch.device(device), job)
+    if samples.is_cuda:
+        torch.cuda.current_stream(samples.device).synchronize()
+    return samples
 
 
 @dataclass(frozen=True)
 class _Decode:
-    """Decoding of any chunks on a device, with their samples coming to the host behind what is computed next."""
+    """Decoding of any chunks on a device; unless samples stay, they come to the host behind what is computed next."""
 
     device: str
+    stays: bool
 
     def __call__(self, jobs: list[Job]) -> list[_Coming]:
         import torch
@@ -367,7 +387,7 @@ class _Decode:
             with torch.cuda.stream(back):
                 numbers = [_sent(own, back) for own in batch.numbers]
                 return [
-                    _Coming(batch, index, _sent(samples, back), numbers, back.record_event())
+                    _Coming(batch, index, samples if self.stays else _sent(samples, back), numbers, back.record_event())
                     for index, samples in enumerate(batch.samples)
                 ]
 
@@ -468,7 +488,7 @@ def samples_of(
     layer = None
     if first.contents.residual_codes is not None:
         whole = together(residuals).view(len(jobs), *shape[:2], -1)
-        layer = whole[:, box[0], chosen].reshape(size)
+        layer = whole[:, box[0], chosen].reshape(size).contiguous()  # reshape may give a view with gaps
     out = torch.empty(size, dtype=torch_type(first.working_type), device=device)
     samples.finish(
         products, table, layer, matrices[-1] if nodata.size else None, out,
