@@ -453,3 +453,13 @@ def test_sizes_must_name_dimensions(wanted):
     cube = xr.DataArray(np.zeros((4, 20, 20)), dims=("band", "y", "x"), name="cube")
     with pytest.raises(ConfigError, match="map dimensions"):
         xwalloc.encoding(cube, max_error=0.5, **wanted)
+
+
+def test_the_profile_is_that_of_the_codec(tmp_path):
+    array = xr.DataArray(np.arange(3000.0).reshape(3, 20, 50), dims=("band", "y", "x"), name="a")
+    array.walloc.to_zarr(tmp_path / "a.zarr", max_error=0.1, profile="parallel", consolidated=False)
+    stored = zarr.open_array(tmp_path / "a.zarr" / "a", mode="r")
+    assert stored.serializer.config.profile == "parallel"
+    np.testing.assert_allclose(stored[...], array, atol=0.1)
+    with pytest.raises(ConfigError, match="profile"):
+        xwalloc.encoding(array, max_error=0.1, profile="fast")

@@ -106,6 +106,13 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
 @click.option("--along", metavar="DIM", help="Put all sources into one array along this dimension.")
 @click.option("--chunk", "chunks", type=Sizes(), help="Chunks, such as y=256,x=256. Default: 16 MiB or less.")
 @click.option("--shard", "shards", type=Sizes("auto"), help="Shards, files of many chunks, or auto. Default: none.")
+@click.option(
+    "--profile",
+    type=click.Choice(["default", "parallel"]),
+    default="default",
+    show_default=True,
+    help="Smallest stores, or stores that CUDA devices encode and decode.",
+)
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True)
 @cluster_options
 @click.option("--overwrite", is_flag=True, help="Replace a store of `xwalloc convert` once the new one is complete.")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from distributed import Client
 from zarr.abc.store import Store
 
+from xwalloc.codec.config import Profile
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.begin import agree, plan_in
 from xwalloc.conversion.here import held
@@ -99,6 +100,7 @@ def prepare(
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
     shards: Mapping[Hashable, int] | Literal["auto"] | None = None,
+    profile: Profile = "default",
     zarr_format: int = 3,
     along: str | None = None,
     skip_unreadable: bool = False,
@@ -137,12 +139,12 @@ def prepare(
     request = Request(
         max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=as_dims(signal_dims),
         model=model, nodata=nodata, chunks=chunks, shards=None if shards == "auto" else shards,
-        zarr_format=zarr_format, beside=True,
+        profile=profile, zarr_format=zarr_format, beside=True,
     )  # fmt: skip
     asked = {
         "max_error": max_error, "snr": snr, "lossless": lossless or None, "channel_dim": channel_dim,
         "signal_dims": signal_dims, "model": None if model is None else model.id, "nodata": nodata, "chunks": chunks,
-        "shards": shards, "along": along,
+        "shards": shards, "along": along, "profile": None if profile == "default" else profile,
     }  # fmt: skip
     settings = {key: plain(value) for key, value in asked.items() if value is not None}
     plan = make_plan(tuple(found.granules), request, settings)
@@ -173,6 +175,7 @@ def convert(
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
     shards: Mapping[Hashable, int] | Literal["auto"] | None = None,
+    profile: Profile = "default",
     zarr_format: int = 3,
     along: str | None = None,
     client: Client | None = None,
@@ -195,7 +198,7 @@ def convert(
         xarray, or a sequence of these.
     store
         Path or URL of the store to write, or a Zarr store.
-    max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, zarr_format
+    max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, profile, zarr_format
         As for `xwalloc.encoding`. Bounds are in the units that users see (where values are packed, in unpacked ones).
         Variables of a raster are taken whatever their dtype. ``shards="auto"``: as many chunks as the memory of the
         workers allows, up to 128 MiB of samples.
@@ -233,8 +236,9 @@ def convert(
         refuse_unseen(target, crew)
         preparation = prepare(
             source, max_error=max_error, snr=snr, lossless=lossless, channel_dim=channel_dim, signal_dims=signal_dims,
-            model=model, nodata=nodata, chunks=chunks, shards=shards, zarr_format=zarr_format, along=along,
-            skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=plan_in(target), target=store,
+            model=model, nodata=nodata, chunks=chunks, shards=shards, profile=profile, zarr_format=zarr_format,
+            along=along, skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=plan_in(target),
+            target=store,
         )  # fmt: skip
         missing = {failure.source: failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))

@@ -12,6 +12,7 @@ from typing import Any
 
 import xarray as xr
 
+from xwalloc.codec.config import Profile
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model
 from xwalloc.xarray.plan import PerVariable, Plan, Request, plan
@@ -39,6 +40,7 @@ def encoding(
     nodata: PerVariable[float] = None,
     chunks: Mapping[Hashable, int] | None = None,
     shards: Mapping[Hashable, int] | None = None,
+    profile: Profile = "default",
     zarr_format: int = 3,
 ) -> dict[Hashable, dict[str, Any]]:
     """Encoding for ``to_zarr(store, zarr_format=..., encoding=...)`` that compresses with xwalloc.
@@ -73,6 +75,8 @@ def encoding(
         ``_FillValue`` or ``missing_value``. NaN and infinities are always kept.
     chunks, shards
         Sizes by dimension, -1 for the whole axis. Default: chunks of at most 16 MiB with all channels, no shards.
+    profile
+        "default": stores are smallest. "parallel": a CUDA device can encode them, and decode them fast; CPUs can, too.
     zarr_format
         2 or 3, as it will be given to `to_zarr`.
 
@@ -104,6 +108,7 @@ def encoding(
         nodata=nodata,
         chunks=chunks,
         shards=shards,
+        profile=profile,
         zarr_format=zarr_format,
     )
     dataset = as_dataset(obj)
@@ -130,6 +135,7 @@ class WallocAccessor:
         nodata: PerVariable[float] = None,
         chunks: Mapping[Hashable, int] | None = None,
         shards: Mapping[Hashable, int] | None = None,
+        profile: Profile = "default",
         zarr_format: int = 3,
         encoding: Mapping[Hashable, Mapping[str, Any]] | None = None,
         **arguments: Any,
@@ -140,7 +146,7 @@ class WallocAccessor:
         ----------
         store
             As for `xarray.Dataset.to_zarr`.
-        max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, zarr_format
+        max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, profile, zarr_format
             As for `xwalloc.encoding`. A model above 512 KiB is written into the group too, as ``_xwalloc/<sha256>``,
             where readers find it; only with Zarr v3 and without shards.
         encoding
@@ -174,6 +180,7 @@ class WallocAccessor:
             nodata=nodata,
             chunks=chunks,
             shards=shards,
+            profile=profile,
             zarr_format=zarr_format,
             beside=True,
         )

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xwalloc.bitstream.frame import DTYPES
-from xwalloc.codec.config import CodecConfig
+from xwalloc.codec.config import CodecConfig, Profile
 from xwalloc.errors import ConfigError
 from xwalloc.models import library
 from xwalloc.models.model import INLINE_LIMIT, Model, ModelReference
@@ -48,6 +48,7 @@ class Request:
     nodata: PerVariable[float] = None
     chunks: Mapping[Hashable, int] | None = None
     shards: Mapping[Hashable, int] | None = None
+    profile: Profile = "default"
     zarr_format: int = 3
     beside: bool = False
     """Whether the model is written beside the arrays, where it is too large to travel in their metadata."""
@@ -182,6 +183,7 @@ def plan_variable(variable: xr.DataArray, quality: dict[str, Any], request: Requ
         channel_axis=roles.channel,
         signal_axes=roles.signal,
         nodata=nodata,
+        profile=request.profile,
         model=request.reference,
         **(request.model.target if request.model and not quality else in_packed_units(variable, stored, quality)),
     )
