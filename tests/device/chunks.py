@@ -12,6 +12,7 @@ from xwalloc.codec import chunk as chunk_module
 from xwalloc.codec import engine
 from xwalloc.codec.devices import owner
 from xwalloc.codec.resident import decode, encode
+from xwalloc.device import wavelet
 from xwalloc.settings import device_choice
 
 CUBE = {"channel_axis": 0, "signal_axes": (1, 2), "profile": "parallel"}
@@ -20,8 +21,8 @@ CUBE = {"channel_axis": 0, "signal_axes": (1, 2), "profile": "parallel"}
 class Places:
     """Has chunks computed on the CPU or where kernels run.
 
-    Modes that stay on the host are not tried. Where kernels are interpreted, streams have many lanes, so that there are
-    few steps to take.
+    Modes that stay on the host are not tried. Where kernels are interpreted, streams have many lanes, and tiles are
+    large, so that there are few steps to take.
     """
 
     def __init__(self, monkeypatch, device):
@@ -31,6 +32,7 @@ class Places:
         if device.type != "cuda":
             monkeypatch.setattr(engine, "device", lambda: "cpu" if device_choice() == "cpu" else self.name)
             monkeypatch.setattr(planes, "LANE_COST", 4.0)
+            set_tiles(monkeypatch, (16, 32, 16, 32))
         monkeypatch.setattr(chunk_module, "in_lattice_mode", lambda *_: None)
         for module, name, sizes in ((encode, "attempt", self.encoded), (decode, "decode", self.decoded)):
             monkeypatch.setattr(module, name, counted(getattr(module, name), sizes))
@@ -50,6 +52,12 @@ class Places:
                 assert not any(future.done() for future in found), [future.result() for future in found]
             go_on.set()
             return [future.result(timeout=60) for future in found]
+
+
+def set_tiles(monkeypatch, sizes):
+    """Sizes of the tiles of the wavelet's kernels: line pairs, lines, pairs, columns."""
+    for name, size in zip(("LINE_PAIRS", "LINES", "PAIRS", "COLUMNS"), sizes, strict=True):
+        monkeypatch.setattr(wavelet, name, size)
 
 
 def counted(work, sizes):

@@ -24,11 +24,10 @@ SHIFTS = 14, 9
 
 
 @pytest.fixture(name="large_tiles", autouse=True)
-def large_tiles_fixture(device, monkeypatch):
+def large_tiles_fixture(device, monkeypatch, chunks):
     """Few programs per plane and step: the interpreter takes its time for each."""
     if device.type == "cpu":
-        for name, size in (("LINE_PAIRS", 16), ("LINES", 32), ("PAIRS", 16), ("COLUMNS", 32)):
-            monkeypatch.setattr(wavelet, name, size)
+        chunks.set_tiles(monkeypatch, (16, 32, 16, 32))
 
 
 def integers(shape, top=2**20, seed=0):
@@ -76,9 +75,8 @@ def test_filters_longer_than_the_axis(device, name):
 
 
 @pytest.mark.parametrize("geometry", [((21, 30), 1, "dyadic"), ((45,), 2, "packet"), ((40,), 2, "dyadic")], ids=str)
-def test_many_tiles(device, monkeypatch, geometry):
-    for name, size in (("LINE_PAIRS", 8), ("LINES", 16), ("PAIRS", 8), ("COLUMNS", 16)):
-        monkeypatch.setattr(wavelet, name, size)
+def test_many_tiles(device, monkeypatch, chunks, geometry):
+    chunks.set_tiles(monkeypatch, (8, 16, 8, 16))
     for in_place in (False, True):
         check(device, integers((1, *geometry[0])), plan(*geometry), in_place=in_place, bounds=[2.0**20, 2.0**20])
 
