@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -303,14 +302,13 @@ def copies(device: torch.device) -> dict[str, float]:
 
 def run(
     cube: NDArray[Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float], repeats: int, threads: int
-) -> dict[str, Any]:
-    """All timings."""
+) -> Iterator[dict[str, Any]]:
+    """All timings so far, after each batch."""
     device = torch.device(engine.device())
     timings: list[Timing] = []
     found = {
         "device": torch.cuda.get_device_name(device), "torch": torch.__version__, "triton": triton.__version__,
-        "host": platform.processor() or platform.machine(), "threads": threads, "copies": copies(device),
-        "timings": timings,
+        "threads": threads, "copies": copies(device),
     }  # fmt: skip
     for name, speed in found["copies"].items():
         logger.info("%s: %.1f GB/s", name, speed)
@@ -323,10 +321,10 @@ def run(
                 timings.extend(whole(batch, repeats, threads))
                 if any(frame[MODE_AT] != Mode.TRANSFORM for frame in batch.frames):
                     logger.info("Some chunks of %d x %d x %d are coded in other modes.", bands, side, side)
-                    continue
-                timings.extend(decoding(batch, repeats))
-                timings.extend(encoding(batch, repeats))
-    return {**found, "timings": [asdict(timing) for timing in timings]}
+                else:
+                    timings.extend(decoding(batch, repeats))
+                    timings.extend(encoding(batch, repeats))
+                yield {**found, "timings": [asdict(timing) for timing in timings]}
 
 
 def _case(text: str) -> tuple[int, int]:
@@ -353,8 +351,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         cube = indian_pines(None)
     with settings.set({"device": options.device}):
-        found = run(cube, options.cases, options.fractions, options.repeats, options.threads)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+        for found in run(cube, options.cases, options.fractions, options.repeats, options.threads):
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
