@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO := .venv/.demo
 TORCH := torch==2.13.0
+TRITON := triton==3.9.0
 
 .PHONY: demo test lint nightly bench clean
 
@@ -40,11 +41,13 @@ $(DEMO): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
 	touch $(DEMO)
 
-# torch is not needed to read or write: the few tests that compare with it are skipped where it cannot be had
+# torch is not needed to read or write: tests that compare with it are skipped where it cannot be had, as are those of
+# kernels for GPUs, which triton interprets where there is none
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	$(BIN)/python -m pip install --quiet -c constraints.txt '$(TORCH)' || echo "torch is not available here: going on without"
+	$(BIN)/python -m pip install --quiet -c constraints.txt '$(TRITON)' || echo "triton is not available here: going on without"
 	touch $(STAMP)
 
 clean:

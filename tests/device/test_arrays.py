@@ -266,14 +266,16 @@ def test_xarray_and_dask(there, tmp_path):
 
 
 @pytest.mark.gpu
-def test_any_stream_of_cupy_waits_for_the_samples():
+@pytest.mark.parametrize("own", [False, True], ids=["default", "own"])
+def test_any_stream_of_cupy_waits_for_the_samples(own):
+    """Arrays may outlive their stream."""
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     frame = v2.Walloc(**CODEC).encode(mixture((18, 64, 64), "f4"))
     expected = decode_frame(frame)
-    with cupy.cuda.Stream(non_blocking=True):
+    with cupy.cuda.Stream(non_blocking=True) if own else cupy.cuda.Stream.null:
         for _ in range(50):
             found = decode_there(frame)
             assert isinstance(found, resident.DeviceArray)
             array = found.as_cupy()
-            assert array.data.ptr == found.samples.data_ptr()
+            assert (array.data.ptr == found.samples.data_ptr()) != own
             assert cupy.asnumpy(array + 0).tobytes() == expected.tobytes()

@@ -30,19 +30,17 @@ class DeviceArray:
     dtype: np.dtype[Any]
 
     def as_cupy(self) -> Any:
-        """The same memory as an array of CuPy (DLPack), for the current stream of the calling thread.
+        """An array of CuPy, for the current stream of the calling thread.
 
-        It is torch's again once the array is gone and that stream has done what was asked of it until then.
+        On CuPy's default stream, which is that of torch, it is the same memory (DLPack). On other streams it is a copy:
+        torch could use the memory again before such a stream is done with it.
         """
         import cupy
 
+        array = cupy.from_dlpack(self.samples)
         if self.samples.is_cuda:
-            import torch
-
-            device = self.samples.device
-            with cupy.cuda.Device(device.index):
-                pointer = cupy.cuda.get_current_stream().ptr
-            # An external stream of pointer 0 would be one of torch's own.
-            stream = torch.cuda.ExternalStream(pointer, device) if pointer else torch.cuda.default_stream(device)
-            self.samples.record_stream(stream)
-        return cupy.from_dlpack(self.samples)
+            stream = cupy.cuda.get_current_stream()
+            if stream.ptr:
+                array = array.copy()
+                stream.synchronize()
+        return array
