@@ -62,6 +62,23 @@ def test_damaged_streams_are_found_and_others_kept(sections, device):
     np.testing.assert_array_equal(values[kept], case.flat[kept])
 
 
+def test_integers_beyond_32_bits_are_refused(device):
+    """Planes that look at such integers must not look beyond their tables."""
+    values = np.zeros(3 * 64, np.int64)
+    values[::5] = np.resize([2**31, -(2**31), 2**40, -(2**62), 2**31 - 1], len(values[::5]))
+    planes = coder.planes_of(3)
+    planes["base"], planes["ny"], planes["nx"], planes["sy"], planes["code"] = [0, 64, 128], 8, 8, 8, 60
+    planes["previous"][1:], planes["previous_code"][1:] = planes["base"][:-1], 60
+    section = device_coder.Section(
+        device_coder.Geometry.of([planes]), np.full(3, 60, np.uint8), FIRST.residuals, 2, shipped(), 0
+    )
+    data = coder.encode_segments(values, [planes], FIRST.residuals, 2, coder.NO_MASK, in_turn, FIRST)
+    out = torch.zeros(len(values), dtype=torch.int32, device=device)
+    _, results = device_coder.decode([section], [device_coder.unpack(section, data)], out)
+    assert results.all()
+    assert out.cpu().numpy()[:5].tolist() == [0, 0, 0, 0, 0]
+
+
 def test_words_without_room_are_coded_again(sections, device, monkeypatch):
     case = sections.Case((FIRST.residuals, [sections.stack((1, 6, 50), (1e8,))]))
     monkeypatch.setattr(device_coder, "BLOCK", 32)

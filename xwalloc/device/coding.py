@@ -282,7 +282,8 @@ def _pop_large(words, position, end, state, token, active, lane, LANES: tl.const
     magnitude = tl.where(token >= 31, middle | (raw >> 1), magnitude)
     magnitude = tl.where(token >= 79, (1 << tl.maximum(bits - 1, 0)) | (raw >> 1), magnitude)
     negative = tl.where(token >= 31, raw & 1, 1 - (token & 1))
-    value = tl.where(negative > 0, -magnitude, magnitude).to(tl.int32)
+    # What has no place in 32 bits is none: contexts of other planes count on magnitudes that have.
+    value = tl.where(bits > _MOST_RAW, 0, tl.where(negative > 0, -magnitude, magnitude)).to(tl.int32)
     return value, state, position + tl.sum(taken, 0), bad
 
 
