@@ -213,6 +213,26 @@ def on(monkeypatch, name):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_device_that_is_too_small_leaves_networks_to_the_cpu(monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    network, plan = some_network(*NETWORKS[0]), plan_of(NETWORKS[0][1])
+    chunks = some_chunks(plan)[:1]
+    expected = refine_many(network, plan, chunks)
+
+    on(monkeypatch, "cpu:0")
+    monkeypatch.setattr(devices, "_warned", False)
+
+    def work(self, items):
+        with devices.arithmetic(networks=True):
+            raise torch.OutOfMemoryError("too little")
+
+    monkeypatch.setattr(networks._Correct, "__call__", work)
+    with pytest.warns(RuntimeWarning, match="on the CPU"):
+        found = refine_many(network, plan, chunks)
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("rank", "tree"), NETWORKS)
 @pytest.mark.parametrize("name", ["cpu:0", pytest.param("cuda:0", marks=pytest.mark.gpu)])
 def test_merged_corrections_are_the_same_bits(monkeypatch, rank, tree, name):

@@ -154,8 +154,11 @@ def _compute(requests: list[_Request]) -> None:
         if len(requests) == 1:
             requests[0].future.set_exception(error)
             return
-        _compute(requests[: len(requests) // 2])
-        _compute(requests[len(requests) // 2 :])
+        results = None
+    if results is None:  # behind the clause, so that the error does not keep what the call held
+        half = len(requests) // 2
+        _compute(requests[:half])
+        _compute(requests[half:])
         return
     for request, result in zip(requests, results, strict=True):
         request.future.set_result(result)

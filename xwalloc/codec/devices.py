@@ -10,10 +10,11 @@ import ctypes
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -24,6 +25,9 @@ from xwalloc.settings import device_choice
 __all__ = ["CPU", "DeviceMemoryError", "Owner", "arithmetic", "device", "device_kind", "fall_back", "owner"]
 
 CPU = "cpu"
+
+NO_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""What errors of CUDA and its libraries say where torch has no error of its own."""
 
 SHARE = 4
 """One call takes this part of the free memory of a device: others are prepared, and results on their way, meanwhile."""
@@ -42,6 +46,7 @@ class Owner:
 
 
 _lock = threading.Lock()
+_network_lock = threading.Lock()
 _owners: dict[str, Owner] = {}
 _forked = False
 """Whether a parent of this process used CUDA, which does not survive a fork."""
@@ -50,9 +55,9 @@ _warned = False
 
 def _reset() -> None:
     """Forget the devices of the parent process."""
-    global _lock, _owners, _forked
+    global _lock, _network_lock, _owners, _forked
     _forked = _forked or any(name != CPU for name in _owners)
-    _lock, _owners = threading.Lock(), {}
+    _lock, _network_lock, _owners = threading.Lock(), threading.Lock(), {}
 
 
 if hasattr(os, "register_at_fork"):
@@ -131,8 +136,13 @@ def _enter(name: str) -> None:
 
 
 @contextmanager
-def arithmetic() -> Iterator[None]:
+def arithmetic(networks: bool = False) -> Iterator[None]:
     """Arithmetic as exact as the device has it, the same in every run; torch's errors as Python's.
+
+    Parameters
+    ----------
+    networks
+        Whether networks are run: only they need settings of torch that hold for the whole process.
 
     Raises
     ------
@@ -141,19 +151,19 @@ def arithmetic() -> Iterator[None]:
     """
     import torch
 
+    exact: AbstractContextManager[None] = nullcontext()
+    if networks:
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with (
-            torch.inference_mode(),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
+        with torch.no_grad(), _network_lock if networks else nullcontext(), exact:
             yield
-    except torch.OutOfMemoryError as error:
-        message = str(error)
-    else:
-        return
-    # Not inside of the clause: the error holds the frames, and their tensors.
-    torch.cuda.empty_cache()
-    raise DeviceMemoryError(f"The device has too little memory: {message}")
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in NO_MEMORY):
+            raise
+        # The error holds the frames of the call that failed, and they its tensors.
+        traceback.clear_frames(error.__traceback__)
+        torch.cuda.empty_cache()
+        raise DeviceMemoryError(f"The device has too little memory: {error}") from None
 
 
 def fall_back(error: DeviceMemoryError) -> None:

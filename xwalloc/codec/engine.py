@@ -26,7 +26,7 @@ from xwalloc.codec.batching import MOST_ITEMS
 from xwalloc.codec.devices import device, device_kind
 from xwalloc.settings import settings, thread_count
 
-__all__ = ["blas_in_one_thread", "device", "device_kind", "map_parallel", "run", "submit", "wait"]
+__all__ = ["blas_in_one_thread", "device", "device_kind", "map_parallel", "run", "submit", "wait", "wait_for"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ class Pool:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.local = threading.local()
         self.executor: ThreadPoolExecutor | None = None
         self.size = self.waiters = self.built = 0
@@ -48,13 +48,15 @@ class Pool:
 
     def submit(self, fn: Callable[..., R], *args: Any) -> Future[R]:
         """Compute ``fn(*args)`` as soon as there is a slot."""
-        executor, slots = self.now()
-        return executor.submit(self.compute, slots, fn, *args)
+        with self.lock:  # the pool may be made anew in between
+            executor, slots = self.now()
+            return executor.submit(self.compute, slots, fn, *args)
 
     def offer(self, fn: Callable[[], None]) -> Future[None]:
         """Call a function if there is a slot when its turn comes; else forget it."""
-        executor, slots = self.now()
-        return executor.submit(self.help, slots, fn)
+        with self.lock:
+            executor, slots = self.now()
+            return executor.submit(self.help, slots, fn)
 
     def now(self) -> tuple[ThreadPoolExecutor, threading.Semaphore]:
         """Threads and slots."""
@@ -87,15 +89,15 @@ class Pool:
             self.local.slots = None
             slots.release()
 
-    def wait(self, future: Future[R]) -> R:
+    def wait(self, result: Callable[[], R]) -> R:
         """The result of what is computed elsewhere; lends the slot of the calling thread to others meanwhile."""
         slots = getattr(self.local, "slots", None)
         if slots is None:
-            return future.result()
+            return result()
         self.waiters = MOST_ITEMS
         slots.release()
         try:
-            return future.result()
+            return result()
         finally:
             slots.acquire()
 
@@ -140,7 +142,12 @@ def run(fn: Callable[..., R], *args: Any) -> R:
 
 def wait(future: Future[R]) -> R:
     """The result of what a device computes, for which another chunk may use the core of this one."""
-    return pool.wait(future)
+    return pool.wait(future.result)
+
+
+def wait_for(result: Callable[[], R]) -> R:
+    """`wait` for what a function waits for."""
+    return pool.wait(result)
 
 
 def map_parallel(fn: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.codec import engine
-from xwalloc.codec.devices import CPU, arithmetic, owner
+from xwalloc.codec.devices import CPU, DeviceMemoryError, arithmetic, fall_back, owner
 
 if TYPE_CHECKING:
     from xwalloc.models.neural import Network
@@ -44,7 +44,7 @@ def alone(compute: Callable[[str], R]) -> R:
         return compute(CPU)
 
     def work() -> R:
-        with arithmetic():
+        with arithmetic(networks=True):
             return compute(device)
 
     return engine.wait(owner(device).executor.submit(work))
@@ -55,7 +55,7 @@ def decode_published(published: Published, latents: NDArray[Any], signal: Sequen
 
     Raises
     ------
-    ConfigError, DeviceMemoryError
+    ConfigError
         As for `alone`.
     """
     device = engine.device()
@@ -63,7 +63,11 @@ def decode_published(published: Published, latents: NDArray[Any], signal: Sequen
         return published.decode(latents, signal)
     work = _Decode(published, device, latents.shape[1:], tuple(signal))
     nbytes = published.working_bytes(signal) * len(latents)
-    x: NDArray[np.float64] = engine.wait(owner(device).batcher.submit(work, latents, nbytes=nbytes))
+    try:
+        x: NDArray[np.float64] = engine.wait(owner(device).batcher.submit(work, latents, nbytes=nbytes))
+    except DeviceMemoryError as error:
+        fall_back(error)
+        return published.decode(latents, signal)
     return x
 
 
@@ -78,7 +82,7 @@ class _Decode:
 
     def __call__(self, items: list[NDArray[Any]]) -> list[NDArray[np.float64]]:
         at_once = max(1, owner(self.device).batcher.limit // self.published.working_bytes(self.signal))
-        with arithmetic():
+        with arithmetic(networks=True):
             x = self.published.decode(np.concatenate(items), self.signal, device=self.device, at_once=at_once)
         return np.split(x, np.cumsum([len(item) for item in items])[:-1])
 
@@ -95,7 +99,7 @@ def refined(
 
     Raises
     ------
-    ConfigError, DeviceMemoryError
+    ConfigError
         As for `alone`.
     """
     device = engine.device()
@@ -106,9 +110,13 @@ def refined(
         found: NDArray[np.int8] = engine.wait(owner(device).batcher.submit(work, (symbols, codes), nbytes=nbytes))
         return found
 
-    network.refined(
-        latents, symbols, plan, codes, quantum, engine.map_parallel, correct=None if device == CPU else correct
-    )
+    if device != CPU:
+        try:
+            network.refined(latents, symbols, plan, codes, quantum, engine.map_parallel, correct=correct)
+            return
+        except DeviceMemoryError as error:  # before anything is corrected
+            fall_back(error)
+    network.refined(latents, symbols, plan, codes, quantum, engine.map_parallel)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class _Correct:
 
         symbols = np.concatenate([symbols for symbols, _ in items])
         codes = np.concatenate([np.broadcast_to(codes, (len(symbols), *codes.shape)) for symbols, codes in items])
-        with arithmetic():
+        with arithmetic(networks=True):
             found = self.network.correct(torch.from_numpy(symbols).to(self.device), self.plan, codes)
             corrections = found.cpu().numpy()
         return np.split(corrections, np.cumsum([len(symbols) for symbols, _ in items])[:-1])

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 from distributed import Client, LocalCluster
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.registry import get_backend
 from zarr.abc.store import Store
 
 from xwalloc.conversion.here import Here
@@ -59,6 +61,20 @@ class Worker:
     plan: str | None
 
 
+def _check_address(address: str) -> None:
+    """Refuse what is no address: a client that does is not stopped, and the next one may wait for it in vain.
+
+    Raises
+    ------
+    ValueError
+        If no scheduler can be there.
+    """
+    scheme, location = parse_address(address)
+    get_backend(scheme)
+    if scheme in ("tcp", "tls"):
+        parse_host_port(location)
+
+
 @contextmanager
 def cluster(client: Client | None, scheduler: str | None, workers: int | None) -> Iterator[Client]:
     """The client that is given, or one of a scheduler, or of a cluster on this machine.
@@ -79,6 +95,7 @@ def cluster(client: Client | None, scheduler: str | None, workers: int | None) -
         return
     if scheduler is not None:
         try:
+            _check_address(scheduler)
             remote = Client(scheduler, timeout=PATIENCE)
         except (OSError, TimeoutError, ValueError) as error:  # ValueError: it is no address
             raise ConfigError(

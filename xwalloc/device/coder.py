@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -110,9 +111,14 @@ def _columns(part: NDArray[np.void]) -> NDArray[np.int32]:
     return np.ascontiguousarray(table, np.int32)
 
 
-@lru_cache(maxsize=64)
 def _on_device(geometry: Geometry, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(geometry.table).to(device)
+    if geometry not in _tables.setdefault(device, WeakKeyDictionary()):
+        _tables[device][geometry] = torch.from_numpy(geometry.table).to(device)
+    return _tables[device][geometry]
+
+
+_tables: dict[torch.device, WeakKeyDictionary[Geometry, torch.Tensor]] = {}
+"""Tables of geometries on devices, as long as somebody has the geometry."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,10 @@ _MOST_RAW = tl.constexpr(31)  # of integers of 32 bits
 
 @triton.jit
 def _class_of(expected):
-    """Class of expected magnitudes; they are below 2^53."""
+    """Class of expected magnitudes, below 2^62."""
     bits = expected.to(tl.float64).to(tl.int64, bitcast=True)
     log2 = (bits >> 52) - 1023
+    log2 -= ((expected >> tl.maximum(log2, 0)) == 0).to(tl.int64)  # beyond 2^53, some are rounded up to a power of two
     near = 4 * log2 - 4 + ((bits >> 50) & 3)
     far = tl.minimum(log2 + 50, _CLASSES - 1)
     return tl.where(expected < 4, expected, tl.where(log2 < 18, near, far)).to(tl.int32)
@@ -386,9 +387,9 @@ def decode_kernel(
     turn = end * 0
     bad = end * 0
     for p in range(count):
-        look = first + p * _LOOKS
+        look = first + (end * 0 + p).to(tl.int64) * _LOOKS
         own = tl.load(look)
-        if own > 0:
+        if (own > 0) & (position <= end):  # of a stream that has ended too early the rest is not looked for
             base, mask_base, ny, nx, sz, sy, rows = _extent(look)
             others = _others(look)
             n = rows * nx

@@ -25,7 +25,7 @@ def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Ten
     for array in arrays:
         places.append(size)
         size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    packed = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    packed = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     there = packed.numpy()
     for at, array in zip(places, arrays, strict=True):
         there[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -54,9 +54,11 @@ def side_by_side(device: torch.device) -> Iterator[Callable[[], AbstractContextM
         used.append(stream)
         return torch.cuda.stream(stream)
 
-    yield aside
-    for stream in used:
-        main.wait_stream(stream)
+    try:
+        yield aside
+    finally:
+        for stream in used:
+            main.wait_stream(stream)
 
 
 @lru_cache(maxsize=128)
@@ -68,7 +70,7 @@ def download(*tensors: torch.Tensor) -> list[NDArray[Any]]:
     """Copies of tensors on the host; waits for the device once."""
     if not tensors or all(tensor.device.type == "cpu" for tensor in tensors):
         return [tensor.numpy() for tensor in tensors]
-    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True) for tensor in tensors]
     for copy, tensor in zip(copies, tensors, strict=True):
         copy.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensors[0].device).synchronize()

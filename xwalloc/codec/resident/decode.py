@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream.planes import Order
+from xwalloc.bitstream.segments import MAX_SEGMENTS as MOST_SEGMENTS
 from xwalloc.bitstream.tables import shipped
 from xwalloc.codec import engine
 from xwalloc.codec.bound import early_nodata
@@ -49,8 +50,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Job", "can_decode", "decode", "decode_alone", "decoded", "left_there"]
 
+MOST_TAPS = 80
+"""Filters of more taps, both together, are for CPUs: a frame may state any, and each is compiled anew."""
+
 WORKING_BYTES = 24
 """Memory, about, that a sample takes on the way: symbol, residual, product, result."""
+
+PLANE_BYTES = 260
+"""Memory, about, that the entropy coder takes for a plane of a segment."""
 
 LATENT_BYTES = 32
 """Memory, about, that a latent takes on the way: symbol, coefficient, and twice what a wavelet step makes of it."""
@@ -148,12 +155,16 @@ class Job:
         """Memory, about, that it takes on a device."""
         shape, rank = self.contents.shape, self.contents.model.rank
         pixels = shape[0] * math.prod(shape[2:])
-        return pixels * (shape[1] * (WORKING_BYTES + 2 * self.nodata.itemsize) + rank * LATENT_BYTES)
+        planes = shape[0] * (shape[1] + rank * len(self.contents.model.grid.subbands)) * MOST_SEGMENTS
+        samples = pixels * (shape[1] * (WORKING_BYTES + 2 * self.nodata.itemsize) + rank * LATENT_BYTES)
+        return samples + PLANE_BYTES * min(planes, pixels * (shape[1] + rank))
 
 
 def can_decode(contents: Contents) -> bool:
-    """Whether a device can decode a chunk: its samples must be counted in 31 bits."""
-    return math.prod(contents.shape) < 2**31
+    """Whether a device can decode a chunk: samples are counted in 31 bits, and every length of filters is compiled."""
+    grid, shift = contents.model.grid, contents.model.filter_shift
+    filters = grid.filters("synthesis", shift)
+    return math.prod(contents.shape) < 2**31 and len(filters.lo) + len(filters.hi) <= MOST_TAPS
 
 
 class Batch:
@@ -350,8 +361,11 @@ def left_there(job: Job) -> DeviceArray:
 def _asked(job: Job, stays: bool) -> torch.Tensor | None:
     """Samples of a chunk; None where it has to be decoded again."""
     name = engine.device()
-    coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name, stays), job, nbytes=job.working_bytes))
-    return coming.wait()
+    try:
+        coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name, stays), job, nbytes=job.working_bytes))
+    except BudgetError:  # step by step, it can be said what is wrong
+        return None
+    return engine.wait_for(coming.wait)
 
 
 def _alone(device: str, job: Job) -> torch.Tensor:
@@ -375,7 +389,7 @@ class _Decode:
         import torch
 
         device = torch.device(self.device)
-        with arithmetic():
+        with arithmetic(networks=any(job.contents.network is not None for job in jobs)):
             batch = decode(device, jobs)
             if device.type != "cuda":
                 return [
@@ -387,7 +401,7 @@ class _Decode:
             with torch.cuda.stream(back):
                 numbers = [_sent(own, back) for own in batch.numbers]
                 return [
-                    _Coming(batch, index, samples if self.stays else _sent(samples, back), numbers, back.record_event())
+                    _Coming(batch, index, samples if self.stays else _sent(samples, back), numbers, _arrival(back))
                     for index, samples in enumerate(batch.samples)
                 ]
 
@@ -396,10 +410,19 @@ def _sent(tensor: torch.Tensor, stream: torch.cuda.Stream) -> torch.Tensor:
     """A copy in pinned memory, complete once the stream has come here."""
     import torch
 
-    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     here.copy_(tensor, non_blocking=True)
     tensor.record_stream(stream)
     return here
+
+
+def _arrival(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    """An event that takes no core of whoever waits for it."""
+    import torch
+
+    event = torch.cuda.Event(blocking=True)
+    event.record(stream)
+    return event
 
 
 @lru_cache(maxsize=16)

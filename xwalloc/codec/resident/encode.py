@@ -293,7 +293,7 @@ class _Try:
     def __call__(self, items: list[_ToAttempt]) -> list[Attempt | BudgetError]:
         import torch
 
-        with arithmetic():
+        with arithmetic(networks=any(item.network is not None for item in items)):
             return attempt(torch.device(self.device), items)
 
 

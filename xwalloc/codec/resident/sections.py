@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["latent_section", "residual_section"]
 
+KEPT_PLANES = 1 << 14
+"""Geometries of more planes in a segment are made anew each time."""
+
 ORDER = Order.FLAGS_FIRST
 """The order that devices code planes in."""
 
@@ -50,15 +53,31 @@ def residual_section(
     return Section(geometry, tiled, ORDER.residuals, dimensions, tables, at, mask_at)
 
 
-@lru_cache(maxsize=64)
 def _latent_geometry(grid: Grid, batch: int, rank: int) -> Geometry:
+    """Planes of latents; those of many small ones are not kept, since they would fill the memory."""
+    few = batch * rank * len(grid.subbands) <= KEPT_PLANES
+    return _kept_latent_geometry(grid, batch, rank) if few else _new_latent_geometry(grid, batch, rank)
+
+
+def _new_latent_geometry(grid: Grid, batch: int, rank: int) -> Geometry:
     from xwalloc.device.coder import Geometry
 
     return Geometry.of(latent_parts_of(grid, batch, np.ones((rank, len(grid.subbands)), np.int64)))
 
 
-@lru_cache(maxsize=64)
+_kept_latent_geometry = lru_cache(maxsize=64)(_new_latent_geometry)
+
+
 def _residual_geometry(shape: tuple[int, ...]) -> Geometry:
+    """Planes of residuals, likewise."""
+    few = shape[0] * shape[1] <= KEPT_PLANES
+    return _kept_residual_geometry(shape) if few else _new_residual_geometry(shape)
+
+
+def _new_residual_geometry(shape: tuple[int, ...]) -> Geometry:
     from xwalloc.device.coder import Geometry
 
     return Geometry.of(residual_parts(shape, np.ones(shape[1], np.int64))[2])
+
+
+_kept_residual_geometry = lru_cache(maxsize=64)(_new_residual_geometry)
