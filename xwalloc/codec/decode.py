@@ -49,7 +49,7 @@ def decode_frame(
     limits
         Largest array to allocate; by default the setting ``decode.max_bytes``.
     region
-        A slice of each axis, of step 1. Of large chunks, only segments that the region touches are decoded.
+        A slice of each axis, of step 1. Of large chunks, a CPU decodes only segments that the region touches.
 
     model
         What the configuration of the codec says of the model that the frame may name.
