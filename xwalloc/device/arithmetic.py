@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 
-__all__ = ["EXACT", "nearest", "rint", "upload"]
+__all__ = ["EXACT", "nearest", "rint"]
 
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 """Options with which every kernel is launched."""
@@ -35,11 +32,3 @@ def rint(x):
     """`nearest`, with zeros that have the sign of `x`: as NumPy's function of that name, to the bit."""
     whole = nearest(x)
     return tl.where(whole == 0.0, x * 0.0, whole)
-
-
-def upload(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """The numbers on a device, without waiting for what it is working on."""
-    there = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type != "cuda":
-        return there
-    return there.pin_memory().to(device, non_blocking=True)

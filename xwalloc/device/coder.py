@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +24,7 @@ from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
 from xwalloc.device import coding
+from xwalloc.device.arithmetic import EXACT
 from xwalloc.device.memory import download, side_by_side, upload
 
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
@@ -35,8 +35,6 @@ WIDE, WARPS = 1024, 4
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
-
-LAUNCH: dict[str, Any] = {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +232,7 @@ class _Call:
         looks = torch.empty((len(plane_of), coding.LOOKS), dtype=torch.int64, device=device)
         coding.look_kernel[(len(plane_of),)](
             rows, places, tables[0] if len(tables) == 1 else torch.cat(tables), codes, _magnitudes(device),
-            _weights(device), looks, num_warps=1, **LAUNCH,
+            _weights(device), looks, num_warps=1, **EXACT,
         )  # fmt: skip
         return looks
 
@@ -302,7 +300,7 @@ def decode(
                 coding.decode_kernel[(part.stop - part.start,)](
                     rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
                     values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
-                    WIDE=WIDE, num_warps=WARPS, **LAUNCH,
+                    WIDE=WIDE, num_warps=WARPS, **EXACT,
                 )  # fmt: skip
     return np.array([job.section for job in call.jobs]), results
 
@@ -370,7 +368,7 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     for part, masked in launches:
         coding.count_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
-            BLOCK=BLOCK, **LAUNCH,
+            BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
     edges = torch.nn.functional.pad(torch.cumsum(flags + samples, 0), (1, 0))
     room = sum(int(sizes.sum()) for sizes in call.sizes(lambda geometry: geometry.symbols))
@@ -379,7 +377,7 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     for part, masked in launches:
         coding.put_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], edges[part], symbols, classes,
-            MASKED=masked, BLOCK=BLOCK, **LAUNCH,
+            MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
     return _Classified(rows, flags, samples, edges, symbols, classes)
 
@@ -399,7 +397,7 @@ def _choices(call: _Call, found: _Classified) -> list[Choice]:
     (rows,) = upload(device, np.concatenate(chosen))
     if len(rows):
         coding.histogram_kernel[(len(rows),)](
-            found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **LAUNCH
+            found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
     (numbers,) = download(counts)
     return [
@@ -434,7 +432,7 @@ def _coded(
                 coding.encode_kernel[(part.stop - part.start,)](
                     found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of,
                     words, room[part], states[places[part.start] :], positions[part], LANES=job.lanes,
-                    num_warps=_warps(job.lanes), **LAUNCH,
+                    num_warps=_warps(job.lanes), **EXACT,
                 )  # fmt: skip
     all_states, first_words = download(states, positions)
     lasting = all_states.view(np.uint32).astype(np.int64)

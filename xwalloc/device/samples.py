@@ -24,7 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from xwalloc.device.arithmetic import EXACT, rint, upload
+from xwalloc.device.arithmetic import EXACT, rint
+from xwalloc.device.memory import upload
 
 __all__ = [
     "bounded_residuals",
@@ -388,7 +389,7 @@ def _range(dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, bool
 @lru_cache(maxsize=64)
 def _numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     """Floats for a kernel, which would take them as float32 if they were handed to it as they are."""
-    return upload(np.array(values), device)
+    return upload(device, np.array(values))[0]
 
 
 def _hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
@@ -397,7 +398,7 @@ def _hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _row_tiles(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[torch.Tensor, list[int]]:
-    """Tiles of rows of subbands: (tile, 10) int32; and the numbers of the first rows of subbands, all of them counted.
+    """Tiles of rows of subbands: (tile, 9) int32; and the numbers of the first rows of subbands, all of them counted.
 
     A tile has the number of its subband, its first row in the subband, its first column, the box, and the number of
     the first row of the subband.
@@ -411,13 +412,13 @@ def _row_tiles(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> tupl
             for x in range(x0, x1, SPAN)
         ]
         first_rows.append(first_rows[-1] + count)
-    return upload(np.array(table, np.int32).reshape(-1, 9), device), first_rows
+    return upload(device, np.array(table, np.int32).reshape(-1, 9))[0], first_rows
 
 
 @lru_cache(maxsize=64)
 def _first_rows(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> torch.Tensor:
     """Numbers of the first rows of subbands, and of the row behind the last: (subband + 1,) int32."""
-    return upload(np.array(_row_tiles(boxes, device)[1], np.int32), device)
+    return upload(device, np.array(_row_tiles(boxes, device)[1], np.int32))[0]
 
 
 @triton.jit

@@ -27,7 +27,8 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from xwalloc.device.arithmetic import EXACT, nearest, upload
+from xwalloc.device.arithmetic import EXACT, nearest
+from xwalloc.device.memory import upload
 from xwalloc.transform.filters import analysis_rows, synthesis_rows
 from xwalloc.transform.wavelet import Boundary, Budget, ExactFilters, Plan, Step, check_transform
 
@@ -177,9 +178,8 @@ class _Taps:
             even, odd = row.even_first - self.first, row.odd_first + 1 - self.first
             own[0, even : even + len(row.even)] = row.even
             own[1, odd : odd + len(row.odd)] = row.odd
-        self.taps = upload(taps, device)
-        self.scales = upload(np.array([2.0**-own.shift for own in filters]), device)
-        self.sets = upload(sets, device)
+        scales = np.array([2.0**-own.shift for own in filters])
+        self.taps, self.scales, self.sets = upload(device, taps, scales, sets)
 
     @property
     def reach(self) -> int:
@@ -296,7 +296,7 @@ def _tiles(segments: tuple[int, ...], pairs: int, device: torch.device) -> torch
         for n, end in zip(segments, accumulate(segments), strict=True)
         for k in range(0, (n + 1) // 2, pairs)
     ]
-    return upload(np.array(table, np.int32), device)
+    return upload(device, np.array(table, np.int32))[0]
 
 
 @triton.jit
