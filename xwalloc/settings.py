@@ -10,7 +10,7 @@ key                       default      meaning
 ``threads``               null         kernel threads of this process; null: as many as the process may use
 ``device``                auto         where chunks are computed: "cpu", "cuda" (the first CUDA device that this process
                                        sees), "cuda:1"; "auto": "cuda" where there is one and torch is installed, else
-                                       "cpu"
+                                       "cpu"; without Triton, only networks are computed there
 ``batch.max_bytes``       null         memory, about, of the chunks that a CUDA device works on at a time; null: a
                                        quarter of what is free when it is first used
 ``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape

@@ -13,6 +13,7 @@ from xwalloc.codec import devices  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
 from xwalloc.codec.resident import decode as resident  # noqa: E402
+from xwalloc.codec.resident import encode as encoder  # noqa: E402
 from xwalloc.errors import BudgetError, FormatError  # noqa: E402
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
@@ -122,6 +123,16 @@ def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chun
     monkeypatch.setattr(resident, "decode_alone", lambda *args: alone.append(1) or decode_alone(*args))
     check(encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1))
     assert alone == [1]
+
+
+def test_without_triton_chunks_stay_on_the_host(monkeypatch, places, encode, chunks):
+    frame = encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1)
+    expected = places.on_cpu(decode_frame, frame)
+    for module in (resident, encoder):
+        monkeypatch.setattr(module, "has_kernels", lambda: False)
+    assert decode_frame(frame).tobytes() == expected.tobytes()
+    assert ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1)).encode(expected)
+    assert places.decoded == places.encoded == []
 
 
 def test_a_budget_that_a_batch_exceeds_is_looked_at_chunk_by_chunk(monkeypatch, places, encode, chunks):

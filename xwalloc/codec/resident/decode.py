@@ -29,7 +29,7 @@ from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
 from xwalloc.codec.networks import alone
 from xwalloc.codec.resident.arrays import DeviceArray
-from xwalloc.codec.resident.sections import latent_section, residual_section
+from xwalloc.codec.resident.sections import has_kernels, latent_section, residual_section
 from xwalloc.codec.resident.steps import (
     as_float16,
     certain,
@@ -162,6 +162,8 @@ class Job:
 
 def can_decode(contents: Contents) -> bool:
     """Whether a device can decode a chunk: samples are counted in 31 bits, and every length of filters is compiled."""
+    if not has_kernels():
+        return False
     grid, shift = contents.model.grid, contents.model.filter_shift
     filters = grid.filters("synthesis", shift)
     return math.prod(contents.shape) < 2**31 and len(filters.lo) + len(filters.hi) <= MOST_TAPS

@@ -24,7 +24,7 @@ from xwalloc.codec.bound import Finish
 from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.examine import Examine, misses, squares
 from xwalloc.codec.places import Attempt, codes_of
-from xwalloc.codec.resident.sections import ORDER, latent_section, residual_section
+from xwalloc.codec.resident.sections import ORDER, has_kernels, latent_section, residual_section
 from xwalloc.codec.resident.steps import (
     as_float16,
     inverse,
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 def can_encode(shape: Sequence[int], order: Order) -> bool:
     """Whether a device can encode a chunk: contexts must be those for devices, samples be counted in 31 bits."""
-    return order == ORDER and math.prod(shape) < 2**31
+    return has_kernels() and order == ORDER and math.prod(shape) < 2**31
 
 
 class OnDevice:

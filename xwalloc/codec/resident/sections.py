@@ -5,7 +5,8 @@ Where planes lie follows from the shape of a chunk alone: that stays on the devi
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +20,19 @@ from xwalloc.models.spec import Grid, LinearModel
 if TYPE_CHECKING:
     from xwalloc.device.coder import Geometry, Section
 
-__all__ = ["latent_section", "residual_section"]
+__all__ = ["ORDER", "has_kernels", "latent_section", "residual_section"]
 
 KEPT_PLANES = 1 << 14
 """Geometries of more planes in a segment are made anew each time."""
 
 ORDER = Order.FLAGS_FIRST
 """The order that devices code planes in."""
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether kernels for devices can be compiled: torch comes without Triton on some systems."""
+    return find_spec("triton") is not None
 
 
 def latent_section(model: LinearModel, batch: int, tables: Tables, at: int) -> Section:
