@@ -79,15 +79,18 @@ def test_integers_beyond_32_bits_are_refused(device):
     assert out.cpu().numpy()[:5].tolist() == [0, 0, 0, 0, 0]
 
 
-def test_words_without_room_are_coded_again(sections, device, monkeypatch):
-    case = sections.Case((FIRST.residuals, [sections.stack((1, 6, 50), (1e8,))]))
-    monkeypatch.setattr(device_coder, "BLOCK", 32)
-    monkeypatch.setattr(coder, "LANE_COST", 0.1)
-    tables = []
-    encode = device_coder._coded
-    monkeypatch.setattr(device_coder, "_coded", lambda *args: tables.append(1) or encode(*args))
-    case.check(device)
-    assert len(tables) == 2
+def test_reciprocals_divide_exactly():
+    """At the quotients where an excess or a shortfall shows first: they grow with the dividend."""
+    multipliers, shifts, addends = (table.astype(np.uint64) for table in device_coder.reciprocals())
+    f = np.arange(1, 4097, dtype=np.uint64)
+    rng = np.random.default_rng(0)
+    quotients = [0, 1, 2**19, 2**20 - 2, 2**20 - 1, *rng.integers(2**20, size=50).tolist()]
+    assert multipliers.max() < 2**32
+    for quotient in quotients:
+        for rest in (f * 0, f // 2, f - 1):
+            x = f * np.uint64(quotient) + rest + addends[1:]
+            assert x.max() < 2**32
+            np.testing.assert_array_equal((x * multipliers[1:] >> np.uint64(32)) >> shifts[1:], quotient)
 
 
 def test_words_are_taken_as_by_a_cpu(sections, device):

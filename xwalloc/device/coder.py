@@ -22,7 +22,7 @@ from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import ALL, Choice, choose_for
 from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
-from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
+from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
 from xwalloc.device import coding
 from xwalloc.device.arithmetic import EXACT
 from xwalloc.device.memory import download, side_by_side, upload
@@ -30,11 +30,16 @@ from xwalloc.device.memory import download, side_by_side, upload
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 
 WARP = 32
+"""Lanes of a program of the encoder."""
+
 WIDE, WARPS = 1024, 4
 """Symbols whose tables a decoder finds at a time, and its warps: of what was tried, the fastest on an H200."""
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
+
+PACKED = 2048
+"""Symbols whose words a program puts in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,22 +329,10 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
     call = _Call(sections, lanes, device)
     found = _classified(call, values, mask)
     choices = _choices(call, found)
-    rooms = np.array([sizes.sum() // 2 + BLOCK for sizes in call.sizes(lambda geometry: geometry.symbols)])
-    while True:
-        states, positions, words = _coded(call, found, choices, rooms)
-        ends = np.cumsum(rooms)
-        needed = ends - positions
-        if (needed <= rooms).all():
-            break
-        rooms = np.maximum(needed, rooms)
-    packed = words[0:0]
-    if needed.any():
-        packed = torch.cat([words[first:end] for first, end in zip(positions.tolist(), ends.tolist(), strict=True)])
-    (bits,) = download(packed)
+    states, lengths, words = _coded(call, found, choices)
     streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
-    for index, (job, first, count) in enumerate(zip(call.jobs, _starts(needed), needed, strict=True)):
-        own = bits[first : first + count].view(np.uint16)
-        streams[job.section][job.part] = rans.pack_stream(states[index], own)
+    for job, own, first, count in zip(call.jobs, states, _starts(lengths), lengths, strict=True):
+        streams[job.section][job.part] = rans.pack_stream(own, words[first : first + count])
     return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
 
 
@@ -347,18 +340,16 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
 class _Classified:
     """Symbols of a call on the device, plane by plane, in the order of its streams."""
 
-    rows: torch.Tensor
     flags: torch.Tensor
     samples: torch.Tensor
     edges: torch.Tensor
-    symbols: torch.Tensor
-    classes: torch.Tensor
+    keys: torch.Tensor
+    further: torch.Tensor
 
 
 def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) -> _Classified:
-    """Put the symbols of all planes in order."""
+    """Put the symbols of all planes in order. Waits for the device, to know how many there are."""
     device, looks = call.device, call.looks
-    (rows,) = upload(device, call.rows)
     flags, samples = torch.zeros((2, len(looks)), dtype=torch.int64, device=device)
     launches: list[tuple[slice, bool]] = []
     for masked, group in groupby(range(len(call.jobs)), lambda index: call.jobs[index].masked):
@@ -371,15 +362,16 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
             BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
     edges = torch.nn.functional.pad(torch.cumsum(flags + samples, 0), (1, 0))
-    room = sum(int(sizes.sum()) for sizes in call.sizes(lambda geometry: geometry.symbols))
-    symbols = torch.empty(room, dtype=torch.int32, device=device)
-    classes = torch.empty(room, dtype=torch.int16, device=device)
+    (total,) = download(edges[-1:])
+    room = -(-int(total[0]) // PACKED) * PACKED
+    keys = torch.empty(room, dtype=torch.int16, device=device)
+    further = torch.empty(room, dtype=torch.int64, device=device)
     for part, masked in launches:
         coding.put_kernel[(part.stop - part.start,)](
-            looks[part], values, values if mask is None else mask, flags[part], edges[part], symbols, classes,
+            looks[part], values, values if mask is None else mask, flags[part], edges[part], keys, further,
             MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
-    return _Classified(rows, flags, samples, edges, symbols, classes)
+    return _Classified(flags, samples, edges, keys, further)
 
 
 def _choices(call: _Call, found: _Classified) -> list[Choice]:
@@ -397,7 +389,7 @@ def _choices(call: _Call, found: _Classified) -> list[Choice]:
     (rows,) = upload(device, np.concatenate(chosen))
     if len(rows):
         coding.histogram_kernel[(len(rows),)](
-            found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
+            found.keys, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
     (numbers,) = download(counts)
     return [
@@ -407,47 +399,43 @@ def _choices(call: _Call, found: _Classified) -> list[Choice]:
 
 
 def _coded(
-    call: _Call, found: _Classified, choices: Sequence[Choice], rooms: NDArray[np.int64]
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], torch.Tensor]:
-    """States of each stream, places of their first words, and words (on the device). Waits for the device.
-
-    A place before its room says how many words there would have been.
-    """
+    call: _Call, found: _Classified, choices: Sequence[Choice]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
+    """States of each stream, how many words it has, and the words of all of them. Waits for the device, twice."""
     device = call.device
-    ends = np.cumsum(rooms)
-    table_of, room, planes = upload(
-        device,
-        np.concatenate([choice.tables for choice in choices]).astype(np.int32),
-        np.stack([ends - rooms, ends], axis=1),
-        np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1),
-    )
-    bounds = found.edges[planes]
-    words = torch.empty(int(ends[-1]), dtype=torch.int16, device=device)
-    places = _starts([job.lanes for job in call.jobs])
-    states = torch.empty(int(places[-1]) + call.jobs[-1].lanes, dtype=torch.int32, device=device)
-    positions = torch.empty(len(call.jobs), dtype=torch.int64, device=device)
-    with side_by_side(device) as aside:
-        for part, job, tables in call.launches():
-            with aside():
-                coding.encode_kernel[(part.stop - part.start,)](
-                    found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of,
-                    words, room[part], states[places[part.start] :], positions[part], LANES=job.lanes,
-                    num_warps=_warps(job.lanes), **EXACT,
-                )  # fmt: skip
-    all_states, first_words = download(states, positions)
+    lanes = np.array([job.lanes for job in call.jobs])
+    programs = -(-lanes // WARP)
+    groups = np.empty((int(programs.sum()), coding.ENCODED), np.int64)
+    stream = groups[:, 0] = np.repeat(np.arange(len(lanes)), programs)
+    groups[:, 1] = lanes[stream]
+    groups[:, 2] = WARP * (np.arange(len(groups)) - _starts(programs)[stream])
+    groups[:, 3] = np.array([job.section for job in call.jobs])[stream] * (ALL * TOKENS)
+    groups[:, 4] = _starts(lanes)[stream]
+    rows, planes = upload(device, groups, np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1))
+    given = torch.zeros(len(found.keys), dtype=torch.int8, device=device)
+    states = torch.empty(int(lanes.sum()), dtype=torch.int32, device=device)
+    totals = torch.empty(len(groups), dtype=torch.int32, device=device)
+    coding.encode_kernel[(len(groups),)](
+        rows, found.edges[planes], found.keys, found.further, _lookups(call, choices), given, states, totals,
+        LANES=WARP, num_warps=1, **EXACT,
+    )  # fmt: skip
+    sums = given.view(-1, PACKED).sum(1, dtype=torch.int64)
+    all_states, numbers = download(states, totals)
+    lengths = np.add.reduceat(numbers, _starts(programs), dtype=np.int64)
+    words = torch.empty(int(lengths.sum()), dtype=torch.int16, device=device)
+    if len(words):
+        coding.pack_kernel[(len(sums),)](
+            given, found.keys, found.further, torch.cumsum(sums, 0) - sums, words, BLOCK=PACKED, **EXACT
+        )
+    (bits,) = download(words)
     lasting = all_states.view(np.uint32).astype(np.int64)
-    own = [lasting[at : at + job.lanes] for at, job in zip(places, call.jobs, strict=True)]
-    return own, first_words, words
+    own = [lasting[at : at + count] for at, count in zip(_starts(lanes), lanes, strict=True)]
+    return own, lengths, bits.view(np.uint16)
 
 
 def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Where things of these lengths begin, one behind the other."""
     return np.cumsum(np.asarray(lengths, np.int64)) - lengths
-
-
-def _warps(lanes: int) -> int:
-    """Warps of a program of the encoder: a thread has up to four lanes."""
-    return max(1, min(8, lanes // (4 * WARP)))
 
 
 KINDS = (Kind.LATENT_PARALLEL, Kind.RESIDUAL_PARALLEL)
@@ -486,6 +474,54 @@ def _slots(tables: Tables, device: torch.device) -> torch.Tensor:
     return torch.from_numpy((tokens << 24 | ((spans >> 16) - 1) << 12 | rest).astype(np.int32)).to(device)
 
 
+def _lookups(call: _Call, choices: Sequence[Choice]) -> torch.Tensor:
+    """What encoding takes, by section and key: (section * role * class * token,) int64."""
+    codebooks = list(dict.fromkeys(section.tables for section in call.sections))
+    entries = [_entries(tables, call.device) for tables in codebooks]
+    first_of = dict(zip(codebooks, _starts([len(own) for own in entries]), strict=True))
+    (rows,) = upload(
+        call.device,
+        np.concatenate(
+            [choice.tables + first_of[own.tables] for own, choice in zip(call.sections, choices, strict=True)]
+        ),
+    )
+    return (entries[0] if len(entries) == 1 else torch.cat(entries))[rows].view(-1)
+
+
 @lru_cache(maxsize=32)
-def _spans(tables: Tables, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(tables.spans.view(np.int32)).to(device)
+def _entries(tables: Tables, device: torch.device) -> torch.Tensor:
+    """What encoding a token with a table takes: (table, token) int64.
+
+    From the lowest bit on: first slot and frequency - 1, of 12 bits each; shift (4) and addend (1) of `reciprocals`;
+    `ESCAPED`, with the figures of the token that announces it, and `RARE`; from bit 32 on, the multiplier.
+    """
+    spans = tables.spans.reshape(-1, TOKENS).astype(np.int64)
+    escaped = spans < rans.FREQUENCY_ONE
+    spans = np.where(escaped, spans[:, ESCAPE, None], spans)
+    multiplier, shift, addend = (table[spans >> 16] for table in reciprocals())
+    entries = (multiplier << 32) | (addend << 28) | (shift << 24) | (((spans >> 16) - 1) << 12) | (spans & 0xFFFF)
+    entries |= np.where(escaped, coding.ESCAPED, 0)
+    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), coding.RARE, 0)
+    return torch.from_numpy(entries).to(device)
+
+
+@lru_cache(maxsize=1)
+def reciprocals() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Multiplier m < 2^32, shift s and addend c (0 or 1) of each f from 1 to 2^12: x // f = (x + c) m >> (32 + s).
+
+    That holds for x < 2^20 f, and such are the states that take a symbol of the frequency f. With 2^s < f <= 2^(s+1)
+    and N = 32 + s, either m = (2^N + e) / f and c = 0: the product is x / f and an excess x e / (f 2^N), which must be
+    below 1 / f, and is if f e <= 2^(12+s). Or m = (2^N - d) / f and c = 1: the product is (x + 1) / f less
+    (x + 1) d / (f 2^N), which must not exceed 1 / f, and does not if f d <= 2^(12+s). One of them is true, since
+    d + e = f <= 2^(s+1) and s <= 11. Of f = 1, where s = 0, m = 2^32 - 1.
+
+    (T. Granlund and P. Montgomery, "Division by invariant integers using multiplication", PLDI 1994.)
+    """
+    f = np.arange((1 << PROB_BITS) + 1, dtype=np.int64)
+    f[0] = 1
+    shift = np.array([max(int(n - 1).bit_length() - 1, 0) for n in f])
+    whole = np.left_shift(np.int64(1), 32 + shift)
+    below = np.minimum(whole // f, (1 << 32) - 1)
+    above = -(-whole // f)
+    up = (above < 1 << 32) & (f * (above * f - whole) <= np.left_shift(np.int64(1), PROB_BITS + shift))
+    return np.where(up, above, below), shift, np.where(up, 0, 1)

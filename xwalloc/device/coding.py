@@ -20,9 +20,12 @@ import triton.language as tl
 from xwalloc.bitstream import contexts, expectations, rans, scan, tables
 
 __all__ = [
+    "ENCODED",
+    "ESCAPED",
     "GEOMETRY",
     "LOOKS",
     "PART",
+    "RARE",
     "STREAM",
     "WEIGHTS",
     "count_kernel",
@@ -30,6 +33,7 @@ __all__ = [
     "encode_kernel",
     "histogram_kernel",
     "look_kernel",
+    "pack_kernel",
     "put_kernel",
 ]
 
@@ -54,6 +58,12 @@ WEIGHTS = 7
 """Columns of weights: self, previous, ring, parent, sibling of samples; self, previous of flags. Two rows: for planes
 without and with a previous plane."""
 
+ENCODED = 5
+"""Columns of a group of lanes: its stream, the lanes of that, first lane; where its lookups and its states begin."""
+
+RARE, ESCAPED = 1 << 30, 1 << 29
+"""Marks of lookups: symbols that are more than a token with a frequency of its own, and tokens that have none."""
+
 _STREAM, _PART, _LOOKS = tl.constexpr(STREAM), tl.constexpr(PART), tl.constexpr(LOOKS)
 _GEOMETRY, _WEIGHTS = tl.constexpr(GEOMETRY), tl.constexpr(WEIGHTS)
 _GROUP, _ONE, _RATIO_CAP = tl.constexpr(scan.GROUP), tl.constexpr(contexts.ONE), tl.constexpr(expectations.RATIO_CAP)
@@ -65,17 +75,28 @@ _TOKEN_BITS, _TOKEN_MASK = tl.constexpr(rans.TOKEN_BITS), tl.constexpr((1 << ran
 _DENSE_ROLE, _GROUPED_ROLE = tl.constexpr(int(contexts.Role.DENSE)), tl.constexpr(int(contexts.Role.GROUPED))
 _FLAG_ROLE = tl.constexpr(int(contexts.Role.FLAG))
 _MOST_RAW = tl.constexpr(31)  # of integers of 32 bits
+_ENCODED, _RARE, _ESCAPED = tl.constexpr(ENCODED), tl.constexpr(RARE), tl.constexpr(ESCAPED)
+_NEUTRAL = tl.constexpr(((1 << tables.PROB_BITS) - 1) << 12)  # a lookup that leaves a state as it is
+_MOST_WORDS = tl.constexpr(4)  # that a symbol gives: 31 raw bits, 7 of an escaped token, 12 of the escape itself
+
+
+@triton.jit
+def _float_bits(number):
+    """Bits of float32 of integers from 0 to 2^31 - 1, which are exact below 2^24: those from 21 on tell a logarithm."""
+    return number.to(tl.float32).to(tl.int32, bitcast=True)
 
 
 @triton.jit
 def _class_of(expected):
     """Class of expected magnitudes, below 2^62."""
-    bits = expected.to(tl.float64).to(tl.int64, bitcast=True)
-    log2 = (bits >> 52) - 1023
-    log2 -= ((expected >> tl.maximum(log2, 0)) == 0).to(tl.int64)  # beyond 2^53, some are rounded up to a power of two
-    near = 4 * log2 - 4 + ((bits >> 50) & 3)
+    low = (expected & 0x7FFFFFFF).to(tl.int32)
+    high = (expected >> 31).to(tl.int32)
+    near = (_float_bits(low) >> 21) - (4 * 127 + 4)
+    top = tl.where(high > 0, high, low)
+    # Of numbers of whose two leading bits one is 0, none is rounded up to a power of two.
+    log2 = (_float_bits(top & ~(top >> 1)) >> 23) + tl.where(high > 0, 31 - 127, -127)
     far = tl.minimum(log2 + 50, _CLASSES - 1)
-    return tl.where(expected < 4, expected, tl.where(log2 < 18, near, far)).to(tl.int32)
+    return tl.where((high > 0) | (low >= (1 << 18)), far, tl.where(low < 4, low, near))
 
 
 @triton.jit
@@ -533,10 +554,25 @@ def count_kernel(looks, values, mask, flags, samples, MASKED: tl.constexpr, BLOC
 
 
 @triton.jit
+def _put(keys, further, at, value, class_, coded):
+    """Store keys of values of these classes, and values that are more than their tokens."""
+    magnitude = tl.abs(value)
+    token = 2 * magnitude - (value > 0).to(tl.int32)
+    large = coded & (magnitude > _DIRECT)
+    if tl.max(large.to(tl.int32), 0) > 0:
+        bits = _float_bits(magnitude)
+        near = (bits >> 21) - (4 * 127 - 15)
+        far = (_float_bits(magnitude & ~(magnitude >> 1)) >> 23) - (127 - 63)
+        token = tl.where(large, tl.where(magnitude < (1 << 16), near, far), token)
+        tl.store(further + at, value.to(tl.int64), mask=large)
+    tl.store(keys + at, ((class_ << _TOKEN_BITS) + token).to(tl.int16), mask=coded)
+
+
+@triton.jit
 def put_kernel(
-    looks, values, mask, flags, firsts, symbols, classes, MASKED: tl.constexpr, BLOCK: tl.constexpr
+    looks, values, mask, flags, firsts, keys, further, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Symbols of each plane in coding order, and the class of each (role * CLASSES + class).
+    """Keys of the symbols of each plane in coding order: (role * CLASSES + class) * 2^7 + token.
 
     Parameters
     ----------
@@ -544,8 +580,10 @@ def put_kernel(
         What `count_kernel` found.
     firsts : (plane,) int64
         Where the symbols of each plane begin.
-    symbols, classes : (n,) int32, int16
-        Get the symbols.
+    keys : (n,) int16
+        Gets the keys.
+    further : (n,) int64
+        Gets those integers that have raw bits besides; others are anything.
 
     Others are those of `count_kernel`.
     """
@@ -554,15 +592,21 @@ def put_kernel(
     own = tl.load(look)
     base, mask_base, ny, nx, sz, sy, rows = _extent(look)
     lane = tl.arange(0, BLOCK)
-    flag_at = tl.load(firsts + index)
-    sample_at = flag_at + tl.load(flags + index)
+    first = tl.load(firsts + index)
+    n_flags = tl.load(flags + index)
+    n = rows * nx
     if own > 0:
         others = _others(look)
-        if own < _SPARSE_BELOW:
+        sparse = own < _SPARSE_BELOW
+        flag_at = keys + first
+        listed = further + first + n_flags
+        if sparse:
             across = (nx + _GROUP - 1) // _GROUP
             previous = tl.load(look + 8)
             w_flags = tl.load(look + 16).to(tl.int32)
             held_flags = tl.load(look + 17)
+            n = n * 0
+            flag = n
             for start in range(0, rows * across, BLOCK):
                 i = start + lane
                 x = (i % across) * _GROUP
@@ -579,65 +623,45 @@ def put_kernel(
                     filled |= tl.load(values + base + place + k, mask=coded, other=0) != 0
                 flagged = size > 0
                 expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, flagged)
-                taken = flagged.to(tl.int64)
-                to = flag_at + tl.cumsum(taken, 0) - taken
-                tl.store(symbols + to, filled.to(tl.int32), mask=flagged)
-                tl.store(classes + to, (_class_of(expected) + _FLAG_ROLE * _CLASSES).to(tl.int16), mask=flagged)
-                flag_at += tl.sum(taken, 0)
-                taken = tl.where(filled, size, 0).to(tl.int64)
-                to = sample_at + tl.cumsum(taken, 0) - taken
-                sample_at += tl.sum(taken, 0)
-                if tl.max(filled.to(tl.int32), 0) > 0:
-                    for further in range(_GROUP):
-                        coded = filled & (x + further < nx)
-                        if MASKED:
-                            coded = _is_coded(mask, mask_base + place + further, coded)
-                        expected = _expected(values, others, z, y, x + further, ny, nx, sz, sy, coded)
-                        tl.store(
-                            symbols + to, tl.load(values + base + place + further, mask=coded, other=0), mask=coded
-                        )
-                        class_ = _class_of(expected) + _GROUPED_ROLE * _CLASSES
-                        tl.store(classes + to, class_.to(tl.int16), mask=coded)
-                        to += coded.to(tl.int64)
-        else:
-            for start in range(0, rows * nx, BLOCK):
-                i = start + lane
-                x = i % nx
-                y = (i // nx) % ny
-                z = i // nx // ny
-                place = z * sz + y * sy + x
-                coded = i < rows * nx
-                if MASKED:
-                    coded = _is_coded(mask, mask_base + place, coded)
-                expected = _expected(values, others, z, y, x, ny, nx, sz, sy, coded)
-                taken = coded.to(tl.int64)
-                to = sample_at + tl.cumsum(taken, 0) - taken
-                tl.store(symbols + to, tl.load(values + base + place, mask=coded, other=0), mask=coded)
-                tl.store(classes + to, (_class_of(expected) + _DENSE_ROLE * _CLASSES).to(tl.int16), mask=coded)
-                sample_at += tl.sum(taken, 0)
+                key = ((_class_of(expected) + _FLAG_ROLE * _CLASSES) << _TOKEN_BITS) + filled.to(tl.int32)
+                taken = flagged.to(tl.int32)
+                tl.store(flag_at + flag + tl.cumsum(taken, 0) - taken, key.to(tl.int16), mask=flagged)
+                flag += tl.sum(taken, 0)
+                taken = tl.where(filled, size, 0)
+                to = n + tl.cumsum(taken, 0) - taken
+                n += tl.sum(taken, 0)
+                row_start = (i // across) * nx + x
+                for k in tl.static_range(_GROUP):
+                    coded = filled & (x + k < nx)
+                    if MASKED:
+                        coded = _is_coded(mask, mask_base + place + k, coded)
+                    tl.store(listed + to, (row_start + k).to(tl.int64), mask=coded)
+                    to += coded.to(tl.int32)
+            tl.debug_barrier()
+        elif MASKED:
+            n = _list_coded(mask, mask_base, listed, n, ny, nx, sz, sy, 1, BLOCK)
+        role = tl.where(sparse, _GROUPED_ROLE, _DENSE_ROLE)
+        for start in range(0, n, BLOCK):
+            i = start + lane
+            active = i < n
+            sample = i
+            if MASKED or sparse:
+                sample = tl.load(listed + i, mask=active, other=0).to(tl.int32)
+            x = sample % nx
+            y = (sample // nx) % ny
+            z = sample // nx // ny
+            expected = _expected(values, others, z, y, x, ny, nx, sz, sy, active)
+            value = tl.load(values + base + z * sz + y * sy + x, mask=active, other=0)
+            _put(keys + first, further + first, n_flags + i, value, role * _CLASSES + _class_of(expected), active)
 
 
 @triton.jit
-def _split(value):
-    """Tokens, numbers of raw bits and raw bits of integers of 32 bits above the smallest."""
-    magnitude = tl.abs(value)
-    positive = (value > 0).to(tl.int64)
-    exponent = (magnitude.to(tl.float64).to(tl.int64, bitcast=True) >> 52) - 1023
-    below = tl.maximum(tl.where(exponent < 16, exponent - 2, exponent), 0)
-    token = tl.where(exponent < 16, 31 + 4 * (exponent - 4) + ((magnitude >> below) & 3), 63 + exponent)
-    raw = ((magnitude & ((1 << below) - 1)) << 1) | (1 - positive)
-    direct = magnitude <= _DIRECT
-    token = tl.where(direct, 2 * magnitude - positive, token)
-    return token.to(tl.int32), tl.where(direct, 0, below + 1), tl.where(direct, 0, raw)
-
-
-@triton.jit
-def histogram_kernel(symbols, classes, flags, samples, firsts, chosen, counts, BLOCK: tl.constexpr):
+def histogram_kernel(keys, flags, samples, firsts, chosen, counts, BLOCK: tl.constexpr):
     """Count tokens of some planes, by class; one program for each of them.
 
     Parameters
     ----------
-    symbols, classes, flags, samples, firsts
+    keys, flags, samples, firsts
         What `put_kernel` and `count_kernel` found.
     chosen : (n, 2) int64
         A plane, and which of the counts its symbols are for.
@@ -651,98 +675,130 @@ def histogram_kernel(symbols, classes, flags, samples, firsts, chosen, counts, B
     n = tl.load(flags + plane) + tl.load(samples + plane)
     for start in range(0, n, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        token, _, _ = _split(tl.load(symbols + first + i, mask=i < n, other=0).to(tl.int64))
-        class_ = tl.load(classes + first + i, mask=i < n, other=0).to(tl.int32)
-        tl.atomic_add(counts + (class_ << _TOKEN_BITS) + token, 1, mask=i < n)
+        key = tl.load(keys + first + i, mask=i < n, other=0).to(tl.int32) & 0xFFFF
+        tl.atomic_add(counts + key, 1, mask=i < n)
 
 
 @triton.jit
-def _push(state, bits, raw, active):
-    """States that have taken raw bits, and the words that they gave for it where they did."""
+def _push(state, bits, raw, active, given, count):
+    """Let states take raw bits; words that they give for it are put in front of those that they have given."""
     gives = active & (bits > 0) & (state >= (1 << (32 - bits)))
-    word = state & 0xFFFF
+    given = tl.where(gives, (given << 16) | (state & 0xFFFF), given)
     state = tl.where(gives, state >> 16, state)
-    return tl.where(active, (state << bits) | raw, state), word, gives
+    return tl.where(active, (state << bits) | raw, state), given, count + gives.to(tl.int32)
 
 
 @triton.jit
-def _put_word(words, position, rank, word, gives):
-    """Store the words of a step; returns how many each lane has stored."""
-    tl.store(words + position - rank, word.to(tl.int16), mask=gives)
-    return rank + gives.to(tl.int32)
+def _keyed(keys, lookups, i, active):
+    """What encoding the symbols at some places takes."""
+    key = tl.load(keys + i, mask=active, other=0).to(tl.int32) & 0xFFFF
+    return tl.load(lookups + key, mask=active, other=_NEUTRAL)
 
 
 @triton.jit
-def encode_kernel(
-    streams, symbols, classes, bounds, spans, table_of, words, rooms, states, positions, LANES: tl.constexpr
-):
-    """Streams of symbols, coded backwards.
+def _encoded(state, entry, keys, further, given, i, active):
+    """States of lanes that have taken one symbol more, and how many words each has given."""
+    low = entry.to(tl.int32)
+    count = low * 0
+    words = state.to(tl.int64)
+    rare = tl.max(low, 0) >= _RARE
+    if rare:
+        token = tl.load(keys + i, mask=active, other=0).to(tl.int32) & _TOKEN_MASK
+        bits = tl.where(low >= _RARE, _raw_bits(token), 0).to(tl.int64)
+        value = tl.load(further + i, mask=bits > 0, other=0)
+        below = tl.maximum(bits - 1, 0)
+        raw = ((tl.abs(value) & ((1 << below) - 1)) << 1) | (value < 0).to(tl.int64)
+        first = tl.minimum(bits, 16)
+        more = bits - first
+        large = state.to(tl.int64)
+        large, words, count = _push(large, more, raw >> first, more > 0, words, count)
+        large, words, count = _push(large, first, raw & ((1 << first) - 1), bits > 0, words, count)
+        escaped = (low & _ESCAPED) != 0
+        large, words, count = _push(large, bits * 0 + _TOKEN_BITS, token, escaped, words, count)
+        state = large.to(tl.uint32)
+    fields = low.to(tl.uint32, bitcast=True)
+    gives = state > (((fields & 0xFFF000) << 8) | 0xFFFFF)
+    word = state & 0xFFFF
+    if rare:
+        count += gives.to(tl.int32)
+        words = tl.where(gives, (words << 16) | word.to(tl.int64), words)
+        tl.store(further + i, words, mask=count > 1)
+        word = words.to(tl.uint32) & 0xFFFF
+    else:
+        count = gives.to(tl.int32)
+    tl.store(keys + i, word.to(tl.int16), mask=count > 0)
+    tl.store(given + i, count.to(tl.int8), mask=active)
+    state = tl.where(gives, state >> 16, state)
+    multiplier = (entry >> 32).to(tl.uint32)
+    quotient = tl.umulhi(state + ((fields >> 28) & 1), multiplier) >> ((fields >> 24) & 15)
+    return state + (fields & 4095) + quotient * (4095 - ((fields >> 12) & 4095)), count
+
+
+@triton.jit
+def encode_kernel(groups, bounds, keys, further, lookups, given, states, totals, LANES: tl.constexpr):
+    """Symbols of some lanes of a stream, coded backwards; one program for each group of lanes.
+
+    What a lane does follows from its own symbols alone. Words stay with the symbols that gave them.
 
     Parameters
     ----------
-    streams : (stream, STREAM) int64
-        Of which only the tables count here.
-    symbols, classes
-        What `put_kernel` found.
+    groups : (group, ENCODED) int64
     bounds : (stream, 2) int64
         First symbol of each stream, and where they end.
-    spans : (table, 128) int32
-        Frequency * 2^16 + first slot of each token.
-    table_of : (n,) int32
+    keys, further
+        What `put_kernel` found. Are overwritten by the words that each symbol gives, as a decoder meets them: the
+        first one, and all of them if they are more.
+    lookups : (n,) int64
+        By key, what encoding takes (`_entries` of coder.py).
+    given : (n,) int8
+        Gets the number of words of each symbol.
+    states : (n,) int32
+        Get the first states of the decoder.
+    totals : (group,) int32
+        Get the numbers of words.
+    """
+    row = groups + tl.program_id(0).to(tl.int64) * _ENCODED
+    stream = tl.load(row)
+    lanes = tl.load(row + 1).to(tl.int32)
+    lane = tl.load(row + 2).to(tl.int32) + tl.arange(0, LANES)
+    lookups += tl.load(row + 3)
+    states += tl.load(row + 4)
+    begin = tl.load(bounds + 2 * stream)
+    count = (tl.load(bounds + 2 * stream + 1) - begin).to(tl.int32)
+    keys += begin
+    further += begin
+    given += begin
+    state = (lane * 0 + _LOWER).to(tl.uint32)
+    total = lane * 0
+    steps = (count + lanes - 1) // lanes
+    for back in range(steps):
+        i = (steps - 1 - back) * lanes + lane
+        active = (i < count) & (lane < lanes)
+        entry = _keyed(keys, lookups, i, active)
+        state, own = _encoded(state, entry, keys, further, given, i, active)
+        total += own
+    tl.store(states + lane, state.to(tl.int32, bitcast=True), mask=lane < lanes)
+    tl.store(totals + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit
+def pack_kernel(given, keys, further, firsts, words, BLOCK: tl.constexpr):
+    """Words of all symbols, one behind the other.
+
+    Parameters
+    ----------
+    given, keys, further
+        What `encode_kernel` made.
+    firsts : (n / BLOCK,) int64
+        Place of the first word of each block of symbols.
     words : (n,) int16
         Get the words.
-    rooms : (stream, 2) int64
-        Where the words of each stream may lie; the last one will be at the end.
-    states : (stream, LANES) int32
-        Get the first states of the decoder.
-    positions : (stream,) int64
-        Get the places of the first words; what has no room is not written, and the place lies before the room then.
     """
-    stream = tl.program_id(0).to(tl.int64)
-    table_of += tl.load(streams + stream * _STREAM + 5)
-    begin = tl.load(bounds + 2 * stream)
-    count = tl.load(bounds + 2 * stream + 1) - begin
-    room = tl.load(rooms + 2 * stream)
-    position = tl.load(rooms + 2 * stream + 1)
-    lane = tl.arange(0, LANES)
-    state = (lane * 0 + _LOWER).to(tl.uint32)
-    for back in range((count + LANES - 1) // LANES):
-        i = ((count + LANES - 1) // LANES - 1 - back) * LANES + lane
-        active = i < count
-        token, bits, raw = _split(tl.load(symbols + begin + i, mask=active, other=0).to(tl.int64))
-        class_ = tl.load(classes + begin + i, mask=active, other=0).to(tl.int32)
-        table = tl.load(table_of + class_, mask=active, other=0) << _TOKEN_BITS
-        span = tl.load(spans + table + token, mask=active, other=1 << 16)
-        escaped = active & (span < (1 << 16))
-        rare = tl.max((escaped | (bits > 0)).to(tl.int32), 0) > 0
-        word_1, word_2, word_3 = state, state, state
-        gives_1, gives_2, gives_3 = i < 0, i < 0, i < 0
-        if rare:
-            large = state.to(tl.int64)
-            first = tl.minimum(bits, 16)
-            more = bits - first
-            large, given_1, gives_1 = _push(large, more, raw >> first, active & (more > 0))
-            large, given_2, gives_2 = _push(large, first, raw & ((1 << first) - 1), active & (bits > 0))
-            large, given_3, gives_3 = _push(large, lane.to(tl.int64) * 0 + _TOKEN_BITS, token, escaped)
-            word_1, word_2, word_3 = given_1.to(tl.uint32), given_2.to(tl.uint32), given_3.to(tl.uint32)
-            state = large.to(tl.uint32)
-            span = tl.where(escaped, tl.load(spans + table + _ESCAPE, mask=active, other=1 << 16), span)
-        frequency = (span >> 16).to(tl.uint32)
-        gives_4 = active & ((state >> 20) >= frequency)
-        word_4 = state & 0xFFFF
-        state = tl.where(gives_4, state >> 16, state)
-        quotient = state // frequency
-        coded = (quotient << 12) + (state - quotient * frequency) + (span & 0xFFFF).to(tl.uint32)
-        state = tl.where(active, coded, state)
-        given = gives_1.to(tl.int32) + gives_2.to(tl.int32) + gives_3.to(tl.int32) + gives_4.to(tl.int32)
-        total = tl.sum(given, 0)
-        if position - total >= room:
-            rank = total - tl.cumsum(given, 0) + 1
-            if rare:
-                rank = _put_word(words, position, rank, word_1, gives_1)
-                rank = _put_word(words, position, rank, word_2, gives_2)
-                rank = _put_word(words, position, rank, word_3, gives_3)
-            _put_word(words, position, rank, word_4, gives_4)
-        position -= total
-    tl.store(states + stream * LANES + lane, state.to(tl.int32, bitcast=True))
-    tl.store(positions + stream, position)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    count = tl.load(given + i).to(tl.int32)
+    words += tl.load(firsts + tl.program_id(0)) + tl.cumsum(count, 0) - count
+    tl.store(words, tl.load(keys + i, mask=count > 0, other=0), mask=count > 0)
+    if tl.max(count, 0) > 1:
+        all_words = tl.load(further + i, mask=count > 1, other=0)
+        for further_word in tl.static_range(1, _MOST_WORDS):
+            tl.store(words + further_word, (all_words >> (16 * further_word)).to(tl.int16), mask=count > further_word)
