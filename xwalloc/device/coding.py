@@ -689,21 +689,41 @@ def _push(state, bits, raw, active, given, count):
 
 
 @triton.jit
-def _keyed(keys, lookups, i, active):
-    """What encoding the symbols at some places takes."""
-    key = tl.load(keys + i, mask=active, other=0).to(tl.int32) & 0xFFFF
-    return tl.load(lookups + key, mask=active, other=_NEUTRAL)
+def _key(keys, i, count, inside):
+    """Keys of symbols; -1, which is none, where there is no symbol."""
+    return tl.load(keys + i, mask=inside & (i >= 0) & (i < count), other=-1)
 
 
 @triton.jit
-def _encoded(state, entry, keys, further, given, i, active):
+def _keys(keys, i, lanes, count, inside):
+    """Keys of the symbols of four steps, backwards."""
+    return (
+        _key(keys, i, count, inside), _key(keys, i - lanes, count, inside),
+        _key(keys, i - 2 * lanes, count, inside), _key(keys, i - 3 * lanes, count, inside),
+    )  # fmt: skip
+
+
+@triton.jit
+def _entry(lookups, key):
+    """What encoding symbols with keys takes."""
+    return tl.load(lookups + (key.to(tl.int32) & 0xFFFF), mask=key != -1, other=_NEUTRAL)
+
+
+@triton.jit
+def _entries(lookups, some):
+    """What encoding the symbols of four steps takes."""
+    return _entry(lookups, some[0]), _entry(lookups, some[1]), _entry(lookups, some[2]), _entry(lookups, some[3])
+
+
+@triton.jit
+def _encoded(state, key, entry, keys, further, given, i):
     """States of lanes that have taken one symbol more, and how many words each has given."""
     low = entry.to(tl.int32)
     count = low * 0
     words = state.to(tl.int64)
     rare = tl.max(low, 0) >= _RARE
     if rare:
-        token = tl.load(keys + i, mask=active, other=0).to(tl.int32) & _TOKEN_MASK
+        token = key.to(tl.int32) & _TOKEN_MASK
         bits = tl.where(low >= _RARE, _raw_bits(token), 0).to(tl.int64)
         value = tl.load(further + i, mask=bits > 0, other=0)
         below = tl.maximum(bits - 1, 0)
@@ -727,7 +747,7 @@ def _encoded(state, entry, keys, further, given, i, active):
     else:
         count = gives.to(tl.int32)
     tl.store(keys + i, word.to(tl.int16), mask=count > 0)
-    tl.store(given + i, count.to(tl.int8), mask=active)
+    tl.store(given + i, count.to(tl.int8), mask=key != -1)
     state = tl.where(gives, state >> 16, state)
     multiplier = (entry >> 32).to(tl.uint32)
     quotient = tl.umulhi(state + ((fields >> 28) & 1), multiplier) >> ((fields >> 24) & 15)
@@ -771,12 +791,19 @@ def encode_kernel(groups, bounds, keys, further, lookups, given, states, totals,
     state = (lane * 0 + _LOWER).to(tl.uint32)
     total = lane * 0
     steps = (count + lanes - 1) // lanes
-    for back in range(steps):
-        i = (steps - 1 - back) * lanes + lane
-        active = (i < count) & (lane < lanes)
-        entry = _keyed(keys, lookups, i, active)
-        state, own = _encoded(state, entry, keys, further, given, i, active)
-        total += own
+    # Four steps at a time: their lookups were asked for four steps before, their keys four steps before that.
+    i = (steps - 1) * lanes + lane
+    now = _keys(keys, i, lanes, count, lane < lanes)
+    entries = _entries(lookups, now)
+    after = _keys(keys, i - 4 * lanes, lanes, count, lane < lanes)
+    for _ in range((steps + 3) // 4):
+        coming = _entries(lookups, after)
+        later = _keys(keys, i - 8 * lanes, lanes, count, lane < lanes)
+        for step in tl.static_range(4):
+            state, own = _encoded(state, now[step], entries[step], keys, further, given, i)
+            total += own
+            i -= lanes
+        now, entries, after = after, coming, later
     tl.store(states + lane, state.to(tl.int32, bitcast=True), mask=lane < lanes)
     tl.store(totals + tl.program_id(0), tl.sum(total, 0))
 
