@@ -171,12 +171,31 @@ def look_kernel(parts, plane_of, geometry, codes, magnitudes, weights, looks):
 
 
 @triton.jit
+def _reciprocal(divisor):
+    """What `_divided` multiplies with."""
+    return 0xFFFFFFFF // divisor.to(tl.uint32)
+
+
+@triton.jit
+def _divided(number, divisor, reciprocal):
+    """Quotients and rests of numbers that are not negative.
+
+    The reciprocal is at most 1 below 2^32 / divisor: its product with a number, over 2^32, is less than 1 too small.
+    """
+    quotient = tl.umulhi(number.to(tl.uint32), reciprocal).to(tl.int32)
+    rest = number - quotient * divisor
+    more = rest >= divisor
+    return tl.where(more, quotient + 1, quotient), tl.where(more, rest - divisor, rest)
+
+
+@triton.jit
 def _extent(look):
     """Base in the values and in the mask, ny, nx, sz, sy, rows of a plane."""
     ny = tl.load(look + 4).to(tl.int32)
     nx = tl.load(look + 5).to(tl.int32)
     rows = tl.load(look + 3).to(tl.int32) * ny
-    return tl.load(look + 1), tl.load(look + 2), ny, nx, tl.load(look + 6), tl.load(look + 7), rows
+    sz, sy = tl.load(look + 6).to(tl.int32), tl.load(look + 7).to(tl.int32)
+    return tl.load(look + 1), tl.load(look + 2), ny, nx, sz, sy, rows
 
 
 @triton.jit
@@ -195,44 +214,47 @@ def _others(look):
 
 
 @triton.jit
-def _weighed(values, place, weight, inside):
-    """Magnitudes of values at places, times a weight."""
-    return tl.abs(tl.load(values + place, mask=inside, other=0)).to(tl.int64) * weight.to(tl.int64)
+def _weighed(at, weight, inside):
+    """Magnitudes of values, times a weight."""
+    return tl.abs(tl.load(at, mask=inside, other=0)).to(tl.int64) * weight.to(tl.int64)
 
 
 @triton.jit
-def _expected(values, others, z, y, x, ny, nx, sz, sy, active):
+def _expected(values, others, place, z, y, x, ny, nx, sz, sy, active):
     """Expected magnitudes of samples of a plane."""
     (
         previous, parent, sibling, w_previous, w_ring, w_parent, w_sibling, held, shift_z, shift_y, shift_x, end_z,
         end_y, end_x,
     ) = others  # fmt: skip
-    here = z * sz + y * sy + x
-    total = here * 0 + held
-    if w_previous > 0:
-        total += _weighed(values, previous + here, w_previous, active)
-    if w_ring > 0:
-        at = previous + here
-        total += _weighed(values, at - 1, w_ring, active & (x > 0))
-        total += _weighed(values, at + 1, w_ring, active & (x < nx - 1))
-        total += _weighed(values, at - sy, w_ring, active & (y > 0))
-        total += _weighed(values, at + sy, w_ring, active & (y < ny - 1))
-    if w_parent > 0:
-        at = parent + tl.minimum(z >> shift_z, end_z) * sz + tl.minimum(y >> shift_y, end_y) * sy
-        total += _weighed(values, at + tl.minimum(x >> shift_x, end_x), w_parent, active)
-    if w_sibling > 0:
-        total += _weighed(values, sibling + here, w_sibling, active)
+    total = place.to(tl.int64) * 0 + held
+    none = place * 0
+    # What is looked at together waits for memory together.
+    if (w_previous > 0) | (w_ring > 0):
+        at = values + previous + place
+        around = active & (none + w_ring > 0)
+        total += _weighed(at, w_previous, active & (none + w_previous > 0))
+        total += _weighed(at - 1, w_ring, around & (x > 0))
+        total += _weighed(at + 1, w_ring, around & (x < nx - 1))
+        total += _weighed(at - sy, w_ring, around & (y > 0))
+        total += _weighed(at + sy, w_ring, around & (y < ny - 1))
+    if (w_parent > 0) | (w_sibling > 0):
+        at = tl.minimum(z >> shift_z, end_z) * sz + tl.minimum(y >> shift_y, end_y) * sy
+        at += tl.minimum(x >> shift_x, end_x)
+        total += _weighed(values + parent + at, w_parent, active & (none + w_parent > 0))
+        total += _weighed(values + sibling + place, w_sibling, active & (none + w_sibling > 0))
     return total
 
 
 @triton.jit
 def _expected_flags(values, previous, weight, held, place, x, nx, active):
     """Expected magnitudes of the flags of groups that begin at places of a plane."""
-    sums = place * 0
+    sums = place.to(tl.int64) * 0
     if weight > 0:
-        for k in tl.static_range(_GROUP):
-            inside = active & (x + k < nx)
-            sums += tl.abs(tl.load(values + previous + place + k, mask=inside, other=0)).to(tl.int64)
+        at = values + previous + place
+        for k in tl.static_range(0, _GROUP, 2):
+            one = tl.abs(tl.load(at + k, mask=active & (x + k < nx), other=0))
+            two = tl.abs(tl.load(at + (k + 1), mask=active & (x + k + 1 < nx), other=0))
+            sums += (one.to(tl.uint32) + two.to(tl.uint32)).to(tl.int64)
     return (held + (weight.to(tl.int64) * sums << 5)) >> 8
 
 
@@ -337,9 +359,9 @@ def _pop(words, position, end, state, tables, slots, active, lane, LANES: tl.con
 
 
 @triton.jit
-def _is_coded(mask, place, inside):
-    """Whether samples at places are not masked."""
-    return inside & (tl.load(mask + place, mask=inside, other=1) == 0)
+def _is_coded(at, inside):
+    """Whether samples are not masked."""
+    return inside & (tl.load(at, mask=inside, other=1) == 0)
 
 
 @triton.jit
@@ -348,14 +370,16 @@ def _list_coded(mask, base, out, n, ny, nx, sz, sy, step: tl.constexpr, WIDE: tl
     lane = tl.arange(0, WIDE)
     count = tl.max(lane * 0, 0)
     across = (nx + step - 1) // step
+    by_across, by_ny = _reciprocal(across), _reciprocal(ny)
     for start in range(0, n, WIDE):
         i = start + lane
-        x = (i % across) * step
-        row = i // across
-        at = base + (row // ny) * sz + (row % ny) * sy + x
+        row, x = _divided(i, across, by_across)
+        z, y = _divided(row, ny, by_ny)
+        x *= step
+        at = mask + base + (z * sz + y * sy + x)
         coded = i < 0
         for k in tl.static_range(step):
-            coded |= _is_coded(mask, at + k, (i < n) & (x + k < nx))
+            coded |= _is_coded(at + k, (i < n) & (x + k < nx))
         taken = coded.to(tl.int32)
         tl.store(out + count + tl.cumsum(taken, 0) - taken, i, mask=coded)
         count += tl.sum(taken, 0)
@@ -393,14 +417,14 @@ def decode_kernel(
     status : (stream,) int32
         Is set to 0 where the stream is sound.
     """
-    row = streams + tl.program_id(0).to(tl.int64) * _STREAM
-    first = looks + tl.load(row) * _LOOKS
-    count = tl.load(row + 1).to(tl.int32)
-    words += tl.load(row + 2)
-    end = tl.load(row + 3).to(tl.int32)
-    states += tl.load(row + 4)
-    table_of += tl.load(row + 5)
-    scratch += tl.load(row + 6)
+    stream = streams + tl.program_id(0).to(tl.int64) * _STREAM
+    first = looks + tl.load(stream) * _LOOKS
+    count = tl.load(stream + 1).to(tl.int32)
+    words += tl.load(stream + 2)
+    end = tl.load(stream + 3).to(tl.int32)
+    states += tl.load(stream + 4)
+    table_of += tl.load(stream + 5)
+    scratch += tl.load(stream + 6)
     lane = tl.arange(0, LANES)
     wide = tl.arange(0, WIDE)
     state = tl.load(states + lane).to(tl.uint32, bitcast=True)
@@ -413,6 +437,7 @@ def decode_kernel(
         if (own > 0) & (position <= end):  # of a stream that has ended too early the rest is not looked for
             base, mask_base, ny, nx, sz, sy, rows = _extent(look)
             others = _others(look)
+            by_nx, by_ny = _reciprocal(nx), _reciprocal(ny)
             n = rows * nx
             # Lists: samples that are coded, tables of what comes next, where it goes; groups that are coded.
             listed = scratch
@@ -422,6 +447,7 @@ def decode_kernel(
             sparse = own < _SPARSE_BELOW
             if sparse:
                 across = (nx + _GROUP - 1) // _GROUP
+                by_across = _reciprocal(across)
                 groups = rows * across
                 previous = tl.load(look + 8)
                 w_flags = tl.load(look + 16).to(tl.int32)
@@ -434,9 +460,9 @@ def decode_kernel(
                     group = i
                     if MASKED:
                         group = tl.load(coded_groups + i, mask=active, other=0)
-                    x = (group % across) * _GROUP
-                    y = (group // across) % ny
-                    z = group // across // ny
+                    row, x = _divided(group, across, by_across)
+                    z, y = _divided(row, ny, by_ny)
+                    x *= _GROUP
                     place = z * sz + y * sy + x
                     expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, active)
                     table = tl.load(table_of + _FLAG_ROLE * _CLASSES + _class_of(expected), mask=active, other=0)
@@ -459,19 +485,21 @@ def decode_kernel(
                     group = i
                     if MASKED:
                         group = tl.load(coded_groups + i, mask=active, other=0)
-                    x = (group % across) * _GROUP
-                    row_start = (group // across) * nx + x
-                    at = mask_base + (group // across // ny) * sz + ((group // across) % ny) * sy + x
+                    row, x = _divided(group, across, by_across)
+                    x *= _GROUP
+                    row_start = row * nx + x
+                    z, y = _divided(row, ny, by_ny)
+                    at = mask + mask_base + (z * sz + y * sy + x)
                     size = tl.where(flagged, tl.minimum(nx - x, _GROUP), 0)
                     if MASKED:
                         size = wide * 0
                         for k in tl.static_range(_GROUP):
-                            size += _is_coded(mask, at + k, flagged & (x + k < nx)).to(tl.int32)
+                            size += _is_coded(at + k, flagged & (x + k < nx)).to(tl.int32)
                     to = n + tl.cumsum(size, 0) - size
                     for k in tl.static_range(_GROUP):
                         coded = flagged & (x + k < nx)
                         if MASKED:
-                            coded = _is_coded(mask, at + k, coded)
+                            coded = _is_coded(at + k, coded)
                         tl.store(listed + to, row_start + k, mask=coded)
                         to += coded.to(tl.int32)
                     n += tl.sum(size, 0)
@@ -485,13 +513,13 @@ def decode_kernel(
                 sample = i
                 if MASKED or sparse:
                     sample = tl.load(listed + i, mask=active, other=0)
-                x = sample % nx
-                y = (sample // nx) % ny
-                z = sample // nx // ny
-                expected = _expected(values, others, z, y, x, ny, nx, sz, sy, active)
+                row, x = _divided(sample, nx, by_nx)
+                z, y = _divided(row, ny, by_ny)
+                place = z * sz + y * sy + x
+                expected = _expected(values, others, place, z, y, x, ny, nx, sz, sy, active)
                 table = tl.load(table_of + role * _CLASSES + _class_of(expected), mask=active, other=0)
                 tl.store(tables + i, table, mask=active)
-                tl.store(places + i, (z * sz + y * sy + x).to(tl.int32), mask=active)
+                tl.store(places + i, place, mask=active)
             tl.debug_barrier()
             for start in range(-turn, n, LANES):
                 i = start + lane
@@ -505,6 +533,20 @@ def decode_kernel(
             tl.debug_barrier()
     sound = (position == end) & (tl.max((state != _LOWER).to(tl.int32), 0) == 0) & (bad == 0)
     tl.store(status + tl.program_id(0), tl.where(sound, 0, 1))
+
+
+@triton.jit
+def _looked_at(at, mask_at, x, nx, active, MASKED: tl.constexpr):
+    """How many samples of groups are coded, and whether any of them is not 0."""
+    size = x * 0
+    filled = x < 0
+    for k in tl.static_range(_GROUP):
+        coded = active & (x + k < nx)
+        if MASKED:
+            coded = _is_coded(mask_at + k, coded)
+        size += coded.to(tl.int32)
+        filled |= tl.load(at + k, mask=coded, other=0) != 0
+    return size, filled
 
 
 @triton.jit
@@ -526,27 +568,29 @@ def count_kernel(looks, values, mask, flags, samples, MASKED: tl.constexpr, BLOC
     n_flags = tl.max(lane * 0, 0)
     n_samples = tl.max(lane * 0, 0)
     if own > 0:
+        by_ny = _reciprocal(ny)
         if own < _SPARSE_BELOW:
             across = (nx + _GROUP - 1) // _GROUP
+            by_across = _reciprocal(across)
             for start in range(0, rows * across, BLOCK):
                 i = start + lane
-                x = (i % across) * _GROUP
-                place = (i // across // ny) * sz + ((i // across) % ny) * sy + x
-                size = lane * 0
-                filled = i < 0
-                for k in tl.static_range(_GROUP):
-                    coded = (i < rows * across) & (x + k < nx)
-                    if MASKED:
-                        coded = _is_coded(mask, mask_base + place + k, coded)
-                    size += coded.to(tl.int32)
-                    filled |= tl.load(values + base + place + k, mask=coded, other=0) != 0
+                row, x = _divided(i, across, by_across)
+                z, y = _divided(row, ny, by_ny)
+                x *= _GROUP
+                place = z * sz + y * sy + x
+                size, filled = _looked_at(
+                    values + base + place, mask + mask_base + place, x, nx, i < rows * across, MASKED
+                )
                 n_flags += tl.sum((size > 0).to(tl.int32), 0)
                 n_samples += tl.sum(tl.where(filled, size, 0), 0)
         elif MASKED:
+            by_nx = _reciprocal(nx)
             for start in range(0, rows * nx, BLOCK):
                 i = start + lane
-                at = mask_base + (i // nx // ny) * sz + ((i // nx) % ny) * sy + i % nx
-                n_samples += tl.sum(_is_coded(mask, at, i < rows * nx).to(tl.int32), 0)
+                row, x = _divided(i, nx, by_nx)
+                z, y = _divided(row, ny, by_ny)
+                at = mask + mask_base + (z * sz + y * sy + x)
+                n_samples += tl.sum(_is_coded(at, i < rows * nx).to(tl.int32), 0)
         else:
             n_samples += rows * nx
     tl.store(flags + index, n_flags.to(tl.int64))
@@ -597,11 +641,13 @@ def put_kernel(
     n = rows * nx
     if own > 0:
         others = _others(look)
+        by_nx, by_ny = _reciprocal(nx), _reciprocal(ny)
         sparse = own < _SPARSE_BELOW
         flag_at = keys + first
         listed = further + first + n_flags
         if sparse:
             across = (nx + _GROUP - 1) // _GROUP
+            by_across = _reciprocal(across)
             previous = tl.load(look + 8)
             w_flags = tl.load(look + 16).to(tl.int32)
             held_flags = tl.load(look + 17)
@@ -609,18 +655,12 @@ def put_kernel(
             flag = n
             for start in range(0, rows * across, BLOCK):
                 i = start + lane
-                x = (i % across) * _GROUP
-                y = (i // across) % ny
-                z = i // across // ny
+                row, x = _divided(i, across, by_across)
+                z, y = _divided(row, ny, by_ny)
+                x *= _GROUP
                 place = z * sz + y * sy + x
-                size = lane * 0
-                filled = i < 0
-                for k in tl.static_range(_GROUP):
-                    coded = (i < rows * across) & (x + k < nx)
-                    if MASKED:
-                        coded = _is_coded(mask, mask_base + place + k, coded)
-                    size += coded.to(tl.int32)
-                    filled |= tl.load(values + base + place + k, mask=coded, other=0) != 0
+                mask_at = mask + mask_base + place
+                size, filled = _looked_at(values + base + place, mask_at, x, nx, i < rows * across, MASKED)
                 flagged = size > 0
                 expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, flagged)
                 key = ((_class_of(expected) + _FLAG_ROLE * _CLASSES) << _TOKEN_BITS) + filled.to(tl.int32)
@@ -630,11 +670,11 @@ def put_kernel(
                 taken = tl.where(filled, size, 0)
                 to = n + tl.cumsum(taken, 0) - taken
                 n += tl.sum(taken, 0)
-                row_start = (i // across) * nx + x
+                row_start = row * nx + x
                 for k in tl.static_range(_GROUP):
                     coded = filled & (x + k < nx)
                     if MASKED:
-                        coded = _is_coded(mask, mask_base + place + k, coded)
+                        coded = _is_coded(mask_at + k, coded)
                     tl.store(listed + to, (row_start + k).to(tl.int64), mask=coded)
                     to += coded.to(tl.int32)
             tl.debug_barrier()
@@ -647,11 +687,11 @@ def put_kernel(
             sample = i
             if MASKED or sparse:
                 sample = tl.load(listed + i, mask=active, other=0).to(tl.int32)
-            x = sample % nx
-            y = (sample // nx) % ny
-            z = sample // nx // ny
-            expected = _expected(values, others, z, y, x, ny, nx, sz, sy, active)
-            value = tl.load(values + base + z * sz + y * sy + x, mask=active, other=0)
+            row, x = _divided(sample, nx, by_nx)
+            z, y = _divided(row, ny, by_ny)
+            place = z * sz + y * sy + x
+            value = tl.load(values + base + place, mask=active, other=0)
+            expected = _expected(values, others, place, z, y, x, ny, nx, sz, sy, active)
             _put(keys + first, further + first, n_flags + i, value, role * _CLASSES + _class_of(expected), active)
 
 
