@@ -283,29 +283,28 @@ def _further_words(high, refilled, bits):
 
 
 @triton.jit
-def _pop_large(words, position, end, state, token, active, lane, LANES: tl.constexpr):
-    """Symbols of a round some of which are not their tokens: values, states, position, whether one is impossible."""
+def _pop_large(words, position, end, state, token, active, bad, lane, LANES: tl.constexpr):
+    """Symbols of a round some of which are not their tokens: values, states, position, which were impossible."""
     refilled = active & (state < _LOWER)
     before = lane * 0
     escaped = active & (token == _ESCAPE)
-    bad = tl.max(before, 0)
     while tl.max(escaped.to(tl.int32), 0) > 0:
         # The place of the first one is known: what stands before it is.
-        bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
+        bits = tl.where(active, _raw_bits(token), 0)
         taken = before + refilled.to(tl.int32) + _further_words(state, refilled, bits)
         ends = tl.cumsum(taken, 0)
         one = tl.min(tl.where(escaped, lane, LANES), 0)
         chosen = lane == one
         whole = _refilled(words, position + ends - taken, end, state, chosen & refilled)
         found = (whole & _TOKEN_MASK).to(tl.int32)
-        bad |= tl.max((chosen & (found > _LAST_TOKEN)).to(tl.int32), 0)
+        bad |= (chosen & (found > _LAST_TOKEN)).to(tl.int32)
         before = tl.where(chosen, refilled.to(tl.int32), before)
         state = tl.where(chosen, whole >> _TOKEN_BITS, state)
         refilled = tl.where(chosen, state < _LOWER, refilled)
         token = tl.where(chosen, tl.minimum(found, _LAST_TOKEN), token)
         escaped = escaped & (lane != one)
-    bits = tl.where(active, _raw_bits(token), 0).to(tl.int64)
-    bad |= tl.max((bits > _MOST_RAW).to(tl.int32), 0)
+    bits = tl.where(active, _raw_bits(token), 0)
+    bad |= (bits > _MOST_RAW).to(tl.int32)
     taken = before + refilled.to(tl.int32) + _further_words(state, refilled, bits)
     at = position + tl.cumsum(taken, 0) - taken + before
     state = _refilled(words, at, end, state, refilled)
@@ -320,20 +319,18 @@ def _pop_large(words, position, end, state, token, active, lane, LANES: tl.const
     raw |= (state & ((1 << more) - 1)) << first
     state = state >> more
     state = _refilled(words, at, end, state, (more > 0) & (state < _LOWER))
-    token = token.to(tl.int64)
-    magnitude = (token + 1) >> 1
-    middle = (4 | ((token - 31) & 3)) << tl.maximum(bits - 1, 0)
-    magnitude = tl.where(token >= 31, middle | (raw >> 1), magnitude)
-    magnitude = tl.where(token >= 79, (1 << tl.maximum(bits - 1, 0)) | (raw >> 1), magnitude)
-    negative = tl.where(token >= 31, raw & 1, 1 - (token & 1))
+    below = tl.maximum(bits - 1, 0)
+    leading = tl.where(token < 79, 4 | ((token - 31) & 3), 1) << below
+    magnitude = tl.where(token >= 31, leading | (raw >> 1).to(tl.int32), (token + 1) >> 1)
+    negative = tl.where(token >= 31, (raw & 1).to(tl.int32), 1 - (token & 1))
     # What has no place in 32 bits is none: contexts of other planes count on magnitudes that have.
-    value = tl.where(bits > _MOST_RAW, 0, tl.where(negative > 0, -magnitude, magnitude)).to(tl.int32)
+    value = tl.where(bits > _MOST_RAW, 0, tl.where(negative > 0, -magnitude, magnitude))
     return value, state, position + tl.sum(taken, 0), bad
 
 
 @triton.jit
-def _pop(words, position, end, state, row, slots, active, lane, LANES: tl.constexpr):
-    """One symbol for each active lane: values, states, position, whether one is impossible.
+def _pop(words, position, end, state, row, slots, active, bad, lane, LANES: tl.constexpr):
+    """One symbol for each active lane: values, states, position, which were impossible.
 
     States are of 32 bits, without sign.
     """
@@ -342,17 +339,14 @@ def _pop(words, position, end, state, row, slots, active, lane, LANES: tl.conste
     frequency = (((entry >> 12) & 4095) + 1).to(tl.uint32)
     state = tl.where(active, frequency * (state >> 12) + (entry & 4095).to(tl.uint32), state)
     needed = active & (state < _LOWER)
-    bad = tl.max(lane * 0, 0)
     taken = needed.to(tl.int32)
     ends = tl.cumsum(taken, 0)
+    refilled = _refilled(words, position + ends - taken, end, state, needed)
     total = tl.sum(taken + ((token > 30).to(tl.int32) << 16), 0)  # words, and symbols that are not their tokens
     if total >= (1 << 16):
-        value, large, position, bad = _pop_large(
-            words, position, end, state.to(tl.int64), token, active, lane, LANES
-        )  # fmt: skip
-        state = large.to(tl.uint32)
+        value, state, position, bad = _pop_large(words, position, end, state, token, active, bad, lane, LANES)
     else:
-        state = _refilled(words, position + ends - taken, end, state, needed)
+        state = refilled
         position += total
         magnitude = (token + 1) >> 1
         value = tl.where((token & 1) > 0, magnitude, -magnitude)
@@ -362,7 +356,7 @@ def _pop(words, position, end, state, row, slots, active, lane, LANES: tl.conste
 @triton.jit
 def _ahead(words, position, end, lane):
     """Words that come next. They are asked for before it is known which lane takes which: then they are near."""
-    return tl.load(words + position + lane, mask=position + lane < end, other=0).to(tl.int32)
+    return tl.load(words + position + lane, mask=position + lane < end, other=0)
 
 
 @triton.jit
@@ -386,10 +380,9 @@ def _popped(
         next_place = further
         if LISTED:
             next_place = tl.load(places + further, mask=further < n, other=0)
-        value, state, position, wrong = _pop(words, position, end, state, row, slots, active, lane, LANES)
-        bad |= wrong
-        tl.store(out + place, value, mask=active)
         seen |= ahead
+        value, state, position, bad = _pop(words, position, end, state, row, slots, active, bad, lane, LANES)
+        tl.store(out + place, value, mask=active)
         ahead = _ahead(words, position, end, lane)
         row, place = next_row, next_place
     return state, position, bad, seen | ahead
@@ -467,8 +460,8 @@ def decode_kernel(
     state = tl.load(states + lane).to(tl.uint32, bitcast=True)
     position = end * 0
     turn = end * 0
-    bad = end * 0
-    seen = lane * 0
+    bad = lane * 0
+    seen = bad.to(tl.int16)
     for p in range(count):
         look = first + (end * 0 + p).to(tl.int64) * _LOOKS
         own = tl.load(look)
@@ -560,9 +553,9 @@ def decode_kernel(
             )  # fmt: skip
             turn = (turn + n) % LANES
             tl.debug_barrier()
-    sound = (position == end) & (tl.max((state != _LOWER).to(tl.int32), 0) == 0) & (bad == 0)
+    sound = (position == end) & (tl.max(((state != _LOWER) | (bad > 0)).to(tl.int32), 0) == 0)
     # Words that were only asked for ahead must count for something, or a compiler would not ask for them.
-    tl.store(status + tl.program_id(0), tl.where(sound, 0, tl.max(seen, 0) | 1))
+    tl.store(status + tl.program_id(0), tl.where(sound, 0, tl.max(seen.to(tl.int32), 0) | 1))
 
 
 @triton.jit
