@@ -32,8 +32,8 @@ __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 WARP = 32
 """Lanes of a program of the encoder."""
 
-WIDE, WARPS = 1024, 4
-"""Symbols whose tables a decoder finds at a time, and its warps: of what was tried, the fastest on an H200."""
+WIDE = 1024
+"""Symbols whose tables a decoder finds at a time."""
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
@@ -305,9 +305,18 @@ def decode(
                 coding.decode_kernel[(part.stop - part.start,)](
                     rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
                     values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
-                    WIDE=WIDE, num_warps=WARPS, **EXACT,
+                    WIDE=WIDE, **_decoder_options(job.lanes), **EXACT,
                 )  # fmt: skip
     return np.array([job.section for job in call.jobs]), results
+
+
+def _decoder_options(lanes: int) -> dict[str, int]:
+    """Warps of a program of the decoder, and registers of a thread.
+
+    A multiprocessor has 65,536 registers: with these it holds three programs of up to 512 lanes, two of more. Compiled
+    for compute capability 9.0, up to 512 lanes nothing is spilled.
+    """
+    return {"num_warps": 8, "maxnreg": 80} if lanes <= 512 else {"num_warps": 16, "maxnreg": 64}
 
 
 def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor | None = None) -> list[bytes]:
