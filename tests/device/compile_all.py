@@ -110,8 +110,7 @@ def compile_coder():
         call = device_coder._Call(sections, [[lanes]] * 2, values.device)
         found = device_coder._classified(call, values, mask)
         choices = [Choice.usual(section.kind) for section in sections]
-        device_coder._choices(call, found)
-        device_coder._coded(call, found, choices)
+        device_coder._coded(call, found, device_coder._chosen(call, found))
         part = np.full(lanes, 1 << 16, np.int64), np.zeros(9, np.uint16)
         device_coder.decode(sections, [device_coder.Streams(choice, [part]) for choice in choices], values, mask)
 

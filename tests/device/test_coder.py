@@ -6,8 +6,9 @@ import torch
 
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans
+from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.planes import Order
-from xwalloc.bitstream.tables import shipped
+from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.device import coder as device_coder
 from xwalloc.types import in_turn
 
@@ -43,6 +44,20 @@ def test_many_lanes(sections, device, monkeypatch):
              for states, _ in device_coder.unpack(s, data).parts}  # fmt: skip
     assert max(lanes) >= 64
     case.check(device)
+
+
+def test_sections_of_several_codebooks(sections, device, monkeypatch):
+    usual = shipped()
+    turned = Tables(usual.frequencies[::-1].copy(), len(usual.frequencies) - 1 - usual.index)
+    # A stack whose symbols are not as usual has other tables than the usual ones.
+    stacks = [sections.stack((1, 6, 24), (0.05, density), seed=3) for density in (0.08, 0.5, 12.0, 0.08)]
+    case = sections.Case(
+        *[(FIRST.residuals, [stack]) for stack in stacks], codebooks=[usual, turned, turned, usual]
+    )  # fmt: skip
+    monkeypatch.setattr(device_coder, "COMPARED", 2)
+    case.check(device)
+    chosen = [device_coder.unpack(own, data).choice for own, data in zip(case.sections, case.cpu(), strict=True)]
+    assert any((choice.tables != Choice.usual(choice.kind, choice.codebook).tables).any() for choice in chosen)
 
 
 def test_damaged_streams_are_found_and_others_kept(sections, device):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans, segments
-from xwalloc.bitstream.choices import ALL, Choice, choose_for
+from xwalloc.bitstream.choices import ALL, BITS_PER_CHOICE, Choice, costs, usual
 from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
@@ -37,6 +37,9 @@ WIDE = 1024
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
+
+COMPARED = 32
+"""Sections whose tables are compared at a time, which takes 3 MB for each of them."""
 
 PACKED = 2048
 """Symbols whose words a program puts in order."""
@@ -330,19 +333,19 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
         On the device; above the minimum of the type, and 0 where a sample is not coded.
     """
     device = values.device
-    lanes = []
-    for section in sections:
-        geometry = section.geometry
-        parts = map(geometry.part, range(geometry.parts))
-        lanes.append([coder.lanes_of(geometry.sizes[part], section.codes[part]) for part in parts])
-    call = _Call(sections, lanes, device)
+    call = _Call(sections, [_lanes(section) for section in sections], device)
     found = _classified(call, values, mask)
-    choices = _choices(call, found)
-    states, lengths, words = _coded(call, found, choices)
+    choices, states, lengths, words = _coded(call, found, _chosen(call, found))
     streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
     for job, own, first, count in zip(call.jobs, states, _starts(lengths), lengths, strict=True):
         streams[job.section][job.part] = rans.pack_stream(own, words[first : first + count])
     return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
+
+
+def _lanes(section: Section) -> list[int]:
+    """Lanes of each part of a section that is encoded."""
+    edges = np.append(0, np.cumsum(section.geometry.sizes * coder.BITS_OF_CODE[section.codes]))
+    return [coder.lanes_for((int(bits) >> 8) // 8) for bits in np.diff(edges[section.geometry.starts])]
 
 
 @dataclass(frozen=True)
@@ -383,8 +386,8 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     return _Classified(flags, samples, edges, keys, further)
 
 
-def _choices(call: _Call, found: _Classified) -> list[Choice]:
-    """Tables of each section. Waits for the device."""
+def _chosen(call: _Call, found: _Classified) -> torch.Tensor:
+    """Tables of each section, as `choose_for` finds them: (section, role * class) int64, on the device."""
     device = call.device
     first_of = {(job.section, job.part): first for job, first in zip(call.jobs, call.firsts.tolist(), strict=True)}
     chosen = []
@@ -395,22 +398,29 @@ def _choices(call: _Call, found: _Classified) -> list[Choice]:
         places = firsts[parts] + planes - section.geometry.starts[parts]
         chosen.append(np.stack([places, np.full_like(places, number)], axis=1))
     counts = torch.zeros((len(call.sections), ALL, TOKENS), dtype=torch.int32, device=device)
-    (rows,) = upload(device, np.concatenate(chosen))
+    rows, expected = upload(
+        device,
+        np.concatenate(chosen),
+        np.stack([usual(section.tables, section.kind) for section in call.sections]).astype(np.int64),
+    )
     if len(rows):
         coding.histogram_kernel[(len(rows),)](
             found.keys, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
-    (numbers,) = download(counts)
-    return [
-        choose_for(own.astype(np.int64), section.kind, section.tables)
-        for section, own in zip(call.sections, numbers, strict=True)
-    ]
+    for _, group in groupby(range(len(call.sections)), lambda n: (id(call.sections[n].tables), n // COMPARED)):
+        numbers = list(group)
+        some = slice(numbers[0], numbers[-1] + 1)
+        bits = counts[some].to(torch.float64) @ _costs(call.sections[numbers[0]].tables, device)
+        best = bits.argmin(2, keepdim=True)
+        gain = bits.gather(2, expected[some, :, None]) - bits.gather(2, best)
+        expected[some] = torch.where(gain > BITS_PER_CHOICE, best, expected[some, :, None])[:, :, 0]
+    return expected
 
 
 def _coded(
-    call: _Call, found: _Classified, choices: Sequence[Choice]
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
-    """States of each stream, how many words it has, and the words of all of them. Waits for the device, twice."""
+    call: _Call, found: _Classified, tables: torch.Tensor
+) -> tuple[list[Choice], list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
+    """Choices of sections; states and number of words of each stream; all words. Waits for the device, twice."""
     device = call.device
     lanes = np.array([job.lanes for job in call.jobs])
     programs = -(-lanes // WARP)
@@ -425,11 +435,15 @@ def _coded(
     states = torch.empty(int(lanes.sum()), dtype=torch.int32, device=device)
     totals = torch.empty(len(groups), dtype=torch.int32, device=device)
     coding.encode_kernel[(len(groups),)](
-        rows, found.edges[planes], found.keys, found.further, _lookups(call, choices), given, states, totals,
+        rows, found.edges[planes], found.keys, found.further, _lookups(call, tables), given, states, totals,
         LANES=WARP, num_warps=1, **EXACT,
     )  # fmt: skip
     sums = given.view(-1, PACKED).sum(1, dtype=torch.int64)
-    all_states, numbers = download(states, totals)
+    all_states, numbers, chosen = download(states, totals, tables)
+    choices = [
+        Choice(section.kind, own.astype(np.uint16), section.tables)
+        for section, own in zip(call.sections, chosen, strict=True)
+    ]
     lengths = np.add.reduceat(numbers, _starts(programs), dtype=np.int64)
     words = torch.empty(int(lengths.sum()), dtype=torch.int16, device=device)
     if len(words):
@@ -439,7 +453,7 @@ def _coded(
     (bits,) = download(words)
     lasting = all_states.view(np.uint32).astype(np.int64)
     own = [lasting[at : at + count] for at, count in zip(_starts(lanes), lanes, strict=True)]
-    return own, lengths, bits.view(np.uint16)
+    return choices, own, lengths, bits.view(np.uint16)
 
 
 def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -483,18 +497,20 @@ def _slots(tables: Tables, device: torch.device) -> torch.Tensor:
     return torch.from_numpy((tokens << 24 | ((spans >> 16) - 1) << 12 | rest).astype(np.int32)).to(device)
 
 
-def _lookups(call: _Call, choices: Sequence[Choice]) -> torch.Tensor:
+def _lookups(call: _Call, tables: torch.Tensor) -> torch.Tensor:
     """What encoding takes, by section and key: (section * role * class * token,) int64."""
     codebooks = list(dict.fromkeys(section.tables for section in call.sections))
-    entries = [_entries(tables, call.device) for tables in codebooks]
+    entries = [_entries(codebook, call.device) for codebook in codebooks]
+    if len(codebooks) == 1:
+        return entries[0][tables].view(-1)
     first_of = dict(zip(codebooks, _starts([len(own) for own in entries]), strict=True))
-    (rows,) = upload(
-        call.device,
-        np.concatenate(
-            [choice.tables + first_of[own.tables] for own, choice in zip(call.sections, choices, strict=True)]
-        ),
-    )
-    return (entries[0] if len(entries) == 1 else torch.cat(entries))[rows].view(-1)
+    (firsts,) = upload(call.device, np.array([[first_of[section.tables]] for section in call.sections]))
+    return torch.cat(entries)[tables + firsts].view(-1)
+
+
+@lru_cache(maxsize=32)
+def _costs(tables: Tables, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(costs(tables)).to(device)
 
 
 @lru_cache(maxsize=32)

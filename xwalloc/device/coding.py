@@ -739,7 +739,7 @@ def histogram_kernel(keys, flags, samples, firsts, chosen, counts, BLOCK: tl.con
     for start in range(0, n, BLOCK):
         i = start + tl.arange(0, BLOCK)
         key = tl.load(keys + first + i, mask=i < n, other=0).to(tl.int32) & 0xFFFF
-        tl.atomic_add(counts + key, 1, mask=i < n)
+        tl.atomic_add(counts + key, 1, mask=i < n, sem="relaxed")
 
 
 @triton.jit
