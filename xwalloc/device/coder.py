@@ -378,10 +378,11 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     room = -(-int(total[0]) // PACKED) * PACKED
     keys = torch.empty(room, dtype=torch.int16, device=device)
     further = torch.empty(room, dtype=torch.int64, device=device)
+    scratch = torch.empty(room, dtype=torch.int32, device=device)
     for part, masked in launches:
         coding.put_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], edges[part], keys, further,
-            MASKED=masked, BLOCK=BLOCK, **EXACT,
+            scratch, MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
     return _Classified(flags, samples, edges, keys, further)
 

@@ -418,6 +418,53 @@ def _list_coded(mask, base, out, n, ny, nx, sz, sy, step: tl.constexpr, WIDE: tl
 
 
 @triton.jit
+def _list_filled(listed, n, filled, first, x, nx, mask_at, together, MASKED: tl.constexpr):
+    """List the samples of groups behind n others, of groups that stay `together` only the first; returns their number.
+
+    Parameters
+    ----------
+    filled
+        Which groups.
+    first, x
+        Number of the first sample of each group in its plane, and its place in the row.
+    together
+        3 if all groups have 8 samples, else 0.
+    """
+    if MASKED:
+        size = x * 0
+        for k in tl.static_range(_GROUP):
+            size += _is_coded(mask_at + k, filled & (x + k < nx)).to(tl.int32)
+        to = listed + (n + tl.cumsum(size, 0) - size)
+        for k in tl.static_range(_GROUP):
+            coded = _is_coded(mask_at + k, filled & (x + k < nx))
+            tl.store(to, first + k, mask=coded)
+            to += coded.to(tl.int32)
+    else:
+        size = tl.where(filled, tl.where(x * 0 + together > 0, 1, tl.minimum(nx - x, _GROUP)), 0)
+        to = listed + (n + tl.cumsum(size, 0) - size)
+        tl.store(to, first, mask=filled)
+        if together == 0:
+            for k in tl.static_range(1, _GROUP):
+                tl.store(to + k, first + k, mask=filled & (x + k < nx))
+    return n + tl.sum(size, 0)
+
+
+@triton.jit
+def _listed(listed, i, together, active):
+    """The i-th samples of a list."""
+    return tl.load(listed + (i >> together), mask=active, other=0) + (i & ((1 << together) - 1))
+
+
+@triton.jit
+def _together(nx, MASKED: tl.constexpr):
+    """3 if all groups of a plane have 8 samples, else 0."""
+    found = nx * 0
+    if not MASKED:
+        found = tl.where(nx % _GROUP == 0, 3, 0)
+    return found
+
+
+@triton.jit
 def decode_kernel(
     streams, looks, words, states, slots, table_of, values, mask, scratch, status,
     MASKED: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
@@ -476,6 +523,7 @@ def decode_kernel(
             places = tables + n
             coded_groups = places + n
             sparse = own < _SPARSE_BELOW
+            together = tl.where(sparse, _together(nx, MASKED), 0)
             if sparse:
                 across = (nx + _GROUP - 1) // _GROUP
                 by_across = _reciprocal(across)
@@ -508,28 +556,16 @@ def decode_kernel(
                 for start in range(0, groups, WIDE):
                     i = start + wide
                     active = i < groups
-                    flagged = active & (tl.load(places + i, mask=active, other=0) != 0)
+                    filled = active & (tl.load(places + i, mask=active, other=0) != 0)
                     group = i
                     if MASKED:
                         group = tl.load(coded_groups + i, mask=active, other=0)
                     row, x = _divided(group, across, by_across)
-                    x *= _GROUP
-                    row_start = row * nx + x
                     z, y = _divided(row, ny, by_ny)
-                    at = mask + mask_base + (z * sz + y * sy + x)
-                    size = tl.where(flagged, tl.minimum(nx - x, _GROUP), 0)
-                    if MASKED:
-                        size = wide * 0
-                        for k in tl.static_range(_GROUP):
-                            size += _is_coded(at + k, flagged & (x + k < nx)).to(tl.int32)
-                    to = n + tl.cumsum(size, 0) - size
-                    for k in tl.static_range(_GROUP):
-                        coded = flagged & (x + k < nx)
-                        if MASKED:
-                            coded = _is_coded(at + k, coded)
-                        tl.store(listed + to, row_start + k, mask=coded)
-                        to += coded.to(tl.int32)
-                    n += tl.sum(size, 0)
+                    x *= _GROUP
+                    mask_at = mask + mask_base + (z * sz + y * sy + x)
+                    n = _list_filled(listed, n, filled, row * nx + x, x, nx, mask_at, together, MASKED)
+                n <<= together
                 tl.debug_barrier()
             elif MASKED:
                 n = _list_coded(mask, mask_base, listed, n, ny, nx, sz, sy, 1, WIDE)
@@ -539,7 +575,7 @@ def decode_kernel(
                 active = i < n
                 sample = i
                 if MASKED or sparse:
-                    sample = tl.load(listed + i, mask=active, other=0)
+                    sample = _listed(listed, i, together, active)
                 row, x = _divided(sample, nx, by_nx)
                 z, y = _divided(row, ny, by_ny)
                 place = z * sz + y * sy + x
@@ -637,7 +673,7 @@ def _put(keys, further, at, value, class_, coded):
 
 @triton.jit
 def put_kernel(
-    looks, values, mask, flags, firsts, keys, further, MASKED: tl.constexpr, BLOCK: tl.constexpr
+    looks, values, mask, flags, firsts, keys, further, scratch, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Keys of the symbols of each plane in coding order: (role * CLASSES + class) * 2^7 + token.
 
@@ -651,6 +687,7 @@ def put_kernel(
         Gets the keys.
     further : (n,) int64
         Gets those integers that have raw bits besides; others are anything.
+    scratch : (n,) int32
 
     Others are those of `count_kernel`.
     """
@@ -666,8 +703,9 @@ def put_kernel(
         others = _others(look)
         by_nx, by_ny = _reciprocal(nx), _reciprocal(ny)
         sparse = own < _SPARSE_BELOW
+        together = tl.where(sparse, _together(nx, MASKED), 0)
         flag_at = keys + first
-        listed = further + first + n_flags
+        listed = scratch + first
         if sparse:
             across = (nx + _GROUP - 1) // _GROUP
             by_across = _reciprocal(across)
@@ -687,19 +725,14 @@ def put_kernel(
                 flagged = size > 0
                 expected = _expected_flags(values, previous, w_flags, held_flags, place, x, nx, flagged)
                 key = ((_class_of(expected) + _FLAG_ROLE * _CLASSES) << _TOKEN_BITS) + filled.to(tl.int32)
-                taken = flagged.to(tl.int32)
-                tl.store(flag_at + flag + tl.cumsum(taken, 0) - taken, key.to(tl.int16), mask=flagged)
-                flag += tl.sum(taken, 0)
-                taken = tl.where(filled, size, 0)
-                to = n + tl.cumsum(taken, 0) - taken
-                n += tl.sum(taken, 0)
-                row_start = row * nx + x
-                for k in tl.static_range(_GROUP):
-                    coded = filled & (x + k < nx)
-                    if MASKED:
-                        coded = _is_coded(mask_at + k, coded)
-                    tl.store(listed + to, (row_start + k).to(tl.int64), mask=coded)
-                    to += coded.to(tl.int32)
+                to = i
+                if MASKED:
+                    taken = flagged.to(tl.int32)
+                    to = flag + tl.cumsum(taken, 0) - taken
+                    flag += tl.sum(taken, 0)
+                tl.store(flag_at + to, key.to(tl.int16), mask=flagged)
+                n = _list_filled(listed, n, filled, row * nx + x, x, nx, mask_at, together, MASKED)
+            n <<= together
             tl.debug_barrier()
         elif MASKED:
             n = _list_coded(mask, mask_base, listed, n, ny, nx, sz, sy, 1, BLOCK)
@@ -709,7 +742,7 @@ def put_kernel(
             active = i < n
             sample = i
             if MASKED or sparse:
-                sample = tl.load(listed + i, mask=active, other=0).to(tl.int32)
+                sample = _listed(listed, i, together, active)
             row, x = _divided(sample, nx, by_nx)
             z, y = _divided(row, ny, by_ny)
             place = z * sz + y * sy + x
