@@ -316,9 +316,11 @@ def decode(
 def _decoder_options(lanes: int) -> dict[str, int]:
     """Warps of a program of the decoder, and registers of a thread.
 
-    A multiprocessor has 65,536 registers: with these it holds three programs of up to 512 lanes, two of more. Compiled
-    for compute capability 9.0, up to 512 lanes nothing is spilled.
+    A multiprocessor has 65,536 registers: it holds four programs of up to 128 lanes, three of up to 512, two of more.
+    Compiled for compute capability 9.0, up to 512 lanes nothing is spilled.
     """
+    if lanes <= 128:
+        return {"num_warps": 4, "maxnreg": 128}
     return {"num_warps": 8, "maxnreg": 80} if lanes <= 512 else {"num_warps": 16, "maxnreg": 64}
 
 

@@ -74,6 +74,7 @@ _ESCAPE, _LAST_TOKEN, _DIRECT = tl.constexpr(tables.ESCAPE), tl.constexpr(rans.L
 _TOKEN_BITS, _TOKEN_MASK = tl.constexpr(rans.TOKEN_BITS), tl.constexpr((1 << rans.TOKEN_BITS) - 1)
 _DENSE_ROLE, _GROUPED_ROLE = tl.constexpr(int(contexts.Role.DENSE)), tl.constexpr(int(contexts.Role.GROUPED))
 _FLAG_ROLE = tl.constexpr(int(contexts.Role.FLAG))
+_LARGE_FROM = tl.constexpr(2 * contexts.ONE)  # stated magnitudes from which a step of many lanes often has raw bits
 _MOST_RAW = tl.constexpr(31)  # of integers of 32 bits
 _ENCODED, _RARE, _ESCAPED = tl.constexpr(ENCODED), tl.constexpr(RARE), tl.constexpr(ESCAPED)
 _NEUTRAL = tl.constexpr(((1 << tables.PROB_BITS) - 1) << 12)  # a lookup that leaves a state as it is
@@ -329,10 +330,10 @@ def _pop_large(words, position, end, state, token, active, bad, lane, LANES: tl.
 
 
 @triton.jit
-def _pop(words, position, end, state, row, slots, active, bad, lane, LANES: tl.constexpr):
+def _pop(words, position, end, state, row, slots, active, bad, lane, LARGE: tl.constexpr, LANES: tl.constexpr):
     """One symbol for each active lane: values, states, position, which were impossible.
 
-    States are of 32 bits, without sign.
+    States are of 32 bits, without sign. Where many tokens are `LARGE`, those with up to 14 raw bits go with the others.
     """
     entry = tl.load(slots + (row | (state & 4095).to(tl.int32)), mask=active, other=0)
     token = entry >> 24
@@ -340,16 +341,30 @@ def _pop(words, position, end, state, row, slots, active, bad, lane, LANES: tl.c
     state = tl.where(active, frequency * (state >> 12) + (entry & 4095).to(tl.uint32), state)
     needed = active & (state < _LOWER)
     taken = needed.to(tl.int32)
-    ends = tl.cumsum(taken, 0)
-    refilled = _refilled(words, position + ends - taken, end, state, needed)
-    total = tl.sum(taken + ((token > 30).to(tl.int32) << 16), 0)  # words, and symbols that are not their tokens
+    magnitude = (token + 1) >> 1
+    positive = (token & 1) > 0
+    if LARGE:
+        plain = token <= 78
+        bits = tl.where(token < 31, 0, ((token - 31) >> 2) + 3)
+        again = (bits > 0) & tl.where(needed, state < (1 << bits), (state >> bits) < _LOWER)
+        taken += again.to(tl.int32)
+        at = position + tl.cumsum(taken, 0) - taken
+        popped = _refilled(words, at, end, state, needed)
+        raw = (popped & ((1 << bits) - 1)).to(tl.int32)
+        popped = _refilled(words, at + needed.to(tl.int32), end, popped >> bits, again)
+        leading = (4 | ((token - 31) & 3)) << tl.maximum(bits - 1, 0)
+        magnitude = tl.where(token < 31, magnitude, leading | (raw >> 1))
+        positive = tl.where(token < 31, positive, (raw & 1) == 0)
+    else:
+        plain = token <= 30
+        popped = _refilled(words, position + tl.cumsum(taken, 0) - taken, end, state, needed)
+    total = tl.sum(taken + tl.where(plain, 0, 1 << 16), 0)  # words, and symbols that take more
     if total >= (1 << 16):
         value, state, position, bad = _pop_large(words, position, end, state, token, active, bad, lane, LANES)
     else:
-        state = refilled
+        state = popped
         position += total
-        magnitude = (token + 1) >> 1
-        value = tl.where((token & 1) > 0, magnitude, -magnitude)
+        value = tl.where(positive, magnitude, -magnitude)
     return value, state, position, bad
 
 
@@ -362,7 +377,7 @@ def _ahead(words, position, end, lane):
 @triton.jit
 def _popped(
     out, places, rows, n, turn, words, end, slots, state, position, bad, seen, LISTED: tl.constexpr,
-    LANES: tl.constexpr,
+    LARGE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Store n symbols at places, or one behind the other: states, position, whether one was impossible, words seen."""
     lane = tl.arange(0, LANES)
@@ -381,7 +396,7 @@ def _popped(
         if LISTED:
             next_place = tl.load(places + further, mask=further < n, other=0)
         seen |= ahead
-        value, state, position, bad = _pop(words, position, end, state, row, slots, active, bad, lane, LANES)
+        value, state, position, bad = _pop(words, position, end, state, row, slots, active, bad, lane, LARGE, LANES)
         tl.store(out + place, value, mask=active)
         ahead = _ahead(words, position, end, lane)
         row, place = next_row, next_place
@@ -548,7 +563,8 @@ def decode_kernel(
                     tl.store(tables + i, table << 12, mask=active)
                 tl.debug_barrier()
                 state, position, bad, seen = _popped(
-                    places, places, tables, groups, turn, words, end, slots, state, position, bad, seen, False, LANES
+                    places, places, tables, groups, turn, words, end, slots, state, position, bad, seen, False, False,
+                    LANES,
                 )  # fmt: skip
                 turn = (turn + groups) % LANES
                 tl.debug_barrier()
@@ -584,9 +600,16 @@ def decode_kernel(
                 tl.store(tables + i, table << 12, mask=active)
                 tl.store(places + i, place, mask=active)
             tl.debug_barrier()
-            state, position, bad, seen = _popped(
-                values + base, places, tables, n, turn, words, end, slots, state, position, bad, seen, True, LANES
-            )  # fmt: skip
+            if own < _LARGE_FROM:
+                state, position, bad, seen = _popped(
+                    values + base, places, tables, n, turn, words, end, slots, state, position, bad, seen, True, False,
+                    LANES,
+                )  # fmt: skip
+            else:
+                state, position, bad, seen = _popped(
+                    values + base, places, tables, n, turn, words, end, slots, state, position, bad, seen, True, True,
+                    LANES,
+                )  # fmt: skip
             turn = (turn + n) % LANES
             tl.debug_barrier()
     sound = (position == end) & (tl.max(((state != _LOWER) | (bad > 0)).to(tl.int32), 0) == 0)
