@@ -37,9 +37,11 @@ from xwalloc.codec import engine, transform_sections
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.layout import Layout
+from xwalloc.codec.places import codes_of
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident import encode as encoder
-from xwalloc.codec.resident.sections import residual_section
+from xwalloc.codec.resident import outcome
+from xwalloc.codec.resident.sections import latent_section, residual_section
 from xwalloc.codec.resident.steps import certain, inverse
 from xwalloc.device import coder
 from xwalloc.device.memory import download
@@ -212,15 +214,14 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
 
 def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
-    """Stages of encoding, with the model of each chunk fitted beforehand."""
+    """Stages of encoding, each with what the one before it made; samples are on the device beforehand."""
     device = batch.device
-    asked: list[tuple[Any, Any]] = []
+    asked: dict[str, list[Any]] = {}
     original = encoder.OnDevice._ask
 
-    def ask(self: Any, work: Any, item: Any) -> Any:
-        found = original(self, work, item)
-        asked.append((work, item))
-        return found
+    def ask(self: Any, work: Any, item: Any, **more: Any) -> Any:
+        asked.setdefault(work.__name__, []).append(item)
+        return original(self, work, item, **more)
 
     encoder.OnDevice._ask = ask  # type: ignore[method-assign]
     try:
@@ -228,39 +229,48 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
             batch.codec.encode(chunk)
     finally:
         encoder.OnDevice._ask = original  # type: ignore[method-assign]
-    stages: dict[str, list[Any]] = {}
-    for work, item in asked:
-        stages.setdefault(type(work).__name__, []).append(item)
-    quantise = partial(encoder.quantise, device, stages["_Quantise"])
-    latents, tried = stages["_EncodeLatents"], stages["_Try"]
-    code_latents = partial(encoder._EncodeLatents(str(device)), latents)
-    attempt = partial(encoder.attempt, device, tried)
-    yield batch.timing("encode, projection to symbols", timed(quantise, repeats))
-    yield batch.timing("encode, coding of latents", timed(code_latents, repeats))
-    yield batch.timing("encode, synthesis to residual bytes", timed(attempt, repeats))
+    stages = {name: partial(getattr(encoder, name), device, items) for name, items in asked.items()}
+    tried = asked["attempt"]
+    yield batch.timing("encode, moments", timed(stages["moments"], repeats))
+    yield batch.timing("encode, trials in windows", timed(stages["trials"], repeats))
+    yield batch.timing("encode, projection to symbols", timed(stages["quantise"], repeats))
+    yield batch.timing("encode, synthesis to bytes", timed(stages["attempt"], repeats))
     latents_of, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
-    looked = encoder._looked_at(device, tried, latents_of)
+    looked = outcome.looked_at(device, tried, latents_of)
+    values = [item.symbols.reshape(-1) for item in tried]
+    starts = np.cumsum([0, *map(len, values)]).tolist()
+    sections = [
+        latent_section(item.model, len(item.symbols), shipped(), at) for item, at in zip(tried, starts, strict=False)
+    ]
     if looked.residuals is not None and looked.sums is not None:
-        sections, at = [], 0
-        for item, sums in zip(tried, looked.sums.cpu().numpy(), strict=True):
-            codes = encoder.codes_of([sums], item.place.samples[:, 0].size)
+        values.append(looked.residuals.view(-1))
+        size = tried[0].place.samples.size
+        for index, (item, sums) in enumerate(zip(tried, looked.sums.cpu().numpy(), strict=True)):
+            codes = codes_of([sums], item.place.samples[:, 0].size)
             if codes is not None:
-                sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
-            at += item.place.samples.size
-        flat = looked.residuals.view(-1)
-        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, flat), repeats))
+                sections.append(
+                    residual_section(item.place.shape, codes, 2, shipped(), starts[-1] + index * size, None)
+                )
+    flat = torch.cat(values)
+    yield batch.timing("encode, entropy coder", timed(lambda: coder.encode(sections, flat), repeats))
 
-    def all_of_it() -> None:
-        quantise()
-        code_latents()
-        attempt()
+    def coding() -> None:
+        for name in ("quantise", "attempt"):
+            stages[name]()
 
-    yield batch.timing("encode, device-resident", timed(all_of_it, repeats))
+    yield batch.timing("encode, device-resident", timed(coding, repeats))
+
+    def with_fit() -> None:
+        stages["moments"]()
+        stages["trials"]()
+        coding()
+
+    yield batch.timing("encode, device-resident with fit", timed(with_fit, repeats))
 
     def transform() -> None:
-        quantise()
+        stages["quantise"]()
         found, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
-        encoder._looked_at(device, tried, found)
+        outcome.looked_at(device, tried, found)
 
     yield batch.timing("encode, transform path", timed(transform, repeats))
 
