@@ -82,7 +82,7 @@ class Timing:
     ----------
     stage : str
     mode : str
-        Of the chunks: "transform", "lattice", both, or "transform, forced".
+        Of the chunks: "transform", "lattice", "stored", several of them, or "transform, forced".
     side, bands, chunks : int
         The batch.
     fraction : float

@@ -66,14 +66,16 @@ def test_all_stages_are_measured(machine, cube):
     json.dumps(found)
 
 
-def test_devices_are_measured_where_lattice_mode_is_better(machine, monkeypatch, cube):
+def test_devices_are_measured_where_other_modes_are_better(machine, monkeypatch, cube):
     def first(*found):
         return next((one for one in found if one is not None), None)
 
     monkeypatch.setattr(chunk_module, "in_lattice_mode", candidates.in_lattice_mode)
     monkeypatch.setattr(chunk_module, "smaller", first)  # that of lattice mode, where channels are few
     (found,) = gpu.run(cube, [(SIDE, BANDS)], [0.02], 1, 2)
-    assert stages(found, "lattice") == WHOLE
+    (mode,) = {timing["mode"] for timing in found["timings"]} - {"transform, forced"}
+    assert mode in ("lattice", "stored")  # a lane costs too much here for so small a chunk
+    assert stages(found, mode) == WHOLE
     assert stages(found, "transform, forced") >= ON_DEVICE
     assert not stages(found, "transform, forced") & WHOLE
 
