@@ -20,7 +20,8 @@ indices
     difference from the band before, or from the pixel on the left where there are few bands, with the sign in the last
     bit. The quantiser is a few operations of torch, one after the other; its time counts, and is a row of its own.
 
-What comes back is compared with the samples: bit for bit, or against the bound.
+What comes back is compared with the samples: bit for bit, or against the bound. Results are written after each peer,
+and after ``--minutes`` no other is begun.
 
 .. code-block:: shell
 
@@ -35,6 +36,7 @@ import json
 import logging
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -50,6 +52,7 @@ from benchmarks.gpu import BATCH_BYTES, count_of, mosaic, parse_case, span_of, t
 logger = logging.getLogger(__name__)
 
 REPEATS = 7
+MINUTES = 4.0
 FRACTIONS = (0.01, 0.001)
 """Bounds, as fractions of the range."""
 CASES = ((256, 200), (64, 200), (1024, 3))
@@ -529,9 +532,10 @@ def versions() -> dict[str, str]:
 
 def run(
     device: torch.device, cube: np.ndarray[Any, Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float],
-    repeats: int,
+    repeats: int, minutes: float = MINUTES,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """All measurements so far, after each."""
+    start = time.monotonic()
     nvcomp = installed("nvcomp", "nvidia-nvcomp")
     nvimgcodec = installed("nvimgcodec", "nvidia-nvimgcodec", "[nvjpeg2k]")
     found: dict[str, Any] = {
@@ -545,6 +549,9 @@ def run(
         for fraction in (None, *fractions):
             bound = None if fraction is None else fraction * span
             for peer in peers(device, nvcomp, nvimgcodec, low, span, bound):
+                if time.monotonic() - start > 60 * minutes:
+                    logger.warning("No other peer is begun: %g minutes are over.", minutes)
+                    return
                 try:
                     found["measurements"].append(asdict(measure(peer, samples, fraction, bound, repeats)))
                 except Exception as error:  # the others are measured all the same
@@ -562,6 +569,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, type=parse_case, metavar="256x200", help="side x bands")
     parser.add_argument("--fractions", nargs="+", default=FRACTIONS, type=float, help="bounds by the range")
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no other peer is begun")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu_peers.json")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -571,7 +579,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         from benchmarks.scenes import indian_pines
 
         cube = indian_pines(None)
-    for found in run(torch.device(options.device), cube, options.cases, options.fractions, options.repeats):
+    device = torch.device(options.device)
+    for found in run(device, cube, options.cases, options.fractions, options.repeats, options.minutes):
         options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -222,3 +222,4 @@ def test_a_run_goes_on_where_a_peer_fails_or_is_missing(monkeypatch, caplog):
     assert all("no driver" in one["error"] for one in found["failed"])
     assert "nvimgcodec is left out" in caplog.text
     assert "pip install 'nvidia-nvimgcodec-cu" in caplog.text
+    assert list(peers.run(CPU, cube, [(8, 3)], [0.01], 1, minutes=-1)) == []
