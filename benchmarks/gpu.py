@@ -65,7 +65,7 @@ CASES = ((256, 200), (64, 200), (1024, 200), (256, 300), (256, 3), (1024, 3), (2
 """Side and bands of chunks, the most important first."""
 BATCH_BYTES = (1 << 30, 1, 1 << 27)
 """Batches have so many bytes of float32, about, or one chunk."""
-MOST_CHUNKS = 256
+MOST_CHUNKS = 64
 PROCESSOR_BYTES = 1 << 26
 """Of a batch, so many bytes of float32 are given to the processor, or one chunk."""
 

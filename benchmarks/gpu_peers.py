@@ -431,6 +431,7 @@ def measure(
             raise RuntimeError(f"{peer.name} decodes with an error of {error:g}. The bound is {bound:g}.")
         del decoded
         encoding = timed(lambda: coder.encode(arrangement.forward(samples)), repeats)
+        coded = coder.encode(arrangement.forward(samples))  # the same space was written again and again
         decoding = timed(lambda: arrangement.inverse(coder.decode(coded)), repeats)
     nbytes = samples.numel() * samples.element_size()
     speeds = [nbytes / statistics.median(seconds) / 1e9 for seconds in (encoding, decoding)]
