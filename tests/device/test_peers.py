@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
+from benchmarks import gpu_given as given  # noqa: E402
 from benchmarks import gpu_peers as peers  # noqa: E402
 
 SHAPE = (2, 3, 8, 8)
@@ -153,7 +154,7 @@ def test_what_peers_are_given_comes_back(bound):
 def test_differences_hold_the_bound(bytewise, bands, axis, fraction, dtype):
     values = samples((2, bands, 8, 8), integral=False)
     low, span = float(values.min()), float(values.max() - values.min())
-    differences = peers.Differences(tuple(values.shape), low, span, fraction * span, bytewise=bytewise)
+    differences = given.Differences(tuple(values.shape), low, span, fraction * span, bytewise=bytewise)
     assert differences.axis == axis
     assert differences.dtype == dtype
     rows = differences.forward(values)
@@ -166,20 +167,20 @@ def test_differences_hold_the_bound(bytewise, bands, axis, fraction, dtype):
 
 def test_bytes_by_significance():
     rows = torch.tensor([[0x0102, 0x0304], [0x0506, 0x0708]], dtype=torch.int16)
-    found = peers.by_significance(rows)
+    found = given.by_significance(rows)
     assert found.tolist() == [[2, 4, 1, 3], [6, 8, 5, 7]]
-    assert torch.equal(peers.from_significance(found, torch.int16), rows)
+    assert torch.equal(given.from_significance(found, torch.int16), rows)
 
 
 def test_integers_of_sixteen_bits():
     values = torch.tensor([0, 1, 32767, 32768, 65535], dtype=torch.float32).view(1, 1, 1, 5)
-    integers = peers.Integers((1, 1, 1, 5))
+    integers = given.Integers((1, 1, 1, 5))
     assert torch.equal(integers.inverse(integers.forward(values)), values)
 
 
 def test_bounds_that_need_more_bits_are_refused():
     with pytest.raises(ValueError, match="indices of 16 bits"):
-        peers.Indices(SHAPE, 0.0, 1e6, 1.0)
+        given.Indices(SHAPE, 0.0, 1e6, 1.0)
 
 
 def test_wrong_samples_and_lost_images_are_noticed(monkeypatch):
@@ -189,7 +190,7 @@ def test_wrong_samples_and_lost_images_are_noticed(monkeypatch):
         def decode(self, coded):
             return coded + 1
 
-    wrong = peers.Peer("wrong", Wrong, peers.Values)
+    wrong = peers.Peer("wrong", Wrong, given.Values)
     with pytest.raises(RuntimeError, match="other bits"):
         peers.measure(wrong, values, None, None, 1)
     with pytest.raises(RuntimeError, match="error of 1"):
