@@ -222,7 +222,7 @@ def watch(monkeypatch, **options):
 
 def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=0))
-    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(2)]
+    some = [chunks.mixture((3, 6, 7), "f4", seed) for seed in range(2)]
     expected = [places.on_cpu(codec.encode, chunk) for chunk in some]
     quantising, _, decoding = watch(monkeypatch, most=1)
     assert places.together(codec.encode, some) == expected
@@ -235,7 +235,7 @@ def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
 
 def test_batches_stay_within_the_setting(places, chunks):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=0))
-    some = [chunks.mixture((2, 6, 7), "f4", seed) for seed in range(2)]
+    some = [chunks.mixture((3, 6, 7), "f4", seed) for seed in range(2)]
     with settings.set({"batch.max_bytes": 1}):
         frames = places.together(codec.encode, some)
         found = places.together(codec.decode, frames)
