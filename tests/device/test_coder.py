@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans
 from xwalloc.bitstream.choices import Choice
+from xwalloc.bitstream.contexts import class_of
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.device import coder as device_coder
+from xwalloc.device import contexts as device_contexts
 from xwalloc.types import in_turn
 
 FIRST = Order.FLAGS_FIRST
@@ -106,6 +110,51 @@ def test_reciprocals_divide_exactly():
             x = f * np.uint64(quotient) + rest + addends[1:]
             assert x.max() < 2**32
             np.testing.assert_array_equal((x * multipliers[1:] >> np.uint64(32)) >> shifts[1:], quotient)
+
+
+@triton.jit
+def classify_and_divide(numbers, dividends, divisor, classes, quotients, rests, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    tl.store(classes + i, device_contexts.class_of(tl.load(numbers + i)))
+    by = tl.load(divisor)
+    quotient, rest = device_contexts.divide(tl.load(dividends + i), by, device_contexts.reciprocal_of(by))
+    tl.store(quotients + i, quotient)
+    tl.store(rests + i, rest)
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 3, 7, 8, 145, 255, 256, 65_537, 2**30 + 1, 2**31 - 1])
+def test_classes_and_quotients_are_exact(divisor, device):
+    edges = [quarter << k >> 2 for k in range(62) for quarter in (4, 5, 6, 7)]
+    numbers = np.unique(np.clip([[e - 1, e, e + 1] for e in edges], 0, 2**62 - 1))
+    near = [divisor * q + rest for q in (1, 2, 3, (2**31 - 1) // divisor) for rest in (-1, 0, 1)]
+    dividends = np.clip([*near, *range(100), 2**31 - 1, 2**31 - 2, *2 ** np.arange(31)], 0, 2**31 - 1)
+    there = [torch.zeros(1024, dtype=d, device=device) for d in (torch.int64, *[torch.int32] * 4)]
+    there[0][: len(numbers)] = torch.from_numpy(numbers)
+    there[1][: len(dividends)] = torch.from_numpy(dividends)
+    one = torch.tensor([divisor], dtype=torch.int32, device=device)
+    classify_and_divide[(1,)](there[0], there[1], one, *there[2:], SIZE=1024)
+    classes, quotients, rests = (own.cpu().numpy() for own in there[2:])
+    assert classes[: len(numbers)].tolist() == [class_of(int(number)) for number in numbers]
+    assert quotients[: len(dividends)].tolist() == (dividends // divisor).tolist()
+    assert rests[: len(dividends)].tolist() == (dividends % divisor).tolist()
+
+
+def test_every_kind_of_token(sections, device):
+    magnitudes = np.unique(np.clip([[2**k - 1, 2**k, 2**k + 1, 3 * 2**k] for k in range(31)], 0, 2**31 - 1))
+    values = np.concatenate([magnitudes, -magnitudes]).astype(np.int32)
+    for code in (12, 40):  # planes of small numbers, and of large ones
+        planes = coder.planes_of(1)
+        planes["nx"], planes["code"] = values.size, code
+        section = device_coder.Section(
+            device_coder.Geometry.of([planes]), np.array([code], np.uint8), FIRST.residuals, 1, shipped(), 0
+        )
+        expected = coder.encode_segments(values, [planes], FIRST.residuals, 1, coder.NO_MASK, in_turn, FIRST)
+        there = torch.from_numpy(values).to(device)
+        assert device_coder.encode([section], there) == [expected]
+        out = torch.zeros_like(there)
+        _, results = device_coder.decode([section], [device_coder.unpack(section, expected)], out)
+        assert not results.any()
+        np.testing.assert_array_equal(out.cpu().numpy(), values)
 
 
 def test_words_are_taken_as_by_a_cpu(sections, device):

@@ -1,8 +1,8 @@
 """Sections of many chunks <-> bytes on a device, to the byte what bitstream/planes.py does on a CPU.
 
-The kernels (coding.py) take tables: which planes there are (`Geometry`, which chunks of a shape share and which stays
-on the device), what the planes of a section state (their codes), and where streams, values and results lie. One call
-works on the streams of any number of sections; those of equal lanes and tables are one launch.
+The kernels (contexts.py, decoding.py, encoding.py) take tables: which planes there are (`Geometry`, which chunks of a
+shape share and which stays on the device), what the planes of a section state (their codes), and where streams, values
+and results lie. One call works on the streams of any number of sections.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xwalloc.bitstream.choices import ALL, BITS_PER_CHOICE, Choice, costs, usual
 from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
-from xwalloc.device import coding
+from xwalloc.device import contexts, decoding, encoding
 from xwalloc.device.arithmetic import EXACT
 from xwalloc.device.memory import download, side_by_side, upload
 
@@ -209,7 +209,7 @@ class _Call:
         )
         counts = [self._part(job).stop - self._part(job).start for job in self.jobs]
         self.firsts = _starts(counts)
-        self.rows = np.zeros((len(self.jobs), coding.STREAM), np.int64)
+        self.rows = np.zeros((len(self.jobs), decoding.STREAM), np.int64)
         self.rows[:, 0], self.rows[:, 1] = self.firsts, counts
         self.rows[:, 5] = [ALL * job.section for job in self.jobs]
         self.looks = self._looks()
@@ -224,7 +224,7 @@ class _Call:
         geometries = list(dict.fromkeys(section.geometry for section in sections))
         geometry_at = dict(zip(geometries, _starts([len(geometry.table) for geometry in geometries]), strict=True))
         codes_at = _starts([len(section.codes) for section in sections])
-        parts = np.empty((len(self.jobs), coding.PART), np.int64)
+        parts = np.empty((len(self.jobs), contexts.PART), np.int64)
         for row, job in zip(parts, self.jobs, strict=True):
             section, first = sections[job.section], self._part(job).start
             row[:] = (
@@ -237,8 +237,8 @@ class _Call:
         plane_of[:, 1] = np.arange(len(plane_of)) - np.repeat(self.firsts, counts)
         rows, places, codes = upload(device, parts, plane_of, np.concatenate([section.codes for section in sections]))
         tables = [_on_device(geometry, device) for geometry in geometries]
-        looks = torch.empty((len(plane_of), coding.LOOKS), dtype=torch.int64, device=device)
-        coding.look_kernel[(len(plane_of),)](
+        looks = torch.empty((len(plane_of), contexts.LOOKS), dtype=torch.int64, device=device)
+        contexts.look_kernel[(len(plane_of),)](
             rows, places, tables[0] if len(tables) == 1 else torch.cat(tables), codes, _magnitudes(device),
             _weights(device), looks, num_warps=1, **EXACT,
         )  # fmt: skip
@@ -305,7 +305,7 @@ def decode(
     with side_by_side(device) as aside:
         for part, job, tables in call.launches():
             with aside():
-                coding.decode_kernel[(part.stop - part.start,)](
+                decoding.decode_kernel[(part.stop - part.start,)](
                     rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
                     values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
                     WIDE=WIDE, **_decoder_options(job.lanes), **EXACT,
@@ -371,7 +371,7 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
         last = indices[-1]
         launches.append((slice(int(call.firsts[indices[0]]), int(call.firsts[last] + call.rows[last, 1])), masked))
     for part, masked in launches:
-        coding.count_kernel[(part.stop - part.start,)](
+        encoding.count_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
             BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
@@ -382,7 +382,7 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     further = torch.empty(room, dtype=torch.int64, device=device)
     scratch = torch.empty(room, dtype=torch.int32, device=device)
     for part, masked in launches:
-        coding.put_kernel[(part.stop - part.start,)](
+        encoding.put_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], edges[part], keys, further,
             scratch, MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
@@ -407,7 +407,7 @@ def _chosen(call: _Call, found: _Classified) -> torch.Tensor:
         np.stack([usual(section.tables, section.kind) for section in call.sections]).astype(np.int64),
     )
     if len(rows):
-        coding.histogram_kernel[(len(rows),)](
+        encoding.histogram_kernel[(len(rows),)](
             found.keys, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
     for _, group in groupby(range(len(call.sections)), lambda n: (id(call.sections[n].tables), n // COMPARED)):
@@ -427,7 +427,7 @@ def _coded(
     device = call.device
     lanes = np.array([job.lanes for job in call.jobs])
     programs = -(-lanes // WARP)
-    groups = np.empty((int(programs.sum()), coding.ENCODED), np.int64)
+    groups = np.empty((int(programs.sum()), encoding.ENCODED), np.int64)
     stream = groups[:, 0] = np.repeat(np.arange(len(lanes)), programs)
     groups[:, 1] = lanes[stream]
     groups[:, 2] = WARP * (np.arange(len(groups)) - _starts(programs)[stream])
@@ -437,7 +437,7 @@ def _coded(
     given = torch.zeros(len(found.keys), dtype=torch.int8, device=device)
     states = torch.empty(int(lanes.sum()), dtype=torch.int32, device=device)
     totals = torch.empty(len(groups), dtype=torch.int32, device=device)
-    coding.encode_kernel[(len(groups),)](
+    encoding.encode_kernel[(len(groups),)](
         rows, found.edges[planes], found.keys, found.further, _lookups(call, tables), given, states, totals,
         LANES=WARP, num_warps=1, **EXACT,
     )  # fmt: skip
@@ -450,7 +450,7 @@ def _coded(
     lengths = np.add.reduceat(numbers, _starts(programs), dtype=np.int64)
     words = torch.empty(int(lengths.sum()), dtype=torch.int16, device=device)
     if len(words):
-        coding.pack_kernel[(len(sums),)](
+        encoding.pack_kernel[(len(sums),)](
             given, found.keys, found.further, torch.cumsum(sums, 0) - sums, words, BLOCK=PACKED, **EXACT
         )
     (bits,) = download(words)
@@ -528,8 +528,8 @@ def _entries(tables: Tables, device: torch.device) -> torch.Tensor:
     spans = np.where(escaped, spans[:, ESCAPE, None], spans)
     multiplier, shift, addend = (table[spans >> 16] for table in reciprocals())
     entries = (multiplier << 32) | (addend << 28) | (shift << 24) | (((spans >> 16) - 1) << 12) | (spans & 0xFFFF)
-    entries |= np.where(escaped, coding.ESCAPED, 0)
-    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), coding.RARE, 0)
+    entries |= np.where(escaped, encoding.ESCAPED, 0)
+    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), encoding.RARE, 0)
     return torch.from_numpy(entries).to(device)
 
 
