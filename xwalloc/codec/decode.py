@@ -113,7 +113,7 @@ def _expected(
     region: Sequence[slice] | None,
 ) -> tuple[Frame, tuple[slice, ...]]:
     """A frame that holds what the caller expects, and the region with starts and stops."""
-    parsed = Frame.parse(bytes(frame), limits or DecodeLimits(max_bytes=decode_limit()))
+    parsed = Frame.parse(memoryview(bytes(frame)), limits or DecodeLimits(max_bytes=decode_limit()))
     header = parsed.header
     if shape is not None and tuple(shape) != header.shape:
         raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
