@@ -49,7 +49,7 @@ def decode_frame(
     limits
         Largest array to allocate; by default the setting ``decode.max_bytes``.
     region
-        A slice of each axis, of step 1. Of large chunks, a CPU decodes only segments that the region touches.
+        A slice of each axis, of step 1. Of large chunks, only segments that the region touches are decoded.
 
     model
         What the configuration of the codec says of the model that the frame may name.
@@ -213,9 +213,8 @@ def _decode(
     else:
         contents = transform_sections.read(sections, shape, layout.dimensions, models)
         if engine.device() != CPU and resident.can_decode(contents):
-            job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
             try:
-                return on_device(job)
+                return on_device(resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values))
             except DeviceMemoryError as error:
                 fall_back(error)
         decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)
