@@ -59,7 +59,7 @@ def padded(signal: Sequence[int], levels: int, tree: Tree, boundary: Boundary) -
 
 
 KEPT_PLANES = 1 << 12
-"""Planes of segments that have more of them are made anew each time."""
+"""Tables of more planes are made anew each time: they would fill the memory."""
 
 MOST_PARTS, PART_BITS = 16, 15
 """Transforms of many latents are split into so many parts, of 2^15 coefficients or more."""
@@ -334,11 +334,11 @@ class LinearModel:
             raise FormatError("The model of the frame has impossible parameters.")
         try:
             grid = _grid(signal, dimensions, levels, TREES[tree & 1], BOUNDARIES[boundary], wavelet, filter_shift)
+            count = len(grid.subbands)
         except ConfigError as error:
             raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
         if rank > batch * math.prod(grid.signal):
             raise FormatError("The model of the frame has more basis vectors than its chunk has pixels.")
-        count = len(grid.subbands)
         planes = _side_planes(rank, channels, count, code)
         buffer = np.zeros(int(planes["base"][-1] + planes["nx"][-1]), np.int32)
         coder.decode(data[at + 1 :], buffer, planes, Kind.SIDE, 1)
@@ -367,7 +367,7 @@ def _grid(
     Raises
     ------
     ConfigError
-        If its filters do not suit its boundary, or the extent is one that no grid has.
+        If its filters do not suit its boundary.
     """
     grid = Grid(
         signal=padded(signal, levels, tree, boundary), dimensions=dimensions, levels=levels, tree=tree,
@@ -412,12 +412,12 @@ def _undo_differences(buffer, precisions, means, vectors, codes):
 
 def _side_planes(rank: int, channels: int, subbands: int, mean_code: int) -> NDArray[np.void]:
     """Planes of the side information: precisions, flags, means, vectors, magnitude codes."""
-    planes = _side_template(rank, channels, subbands).copy()
+    kept = rank + subbands <= KEPT_PLANES
+    planes = (_kept_side_template if kept else _side_template)(rank, channels, subbands).copy()
     planes["code"][2] = mean_code
     return planes
 
 
-@lru_cache(maxsize=64)
 def _side_template(rank: int, channels: int, subbands: int) -> NDArray[np.void]:
     """`_side_planes` but for what the means say."""
     planes = coder.planes_of(3 + rank + subbands)
@@ -427,6 +427,9 @@ def _side_template(rank: int, channels: int, subbands: int) -> NDArray[np.void]:
     planes["code"] = SIDE_CODE
     planes["code"][3 : 3 + rank] = VECTOR_CODE
     return planes
+
+
+_kept_side_template = lru_cache(maxsize=64)(_side_template)
 
 
 def pack_vectors(vectors: NDArray[np.int64], precisions: NDArray[np.int64]) -> bytes:
