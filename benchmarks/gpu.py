@@ -200,14 +200,14 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def to_samples() -> None:
         for job, made in zip(jobs, decoder.samples_of(jobs, latents, rest), strict=True):
-            decoder.restored(job, made)
+            decoder.restored(job, made, None)
 
     yield batch.timing("decode, products and samples", timed(to_samples, repeats))
 
     def transform() -> None:
         found, _ = inverse(models, symbols, none, bounds)
         for job, made in zip(jobs, decoder.samples_of(jobs, found, rest), strict=True):
-            decoder.restored(job, made)
+            decoder.restored(job, made, None)
 
     yield batch.timing("decode, transform path", timed(transform, repeats))
 

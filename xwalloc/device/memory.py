@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Parcel", "download", "side_by_side", "together", "upload"]
+__all__ = ["Parcel", "download", "side_by_side", "staged", "together", "upload"]
 
 ALIGNMENT = 16
 
@@ -74,6 +74,15 @@ class Parcel:
     def view(self, at: int, array: NDArray[np.generic]) -> torch.Tensor:
         """An array that has been sent, on the device."""
         return self.there[at : at + array.nbytes].view(_torch_type(array.dtype)).view(array.shape)
+
+
+def staged(array: NDArray[Any], *, pinned: bool) -> torch.Tensor:
+    """An array as a tensor of the host: a copy in pinned memory, which a device reads, or the array itself."""
+    if not pinned:
+        return torch.from_numpy(array)
+    copy = torch.empty(array.shape, dtype=_torch_type(array.dtype), pin_memory=True)
+    copy.numpy()[...] = array
+    return copy
 
 
 def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Tensor]:

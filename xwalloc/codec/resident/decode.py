@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,6 @@ from numpy.typing import NDArray
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.resident.job import Job
 from xwalloc.codec.resident.steps import as_float16, certain, inverse, largest_coefficient, reach_of, torch_type
-from xwalloc.codec.transform_sections import pad
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.linear import fits
 
@@ -97,7 +97,8 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     groups = _grouped(job.contents.model.grid for job in jobs)
     order = [index for group in groups for index in group]
     own = [jobs[index] for index in order]
-    symbols, residuals, results, owners = _integers(device, own)
+    integers = _integers(device, own)
+    symbols = integers.symbols
     latents: list[torch.Tensor] = []
     reaches: list[torch.Tensor] = []
     extremes: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -118,8 +119,9 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     samples: dict[int, torch.Tensor] = {}
     for places in _grouped(job.kind for job in own):
         alike = [own[place] for place in places]
-        made = samples_of(alike, [latents[place] for place in places], [residuals[place] for place in places])
-        samples.update((order[place], restored(own[place], part)) for place, part in zip(places, made, strict=True))
+        made = samples_of(alike, [latents[place] for place in places], [integers.residuals[place] for place in places])
+        for place, box in zip(places, made, strict=True):
+            samples[order[place]] = restored(own[place], box, integers.labels[place])
     edges = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in own)]).tolist()
     planes = dict(zip(order, map(slice, edges, edges[1:]), strict=False))
     lows, highs = zip(*extremes, strict=True)
@@ -127,9 +129,9 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     return Batch(
         jobs,
         [samples[index] for index in every],
-        torch.cat([numbers.view(torch.uint8) for numbers in (*reaches, *lows, *highs, results)]),
+        torch.cat([numbers.view(torch.uint8) for numbers in (*reaches, *lows, *highs, integers.results)]),
         [planes[index] for index in every],
-        np.array(order, np.int64)[owners],
+        np.array(order, np.int64)[integers.owners],
     )
 
 
@@ -143,16 +145,16 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
     """
     from xwalloc.device.memory import download
 
-    symbols, residuals, results, _ = _integers(device, [job])
-    if download(results)[0].any():
+    integers = _integers(device, [job])
+    if download(integers.results)[0].any():
         raise FormatError(DAMAGED)
     try:
-        latents, reach = inverse([job.contents.model], symbols, [job.contents.network])
+        latents, reach = inverse([job.contents.model], integers.symbols, [job.contents.network])
     except BudgetError as error:
         raise FormatError(f"The symbols of the frame are impossible: {error}") from None
     if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
         raise FormatError(INEXACT)
-    return restored(job, samples_of([job], latents, residuals)[0])
+    return restored(job, samples_of([job], latents, integers.residuals)[0], integers.labels[0])
 
 
 def _grouped(keys: Iterable[Hashable]) -> list[list[int]]:
@@ -163,38 +165,49 @@ def _grouped(keys: Iterable[Hashable]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _integers(
-    device: torch.device, jobs: Sequence[Job]
-) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, NDArray[np.int64]]:
-    """Symbols and residuals of chunks.
+@dataclass(frozen=True)
+class _Integers:
+    """Integers of chunks on the device.
 
-    Returns
-    -------
+    Parameters
+    ----------
     symbols : (batch, rank, z, y, x) int32
         Of each chunk, one behind the other in memory.
     residuals : (n,) int32
         Of each chunk, likewise; nothing where there are none.
+    labels : (batch, channel, z, y, x) uint8
+        Mask of each chunk; None where there is none.
     results, owners : (stream,)
         0 where a stream is sound (int32, on the device), and its chunk.
     """
+
+    symbols: list[torch.Tensor]
+    residuals: list[torch.Tensor]
+    labels: list[torch.Tensor | None]
+    results: torch.Tensor
+    owners: NDArray[np.int64]
+
+
+def _integers(device: torch.device, jobs: Sequence[Job]) -> _Integers:
+    """All integers of chunks, decoded or fetched."""
     import torch
 
     from xwalloc.device import coder
-    from xwalloc.device.memory import upload
 
     sizes = [math.prod(job.latent_shape) for job in jobs] + [job.residual_size for job in jobs]
     values = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
     parts = torch.split(values, sizes)
-    symbols, residuals = parts[: len(jobs)], list(parts[len(jobs) :])
-    mask, masks_at = _masks(device, jobs)
+    symbols, residuals = list(parts[: len(jobs)]), list(parts[len(jobs) :])
+    mask, labels = _masks(device, jobs)
     starts = (np.cumsum(sizes) - sizes).tolist()
     sections: list[Section] = []
     owners: list[int] = []
     for place, job in enumerate(jobs):
         for found, there in ((job.symbols, symbols[place]), (job.residuals, residuals[place])):
             if found is not None:
-                there.copy_(upload(device, found.reshape(-1))[0])
-        ats = (starts[place], None), (starts[len(jobs) + place], masks_at[place])
+                there.copy_(found.view(-1), non_blocking=True)
+        own = labels[place]
+        ats = (starts[place], None), (starts[len(jobs) + place], None if own is None else int(own.storage_offset()))
         for section, (at, mask_at) in zip(job.sections, ats, strict=False):
             sections.append(section.placed(at, mask_at))
             owners.append(place)
@@ -204,7 +217,24 @@ def _integers(
         of_sections, results = coder.decode(sections, streams, values, mask)
         of_streams = np.array(owners, np.int64)[of_sections]
     shaped = [own.view(job.latent_shape) for own, job in zip(symbols, jobs, strict=True)]
-    return shaped, residuals, results, of_streams
+    return _Integers(shaped, residuals, labels, results, of_streams)
+
+
+def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    """Masks of chunks on the device, one behind the other, (n,) uint8; and that of each. None where there is none."""
+    import torch
+
+    sizes = [0 if job.labels is None else job.labels.numel() for job in jobs]
+    if not any(sizes):
+        return None, [None] * len(jobs)
+    every = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+    found: list[torch.Tensor | None] = []
+    for job, own in zip(jobs, torch.split(every, sizes), strict=True):
+        there = None if job.labels is None else own.view(job.labels.shape)
+        if job.labels is not None and there is not None:
+            there.copy_(job.labels, non_blocking=True)
+        found.append(there)
+    return every, found
 
 
 def _extremes(symbols: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,23 +246,6 @@ def _extremes(symbols: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tens
     planes = together(symbols).view(-1, math.prod(symbols[0].shape[2:]))
     low, high = torch.aminmax(planes, dim=1)
     return low, high
-
-
-def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | None, list[int | None]]:
-    """What is not coded of the residual layers, and where that of each chunk begins; None where nothing is masked."""
-    from xwalloc.device.memory import upload
-
-    padded: list[NDArray[np.uint8]] = []
-    places: list[int | None] = []
-    at = 0
-    for job in jobs:
-        if job.labels is None or job.contents.residual_codes is None:
-            places.append(None)
-            continue
-        padded.append(pad(job.labels, job.contents.model.grid.signal).reshape(-1))
-        places.append(at)
-        at += padded[-1].size
-    return (upload(device, np.concatenate(padded))[0] if padded else None), places
 
 
 def samples_of(
@@ -258,13 +271,12 @@ def samples_of(
     shape, box = first.contents.shape, first.box
     items, channels, *extents = (part.stop - part.start for part in box)
     nodata = early_nodata(first.nodata)
-    table, flat, avoided = upload(
+    table, avoided, *matrices = upload(
         device, np.concatenate([job.table for job in jobs for _ in range(items)]),
-        np.concatenate([job.matrix.reshape(-1) for job in jobs]), nodata,
+        nodata, *[job.matrix for job in jobs],
     )  # fmt: skip
     size = (len(jobs) * items, channels, math.prod(extents))
     products = torch.empty(size, dtype=torch.float64, device=device)
-    matrices = torch.split(flat, [job.matrix.size for job in jobs])
     whole = (items, *extents) == (shape[0], *shape[2:])
     for matrix, own, out in zip(matrices, latents, torch.split(products, items), strict=True):
         rank = own.shape[1]
@@ -272,9 +284,9 @@ def samples_of(
             parts = box[0], slice(0, rank), *box[2:]
             own = _within(own.view(-1, rank, *shape[2:]), parts).reshape(items, rank, -1)
         if items == 1:
-            torch.mm(matrix.view(channels, rank), own[0], out=out[0])
+            torch.mm(matrix, own[0], out=out[0])
         else:
-            torch.matmul(matrix.view(channels, rank), own, out=out)
+            torch.matmul(matrix, own, out=out)
     layer = None
     if first.contents.residual_codes is not None:
         all_of_them = together(residuals).view(len(jobs), *shape)
@@ -295,7 +307,7 @@ def _within(tensor: torch.Tensor, box: Sequence[slice]) -> torch.Tensor:
     return tensor
 
 
-def restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:
+def restored(job: Job, decoded: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """The region as stored: special samples in their places, axes in their order, native byte order.
 
     Parameters
@@ -304,40 +316,29 @@ def restored(job: Job, decoded: torch.Tensor) -> torch.Tensor:
         The chunk.
     decoded : (batch, channel, z, y, x)
         What `samples_of` has made; contiguous.
+    labels : (batch, channel, z, y, x) uint8
+        Mask of the chunk, on the device; None where there is none.
     """
     from xwalloc.device.memory import upload
 
     nodata = job.nodata
     if nodata.dtype == np.float16:
         decoded = as_float16(decoded, nodata)
-    if job.labels is not None or job.positions.size:
-        bits = decoded.view(torch_type(np.dtype(f"i{nodata.itemsize}")))
-        if job.labels is not None:
-            (labels,) = upload(decoded.device, job.labels[job.box])
-            for label, pattern in enumerate(job.palette, start=1):
-                bits.masked_fill_(labels == label, _signed(pattern, nodata.itemsize))
-        places, patterns = _exceptions(job)
-        if places.size:
-            where, what = upload(decoded.device, places, patterns)
-            bits.view(-1)[where] = what
+    bits = decoded.view(torch_type(np.dtype(f"i{nodata.itemsize}")))
+    if labels is not None:
+        within = _within(labels, job.box)
+        for label, pattern in enumerate(job.palette, start=1):
+            bits.masked_fill_(within == label, _signed(pattern, nodata.itemsize))
+    if job.places.size:
+        where, patterns = upload(decoded.device, job.places, job.patterns)
+        bits.view(-1)[where] = patterns
     way = job.way
-    stored = decoded.view(torch_type(np.dtype(f"i{nodata.itemsize}"))).view(way.extents)
+    stored = bits.view(way.extents)
     if way.axes is not None:
         stored = stored.permute(way.axes)
     if way.inner is not None:
         stored = stored[way.inner]
     return stored.contiguous().view(decoded.dtype)
-
-
-def _exceptions(job: Job) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
-    """Places of exceptions in the box of a chunk, and their bits."""
-    shape, box = job.layout.canonical, job.box
-    places = np.array(np.unravel_index(job.positions, shape))
-    first, last = (np.array([getattr(part, edge) for part in box])[:, None] for edge in ("start", "stop"))
-    inside = np.all((places >= first) & (places < last), axis=0)
-    at = np.ravel_multi_index(tuple((places - first)[:, inside]), tuple((last - first)[:, 0]))
-    patterns = job.bits[inside].astype(f"u{job.nodata.itemsize}").view(f"i{job.nodata.itemsize}")
-    return at.astype(np.int64), patterns
 
 
 def _signed(pattern: int, itemsize: int) -> int:

@@ -25,6 +25,8 @@ from xwalloc.codec.transform_sections import Contents, pad, residual_cuts
 from xwalloc.types import Region
 
 if TYPE_CHECKING:
+    import torch
+
     from xwalloc.device.coder import Section, Streams
 
 __all__ = ["Job", "can_decode"]
@@ -81,8 +83,6 @@ class Job:
     ----------
     contents
         What its sections say.
-    layout
-        Its axes.
     box
         What is decoded: the smallest box (batch, channel, z, y, x) around the region.
     way
@@ -90,12 +90,12 @@ class Job:
     nodata : (2,) or (0,)
         Nodata and its substitute, in the native stored type.
     labels : (batch, channel, z, y, x) uint8
-        Mask, without padding; None where there is none.
+        Mask, with padding; None where there is none.
     palette
         Bit patterns of the labels from 1 on.
-    positions, bits : (n,)
-        Exceptions: places in canonical order, bits as unsigned integers of the width of the type.
-    symbols, residuals
+    places, patterns : (n,)
+        Exceptions in the box: where they are, and their bits as signed integers of the width of the type.
+    symbols, residuals : int32
         What a CPU has decoded already; None where the device is to do it, or where there is no residual layer.
     sections, streams
         Latents and residuals for the device, which begin at 0, and their bytes, taken apart.
@@ -106,16 +106,15 @@ class Job:
     """
 
     contents: Contents
-    layout: Layout
     box: Region
     way: Way
     nodata: NDArray[Any]
-    labels: NDArray[np.uint8] | None
+    labels: torch.Tensor | None
     palette: tuple[int, ...]
-    positions: NDArray[np.int64]
-    bits: NDArray[np.unsignedinteger]
-    symbols: NDArray[np.int32] | None
-    residuals: NDArray[np.int32] | None
+    places: NDArray[np.int64]
+    patterns: NDArray[np.signedinteger]
+    symbols: torch.Tensor | None
+    residuals: torch.Tensor | None
     sections: list[Section]
     streams: list[Streams]
     matrix: NDArray[np.float64]
@@ -134,9 +133,22 @@ class Job:
         positions: NDArray[np.int64],
         bits: NDArray[np.unsignedinteger],
     ) -> Job:
-        """The job of decoding a region, given as a slice of each stored axis, with start and stop.
+        """The job of decoding a region. Integers are decoded here where a device cannot: contexts for size make chains.
 
-        Integers are decoded here and now if a device cannot: contexts for size make long chains.
+        Parameters
+        ----------
+        contents
+            What the sections of the chunk say.
+        layout
+            Its axes.
+        region
+            A slice of each stored axis, with start and stop.
+        nodata, palette
+            As the job has them.
+        labels : (batch, channel, z, y, x) uint8
+            Mask, without padding; None where there is none.
+        positions, bits : (n,)
+            Exceptions: places in canonical order, and bits.
 
         Raises
         ------
@@ -145,24 +157,33 @@ class Job:
         DeviceMemoryError
             If there is too little memory that a device can read.
         """
+        from xwalloc.device.memory import staged
+
+        name = engine.device()
+        owner(name)  # before memory is pinned, which may be in any thread: the context is then that of the device
+        pinned = name.startswith("cuda")
         box = layout.box(region)
-        symbols = residuals = None
+        symbols = residuals = mask = padded = None
         sections: list[Section] = []
         streams: list[Streams] = []
-        if contents.order == Order.FLAGS_FIRST:
-            sections, streams = _taken_apart(contents, box)
-        else:
-            symbols = contents.symbols()
-            if contents.residual_codes is not None:
-                mask = None if labels is None else pad(labels, contents.model.grid.signal)
-                residuals = contents.residuals(mask, box)
+        with arithmetic():
+            if labels is not None:
+                mask = pad(labels, contents.model.grid.signal)
+                padded = staged(mask, pinned=pinned)
+            if contents.order == Order.FLAGS_FIRST:
+                sections, streams = _taken_apart(contents, box, pinned)
+            else:
+                symbols = staged(contents.symbols(), pinned=pinned)
+                if contents.residual_codes is not None:
+                    residuals = staged(contents.residuals(mask, box), pinned=pinned)
         kind = (
             contents.shape, contents.residual_codes is None, contents.finish.fraction is None, nodata.dtype,
             nodata.tobytes(), tuple((part.start, part.stop) for part in box),
         )  # fmt: skip
+        places, patterns = _exceptions(positions, bits, layout.canonical, box, nodata.itemsize)
         channels, model = box[1], contents.model
         return cls(
-            contents, layout, box, Way.of(layout, region), nodata, labels, palette, positions, bits, symbols, residuals,
+            contents, box, Way.of(layout, region), nodata, padded, palette, places, patterns, symbols, residuals,
             sections, streams, model.matrix[channels],
             contents.finish.of(channels).table(model.mean_units[channels]), kind,
         )  # fmt: skip
@@ -202,12 +223,10 @@ def can_decode(contents: Contents) -> bool:
     return math.prod(contents.shape) < 2**31 and len(filters.lo) + len(filters.hi) <= MOST_TAPS
 
 
-def _taken_apart(contents: Contents, box: Region) -> tuple[list[Section], list[Streams]]:
+def _taken_apart(contents: Contents, box: Region, pinned: bool) -> tuple[list[Section], list[Streams]]:
     """What of a chunk the device decodes from bytes: all latents, and the residual layer where the box touches it."""
     from xwalloc.device import coder
 
-    name = engine.device()
-    owner(name)  # before memory is pinned, which may be in any thread: the context of the device is that of its thread
     tables, dimensions = contents.codebook or shipped(), contents.dimensions
     sections = [latent_section(contents.model, contents.shape[0], tables, 0)]
     data = [contents.latent_streams]
@@ -221,8 +240,21 @@ def _taken_apart(contents: Contents, box: Region) -> tuple[list[Section], list[S
             )
         )  # fmt: skip
         data.append(contents.residual_streams)
-    pinned = name.startswith("cuda")
-    with arithmetic():
-        return sections, [
-            coder.unpack(section, own, pinned=pinned) for section, own in zip(sections, data, strict=True)
-        ]
+    return sections, [coder.unpack(section, own, pinned=pinned) for section, own in zip(sections, data, strict=True)]
+
+
+def _exceptions(
+    positions: NDArray[np.int64],
+    bits: NDArray[np.unsignedinteger],
+    shape: tuple[int, ...],
+    box: Region,
+    itemsize: int,
+) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
+    """Places of exceptions in a box of a chunk, and their bits, from positions in all of it."""
+    if not positions.size:
+        return positions, np.empty(0, f"i{itemsize}")
+    places = np.array(np.unravel_index(positions, shape))
+    first, last = (np.array([getattr(part, edge) for part in box])[:, None] for edge in ("start", "stop"))
+    inside = np.all((places >= first) & (places < last), axis=0)
+    at = np.ravel_multi_index(tuple((places - first)[:, inside]), tuple((last - first)[:, 0]))
+    return at.astype(np.int64), bits[inside].astype(f"u{itemsize}").view(f"i{itemsize}")
