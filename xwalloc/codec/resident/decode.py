@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from xwalloc.device.coder import Section
 
 __all__ = ["Batch", "decode", "decode_alone", "restored", "samples_of"]
+
+SMALL = 1 << 20
+"""A product of so many samples, or fewer, takes the device less time than a call takes the host."""
 
 DAMAGED = "A stream of the frame does not decode to its end, or holds impossible values."
 INEXACT = "The symbols of the frame are impossible: its latents exceed what is exact."
@@ -93,8 +97,9 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     """
     import torch
 
-    # Latents of equal geometry lie behind each other.
+    # Latents of equal geometry lie behind each other, and among them those of equal rank.
     groups = _grouped(job.contents.model.grid for job in jobs)
+    groups = [sorted(group, key=lambda index: jobs[index].contents.model.rank) for group in groups]
     order = [index for group in groups for index in group]
     own = [jobs[index] for index in order]
     integers = _integers(device, own)
@@ -271,22 +276,25 @@ def samples_of(
     shape, box = first.contents.shape, first.box
     items, channels, *extents = (part.stop - part.start for part in box)
     nodata = early_nodata(first.nodata)
+    runs = _runs(jobs)
     table, avoided, *matrices = upload(
         device, np.concatenate([job.table for job in jobs for _ in range(items)]),
-        nodata, *[job.matrix for job in jobs],
+        nodata, *[np.stack([job.matrix for job in jobs[run]]) for run in runs],
     )  # fmt: skip
     size = (len(jobs) * items, channels, math.prod(extents))
     products = torch.empty(size, dtype=torch.float64, device=device)
     whole = (items, *extents) == (shape[0], *shape[2:])
-    for matrix, own, out in zip(matrices, latents, torch.split(products, items), strict=True):
-        rank = own.shape[1]
+    for run, own_matrices in zip(runs, matrices, strict=True):
+        count, _, rank = own_matrices.shape
+        own = together(latents[run]).view(count, -1, rank, *shape[2:])
         if not whole:
-            parts = box[0], slice(0, rank), *box[2:]
-            own = _within(own.view(-1, rank, *shape[2:]), parts).reshape(items, rank, -1)
-        if items == 1:
-            torch.mm(matrix, own[0], out=out[0])
+            own = _within(own, (slice(0, count), box[0], slice(0, rank), *box[2:]))
+        own, out = own.reshape(count * items, rank, -1), products[run.start * items : run.stop * items]
+        if len(own) == 1:
+            torch.mm(own_matrices[0], own[0], out=out[0])
         else:
-            torch.matmul(matrix, own, out=out)
+            repeated = own_matrices[:, None].expand(-1, items, -1, -1).reshape(len(own), channels, rank)
+            torch.bmm(repeated, own, out=out)
     layer = None
     if first.contents.residual_codes is not None:
         all_of_them = together(residuals).view(len(jobs), *shape)
@@ -297,6 +305,17 @@ def samples_of(
         integral=first.contents.finish.fraction is not None,
     )  # fmt: skip
     return [made.view(items, channels, *extents) for made in torch.split(out, items)]
+
+
+def _runs(jobs: Sequence[Job]) -> list[slice]:
+    """Chunks whose products are made by one call: neighbours of equal rank that are small."""
+
+    def what(index: int) -> tuple[int, int]:
+        contents = jobs[index].contents
+        return contents.model.rank, 0 if math.prod(contents.shape) <= SMALL else index
+
+    runs = [list(run) for _, run in groupby(range(len(jobs)), what)]
+    return [slice(run[0], run[-1] + 1) for run in runs]
 
 
 def _within(tensor: torch.Tensor, box: Sequence[slice]) -> torch.Tensor:
