@@ -1,8 +1,14 @@
 """Speed of a CUDA device: transform and entropy coder, device-resident and from host to host, beside the bus.
 
-The cube is AVIRIS Indian Pines, repeated as a mosaic of mirror images, as float32. Chunks of a batch are different
-parts of it. Samples are counted as bytes of float32. Frames that a device encodes are compared with those of this
-machine's processor, and what it decodes, bit for bit, before anything is timed.
+The cube is AVIRIS Indian Pines, repeated as a mosaic of mirror images, as float32; more than its 200 bands are its
+bands again, backwards, and take fewer bits than those of a sensor would. Chunks of a batch are different parts of it.
+Samples are counted as bytes of float32. Frames that a device encodes are compared with those of this machine's
+processor, and what it decodes, bit for bit, before anything is timed.
+
+Where lattice mode, which a device leaves to the host, takes fewer bytes, it is measured from host to host, and the
+device with chunks that had to take transform mode: mode "transform, forced".
+
+Large batches come first, and results are written after each. After ``--minutes`` no other is begun.
 
 .. code-block:: shell
 
@@ -20,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,14 +40,17 @@ from numpy.typing import NDArray
 from xwalloc import settings
 from xwalloc.bitstream.frame import DecodeLimits, Frame, Mode
 from xwalloc.bitstream.tables import shipped
+from xwalloc.codec import chunk as chunk_module
 from xwalloc.codec import engine, transform_sections
 from xwalloc.codec.chunk import ChunkCodec, decode_frame
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.layout import Layout
+from xwalloc.codec.places import codes_of
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident import encode as encoder
+from xwalloc.codec.resident import outcome
 from xwalloc.codec.resident.job import Job
-from xwalloc.codec.resident.sections import residual_section
+from xwalloc.codec.resident.sections import latent_section, residual_section
 from xwalloc.codec.resident.steps import certain, inverse
 from xwalloc.device import coder
 from xwalloc.device.memory import download
@@ -49,18 +59,22 @@ from xwalloc.models import library
 logger = logging.getLogger(__name__)
 
 REPEATS = 7
-FRACTIONS = (0.01, 0.001)
-"""Bounds, as fractions of the range."""
-CASES = ((64, 3), (64, 200), (256, 3), (256, 32), (256, 200), (1024, 3), (1024, 200))
-"""Side and bands of chunks."""
-BATCH_BYTES = (1, 1 << 27, 1 << 30)
+PATIENCE = 2.0
+"""Seconds after which a stage is not repeated again."""
+MINUTES = 6.0
+FRACTIONS = (0.01, 0.05, 0.001)
+"""Bounds, as fractions of the range, the most important first."""
+CASES = ((256, 200), (64, 200), (1024, 200), (256, 300), (256, 3), (1024, 3), (256, 32), (64, 3))
+"""Side and bands of chunks, the most important first."""
+BATCH_BYTES = (1 << 30, 1, 1 << 27)
 """Batches have so many bytes of float32, about, or one chunk."""
-MOST_CHUNKS = 256
-PROCESSOR_BYTES = 1 << 28
-"""Of a batch, so many bytes of float32 are given to the processor."""
+MOST_CHUNKS = 64
+PROCESSOR_BYTES = 1 << 26
+"""Of a batch, so many bytes of float32 are given to the processor, or one chunk."""
 
 MODE_AT = 5
 """Where a frame has its mode."""
+TRANSFORM = Mode.TRANSFORM.name.lower()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,8 @@ class Timing:
     Parameters
     ----------
     stage : str
+    mode : str
+        Of the chunks: "transform", "lattice", "stored", several of them, or "transform, forced".
     side, bands, chunks : int
         The batch.
     fraction : float
@@ -83,6 +99,7 @@ class Timing:
     """
 
     stage: str
+    mode: str
     side: int
     bands: int
     chunks: int
@@ -95,42 +112,79 @@ class Timing:
 def mosaic(cube: NDArray[Any], side: int, bands: int, chunks: int) -> Iterator[NDArray[np.float32]]:
     """Chunks (band, y, x) of a cube (band, y, x) repeated as mirror images."""
     rng = np.random.default_rng(0)
-    some = cube[np.linspace(0, len(cube) - 1, bands).round().astype(int)].astype(np.float32)
-    rows, columns = some.shape[1:]
+    rows, columns = cube.shape[1:]
+    if bands <= len(cube):
+        chosen = np.linspace(0, len(cube) - 1, bands).round().astype(int)
+    else:
+        chosen = mirrored(np.arange(bands), len(cube))
+    some = cube[chosen].astype(np.float32)
     for _ in range(chunks):
         first, left = (int(n) for n in rng.integers(0, 1000, 2))
         y, x = (np.arange(start, start + side) for start in (first, left))
-        y, x = (np.abs((place + n) % (2 * n) - n).clip(0, n - 1) for place, n in ((y, rows), (x, columns)))
-        yield np.ascontiguousarray(some[:, y][:, :, x])
+        yield np.ascontiguousarray(some[:, mirrored(y, rows)][:, :, mirrored(x, columns)])
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of some calls, after one that does not count; the device is waited for."""
-    found = []
-    for index in range(repeats + 1):
+def mirrored(places: NDArray[Any], size: int) -> NDArray[Any]:
+    """Places of an axis of some size that goes on as mirror images of itself."""
+    places = places % (2 * size)
+    return np.minimum(places, 2 * size - 1 - places)
+
+
+def span_of(chunks: Sequence[NDArray[Any]]) -> float:
+    """Largest difference between samples of some chunks."""
+    return float(max(chunk.max() for chunk in chunks)) - float(min(chunk.min() for chunk in chunks))
+
+
+def count_of(nbytes: int, side: int, bands: int) -> int:
+    """Chunks of a batch of so many bytes of float32, about."""
+    return max(1, min(MOST_CHUNKS, nbytes // (4 * side * side * bands)))
+
+
+def timed(work: Callable[[], object], repeats: int, *, warm: bool = True) -> list[float]:
+    """Seconds of each of some calls, after one that does not count; the device is waited for.
+
+    Fewer than asked for, but one, where they take long.
+    """
+    found: list[float] = []
+    for index in range(repeats + warm):
         torch.cuda.synchronize()
         start = time.perf_counter()
         work()
         torch.cuda.synchronize()
-        if index:
+        if index >= warm:
             found.append(time.perf_counter() - start)
+            if sum(found) > PATIENCE:
+                break
     return found
 
 
-class Batch:
-    """Chunks of one shape, and what their stages need."""
+@contextmanager
+def transform_mode_only() -> Iterator[None]:
+    """Have chunks take transform mode, whether that is best or not."""
+    original = chunk_module.draft_of
+    chunk_module.draft_of = lambda *_: None
+    try:
+        yield
+    finally:
+        chunk_module.draft_of = original
 
-    def __init__(self, cube: NDArray[Any], side: int, bands: int, chunks: int, fraction: float) -> None:
-        self.side, self.bands, self.fraction = side, bands, fraction
-        self.chunks = list(mosaic(cube, side, bands, chunks))
-        span = float(max(chunk.max() for chunk in self.chunks) - min(chunk.min() for chunk in self.chunks))
-        self.config = CodecConfig(channel_axis=0, signal_axes=(1, 2), max_error=fraction * span, profile="parallel")
+
+class Batch:
+    """Chunks (band, y, x) of one shape, and what their stages need."""
+
+    def __init__(self, chunks: Sequence[NDArray[np.float32]], fraction: float, threads: int) -> None:
+        self.chunks, self.fraction = chunks, fraction
+        self.bands, self.side, _ = chunks[0].shape
+        self.config = CodecConfig(
+            channel_axis=0, signal_axes=(1, 2), max_error=fraction * span_of(chunks), profile="parallel"
+        )
         self.codec = ChunkCodec(self.config)
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             self.frames = list(pool.map(self.codec.encode, self.chunks))
         self.nbytes = sum(chunk.nbytes for chunk in self.chunks)
         self.bits = 8 * sum(map(len, self.frames)) / (self.nbytes // 4)
         self.device = torch.device(engine.device())
+        self.mode = " and ".join(sorted({Mode(frame[MODE_AT]).name.lower() for frame in self.frames}))
 
     def jobs(self) -> list[Job]:
         """Frames, taken apart."""
@@ -150,11 +204,11 @@ class Batch:
     def timing(self, stage: str, seconds: list[float]) -> Timing:
         """The result of a stage."""
         speed = self.nbytes / statistics.median(seconds) / 1e9
-        logger.info("%-34s %4d x %3d, %3d chunks, %.3f: %7.2f GB/s", stage, self.side, self.bands, len(self.chunks),
-                    self.fraction, speed)  # fmt: skip
+        logger.info("%-34s %4d x %3d, %3d chunks, %.3f, %s: %7.2f GB/s", stage, self.side, self.bands,
+                    len(self.chunks), self.fraction, self.mode, speed)  # fmt: skip
         return Timing(
-            stage=stage, side=self.side, bands=self.bands, chunks=len(self.chunks), fraction=self.fraction,
-            bits_per_sample=self.bits, seconds=seconds, gb_per_s=speed,
+            stage=stage, mode=self.mode, side=self.side, bands=self.bands, chunks=len(self.chunks),
+            fraction=self.fraction, bits_per_sample=self.bits, seconds=seconds, gb_per_s=speed,
         )  # fmt: skip
 
 
@@ -213,15 +267,14 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
 
 def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
-    """Stages of encoding, with the model of each chunk fitted beforehand."""
+    """Stages of encoding, each with what the one before it made; samples are on the device beforehand."""
     device = batch.device
-    asked: list[tuple[Any, Any]] = []
+    asked: dict[str, list[Any]] = {}
     original = encoder.OnDevice._ask
 
-    def ask(self: Any, work: Any, item: Any) -> Any:
-        found = original(self, work, item)
-        asked.append((work, item))
-        return found
+    def ask(self: Any, work: Any, item: Any, **more: Any) -> Any:
+        asked.setdefault(work.__name__, []).append(item)
+        return original(self, work, item, **more)
 
     encoder.OnDevice._ask = ask  # type: ignore[method-assign]
     try:
@@ -229,54 +282,66 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
             batch.codec.encode(chunk)
     finally:
         encoder.OnDevice._ask = original  # type: ignore[method-assign]
-    stages: dict[str, list[Any]] = {}
-    for work, item in asked:
-        stages.setdefault(type(work).__name__, []).append(item)
-    quantise = partial(encoder.quantise, device, stages["_Quantise"])
-    latents, tried = stages["_EncodeLatents"], stages["_Try"]
-    code_latents = partial(encoder._EncodeLatents(str(device)), latents)
-    attempt = partial(encoder.attempt, device, tried)
-    yield batch.timing("encode, projection to symbols", timed(quantise, repeats))
-    yield batch.timing("encode, coding of latents", timed(code_latents, repeats))
-    yield batch.timing("encode, synthesis to residual bytes", timed(attempt, repeats))
+    stages = {name: partial(getattr(encoder, name), device, items) for name, items in asked.items()}
+    tried = asked["attempt"]
+    yield batch.timing("encode, moments", timed(stages["moments"], repeats))
+    yield batch.timing("encode, trials in windows", timed(stages["trials"], repeats))
+    yield batch.timing("encode, projection to symbols", timed(stages["quantise"], repeats))
+    yield batch.timing("encode, synthesis to bytes", timed(stages["attempt"], repeats))
     latents_of, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
-    looked = encoder._looked_at(device, tried, latents_of)
+    looked = outcome.looked_at(device, tried, latents_of)
+    values = [item.symbols.reshape(-1) for item in tried]
+    starts = np.cumsum([0, *map(len, values)]).tolist()
+    sections = [
+        latent_section(item.model, len(item.symbols), shipped(), at) for item, at in zip(tried, starts, strict=False)
+    ]
     if looked.residuals is not None and looked.sums is not None:
-        sections, at = [], 0
-        for item, sums in zip(tried, looked.sums.cpu().numpy(), strict=True):
-            codes = encoder.codes_of([sums], item.place.samples[:, 0].size)
+        values.append(looked.residuals.view(-1))
+        size = tried[0].place.samples.size
+        for index, (item, sums) in enumerate(zip(tried, looked.sums.cpu().numpy(), strict=True)):
+            codes = codes_of([sums], item.place.samples[:, 0].size)
             if codes is not None:
-                sections.append(residual_section(item.place.samples.shape, codes, 2, shipped(), at, None))
-            at += item.place.samples.size
-        flat = looked.residuals.view(-1)
-        yield batch.timing("encode, coding of residuals", timed(lambda: coder.encode(sections, flat), repeats))
+                sections.append(
+                    residual_section(item.place.shape, codes, 2, shipped(), starts[-1] + index * size, None)
+                )
+    flat = torch.cat(values)
+    yield batch.timing("encode, entropy coder", timed(lambda: coder.encode(sections, flat), repeats))
 
-    def all_of_it() -> None:
-        quantise()
-        code_latents()
-        attempt()
+    def coding() -> None:
+        for name in ("quantise", "attempt"):
+            stages[name]()
 
-    yield batch.timing("encode, device-resident", timed(all_of_it, repeats))
+    yield batch.timing("encode, device-resident", timed(coding, repeats))
+
+    def with_fit() -> None:
+        stages["moments"]()
+        stages["trials"]()
+        coding()
+
+    yield batch.timing("encode, device-resident with fit", timed(with_fit, repeats))
 
     def transform() -> None:
-        quantise()
+        stages["quantise"]()
         found, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
-        encoder._looked_at(device, tried, found)
+        outcome.looked_at(device, tried, found)
 
     yield batch.timing("encode, transform path", timed(transform, repeats))
 
 
 def whole(batch: Batch, repeats: int, threads: int) -> Iterator[Timing]:
-    """From host memory to host memory, several chunks at a time; with the device, and with two cores instead."""
-    for stage, work, items in (
-        ("encode, host to host", batch.codec.encode, batch.chunks),
-        ("decode, host to host", decode_frame, batch.frames),
+    """From host memory to host memory, several chunks at a time; with the device, and with two cores instead.
+
+    Everything has been encoded before, and one chunk by the processor.
+    """
+    for stage, work, items, warm in (
+        ("encode, host to host", batch.codec.encode, batch.chunks, False),
+        ("decode, host to host", decode_frame, batch.frames, True),
     ):
         with ThreadPoolExecutor(threads) as pool:
-            yield batch.timing(stage, timed(partial(_all, pool, work, items), repeats))
+            yield batch.timing(stage, timed(partial(_all, pool, work, items), repeats, warm=warm))
         few = items[: max(1, PROCESSOR_BYTES // batch.chunks[0].nbytes)]
         with ThreadPoolExecutor(2) as pool, settings.set({"device": "cpu", "threads": 2}):
-            seconds = timed(partial(_all, pool, work, few), 1)
+            seconds = timed(partial(_all, pool, work, few), 1, warm=False)
         yield batch.timing(f"{stage}, two cores", [one * len(items) / len(few) for one in seconds])
 
 
@@ -301,34 +366,63 @@ def copies(device: torch.device) -> dict[str, float]:
     }
 
 
+def plan_of(cases: Sequence[tuple[int, int]], fractions: Sequence[float]) -> list[tuple[tuple[int, int], float, int]]:
+    """Case, bound and number of chunks of every batch, the most important first."""
+    plan = [
+        (case, fraction, count_of(nbytes, *case)) for nbytes in BATCH_BYTES for fraction in fractions for case in cases
+    ]
+    return list(dict.fromkeys(plan))
+
+
+def measured(batch: Batch, repeats: int, threads: int) -> Iterator[Timing]:
+    """All stages of a batch."""
+    check(batch)
+    yield from whole(batch, repeats, threads)
+    if batch.mode == TRANSFORM:
+        yield from decoding(batch, repeats)
+        yield from encoding(batch, repeats)
+        return
+    with transform_mode_only():
+        forced = Batch(batch.chunks, batch.fraction, threads)
+        if forced.mode != TRANSFORM:
+            logger.info("Some chunks of %d x %d x %d cannot take transform mode.", batch.bands, batch.side, batch.side)
+            return
+        check(forced)
+        forced.mode = f"{TRANSFORM}, forced"
+        yield from decoding(forced, repeats)
+        yield from encoding(forced, repeats)
+
+
 def run(
-    cube: NDArray[Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float], repeats: int, threads: int
-) -> Iterator[dict[str, Any]]:
+    cube: NDArray[Any], cases: Sequence[tuple[int, int]], fractions: Sequence[float], repeats: int, threads: int,
+    minutes: float = MINUTES,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """All timings so far, after each batch."""
+    start = time.monotonic()
     device = torch.device(engine.device())
     timings: list[Timing] = []
-    found = {
+    failed: list[dict[str, Any]] = []
+    found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device), "torch": torch.__version__, "triton": triton.__version__,
         "threads": threads, "copies": copies(device),
     }  # fmt: skip
     for name, speed in found["copies"].items():
         logger.info("%s: %.1f GB/s", name, speed)
-    for side, bands in cases:
-        for fraction in fractions:
-            counts = {max(1, min(MOST_CHUNKS, size // (4 * side * side * bands))) for size in BATCH_BYTES}
-            for chunks in sorted(counts):
-                batch = Batch(cube, side, bands, chunks, fraction)
-                check(batch)
-                timings.extend(whole(batch, repeats, threads))
-                if any(frame[MODE_AT] != Mode.TRANSFORM for frame in batch.frames):
-                    logger.info("Some chunks of %d x %d x %d are coded in other modes.", bands, side, side)
-                else:
-                    timings.extend(decoding(batch, repeats))
-                    timings.extend(encoding(batch, repeats))
-                yield {**found, "timings": [asdict(timing) for timing in timings]}
+    plan = plan_of(cases, fractions)
+    for index, ((side, bands), fraction, chunks) in enumerate(plan):
+        if time.monotonic() - start > 60 * minutes:
+            logger.warning("%d of %d batches were not begun within %g minutes.", len(plan) - index, len(plan), minutes)
+            return
+        try:
+            batch = Batch(list(mosaic(cube, side, bands, chunks)), fraction, threads)
+            timings.extend(measured(batch, repeats, threads))
+        except Exception as error:  # too little memory, say: the others are measured all the same
+            logger.exception("%d chunks of %d x %d x %d at %g failed.", chunks, bands, side, side, fraction)
+            failed.append({"side": side, "bands": bands, "chunks": chunks, "fraction": fraction, "error": repr(error)})
+        yield {**found, "timings": [asdict(timing) for timing in timings], "failed": failed}
 
 
-def _case(text: str) -> tuple[int, int]:
+def parse_case(text: str) -> tuple[int, int]:
     side, bands = (int(part) for part in text.split("x"))
     return side, bands
 
@@ -338,10 +432,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cube", type=Path, help=".npy file (band, y, x) instead of Indian Pines")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--cases", nargs="+", default=CASES, type=_case, metavar="256x200", help="side x bands")
+    parser.add_argument("--cases", nargs="+", default=CASES, type=parse_case, metavar="256x200", help="side x bands")
     parser.add_argument("--fractions", nargs="+", default=FRACTIONS, type=float, help="bounds by the range")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no other batch is begun")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -352,7 +447,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         cube = indian_pines(None)
     with settings.set({"device": options.device}):
-        for found in run(cube, options.cases, options.fractions, options.repeats, options.threads):
+        for found in run(cube, options.cases, options.fractions, options.repeats, options.threads, options.minutes):
             options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

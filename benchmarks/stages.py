@@ -30,6 +30,8 @@ from xwalloc.codec import bound, chunk, places, transform_sections
 from xwalloc.codec.chunk import ChunkCodec
 from xwalloc.codec.config import CodecConfig
 from xwalloc.models import linear
+from xwalloc.models import samples as chunk_samples
+from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid
 from xwalloc.settings import settings
 
@@ -38,11 +40,11 @@ KLT_FLOPS = 9
 """Operations of an eigendecomposition with vectors, in cubes of the number of channels."""
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "survey": ((chunk, "survey"),),
-    "covariance and KLT": ((linear, "_means_and_covariance"), (linear.spectral, "klt")),
+    "covariance and KLT": ((HostSamples, "moments"), (linear.spectral, "klt")),
     "choice of quantum and rank": ((linear, "choose"),),
-    "projection": ((linear, "project"),),
+    "projection": ((chunk_samples, "project"),),
     "wavelet": ((Grid, "forward"), (Grid, "inverse")),
-    "quantiser": ((linear, "_symbols"), (linear.q, "dequantise")),
+    "quantiser": ((HostSamples, "_symbols"), (linear.q, "dequantise")),
     "products with the basis": ((linear, "products"),),
     "residuals and samples": ((bound.Finish, "residuals"), (bound.Finish, "samples"), (bound, "misses")),
     "coding of latents": ((places, "encode_latents"), (transform_sections, "_decode_latents")),

@@ -13,7 +13,9 @@ python -m benchmarks.train_device   # on a machine with a GPU
 python -m benchmarks.decoders   # in three parts, one of them on a GPU: docs/decoders.md
 python -m benchmarks.examples
 python -m benchmarks.convert
-python -m benchmarks.gpu   # on a machine with a GPU
+python -m benchmarks.gpu   # on a machine with a GPU, and so are the next two
+python -m benchmarks.gpu_peers
+python -m benchmarks.gpu_convert
 python docs/update_results.py   # fill the blocks between the result marks; --check: exit status 1 where one is stale
 """
 
@@ -30,7 +32,7 @@ from typing import Any
 from conversion_tables import conversion_table, terabyte_table
 from decoder_tables import decoder_blocks
 from example_tables import example_blocks
-from gpu_tables import gpu_stages, gpu_table
+from gpu_tables import gpu_peers, gpu_stages, gpu_table, gpu_worker
 from model_tables import device_tables, fitted_table, neural_table, trained_table
 from tables import KINDS, table
 
@@ -43,6 +45,8 @@ NAMES = (
     "train_device", "decoders", "examples", "convert", "gpu",
 )  # fmt: skip
 """What is read: JSON of these names."""
+OPTIONAL = ("gpu_peers", "gpu_convert")
+"""What is read where it is there."""
 
 Row = dict[str, dict[str, Any]]  # one scene at one bound: measurement by codec
 
@@ -248,7 +252,8 @@ def cost_table(report: dict[str, Any]) -> str:
 
 def blocks(results: Path) -> dict[Path, dict[str, str]]:
     """Text by file and by name of the mark."""
-    found = {name: json.loads((results / f"{name}.json").read_text()) for name in NAMES}
+    there = [name for name in (*NAMES, *OPTIONAL) if name in NAMES or (results / f"{name}.json").is_file()]
+    found = {name: json.loads((results / f"{name}.json").read_text()) for name in there}
     speed, measurements = found["speed"], found["rate"]
     fractions = sorted({item["fraction"] for item in speed["timings"]}, reverse=True)
     return {
@@ -265,6 +270,8 @@ def blocks(results: Path) -> dict[Path, dict[str, str]]:
             "conversion": conversion_table(found["convert"]),
             "gpu": gpu_table(found["gpu"]),
             "gpu-stages": gpu_stages(found["gpu"]),
+            "gpu-peers": gpu_peers(found.get("gpu_peers"), found["gpu"]),
+            "gpu-worker": gpu_worker(found.get("gpu_convert")),
         },
         ROOT / "docs" / "clusters.md": {"terabyte": terabyte_table(speed, found["convert"])},
         ROOT / "docs" / "models.md": {

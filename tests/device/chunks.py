@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from xwalloc.codec import engine
 from xwalloc.codec.devices import owner
 from xwalloc.codec.resident import decode, encode
 from xwalloc.device import wavelet
+from xwalloc.models import choice
 from xwalloc.settings import device_choice
 
 CUBE = {"channel_axis": 0, "signal_axes": (1, 2), "profile": "parallel"}
@@ -33,6 +35,9 @@ class Places:
             monkeypatch.setattr(engine, "device", lambda: "cpu" if device_choice() == "cpu" else self.name)
             monkeypatch.setattr(planes, "LANE_COST", 4.0)
             set_tiles(monkeypatch, (16, 32, 16, 32))
+            # Fewer candidates, here as on the CPU: test_trials.py has those that are used.
+            monkeypatch.setattr(choice, "RATIOS", choice.RATIOS[2:5])
+            monkeypatch.setattr(choice, "FIRST", 1)
         monkeypatch.setattr(chunk_module, "in_lattice_mode", lambda *_: None)
         for module, name, sizes in ((encode, "attempt", self.encoded), (decode, "decode", self.decoded)):
             monkeypatch.setattr(module, name, counted(getattr(module, name), sizes))
@@ -63,6 +68,7 @@ def set_tiles(monkeypatch, sizes):
 def counted(work, sizes):
     """A function of a device and items that notes how many items there are."""
 
+    @wraps(work)
     def call(device, items):
         sizes.append(len(items))
         return work(device, items)

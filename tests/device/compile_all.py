@@ -18,7 +18,7 @@ from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import shipped
 from xwalloc.device import coder as device_coder
-from xwalloc.device import samples, wavelet
+from xwalloc.device import samples, trials, wavelet
 from xwalloc.transform.wavelet import exact_filters, get_wavelet, plan
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -95,6 +95,16 @@ def compile_samples(dtypes):
         samples.squares(x, x, one)
 
 
+def compile_trials():
+    floats = torch.zeros((2, 3, 1, 50, 40), dtype=torch.float64)
+    quanta, ranks = torch.ones((2, 8), dtype=torch.float64), torch.ones((2, 5), dtype=torch.int32)
+    trials.try_quanta(floats, [(0, 1, 0, 50, 0, 40)], quanta, torch.ones(1, dtype=torch.float64))
+    units, scales = torch.zeros((2, 7, 2000), dtype=torch.float64), torch.ones((2, 2), dtype=torch.float64)
+    latents, basis = torch.zeros((2, 8, 3, 2000), dtype=torch.float64), torch.ones((2, 3, 7), dtype=torch.float64)
+    for holes in (None, units.to(torch.uint8)):
+        trials.residual_sums(units, latents, basis, ranks, scales, holes)
+
+
 def compile_coder():
     planes = coder.planes_of(3)
     planes["base"], planes["ny"], planes["nx"], planes["sy"], planes["code"] = [0, 60, 120], 6, 10, 10, 1
@@ -120,5 +130,6 @@ if __name__ == "__main__":
     compile_transforms()
     compile_coder()
     compile_samples(sys.argv[1:])
+    compile_trials()
     for kernel, count in sorted(compiled.items()):
         sys.stdout.write(f"{kernel} {count}\n")

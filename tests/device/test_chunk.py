@@ -1,7 +1,5 @@
 """A chunk from samples to symbols and back on a device: the bits that the linear model and its finish have on a CPU."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from xwalloc.codec.transform_mode import Target
 from xwalloc.models import analysis, linear
 from xwalloc.models import quantise as q
 from xwalloc.models.choice import boxes_of
+from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid
 from xwalloc.types import in_turn
 
@@ -29,7 +28,7 @@ def chunk_fixture():
     finish, scale = Target(integral=True, step=5.0, quantum=0.0).finish()
     grid = Grid(signal=(1, 22, 30), dimensions=2, levels=2, tree="dyadic", boundary="reflect", wavelet="bior4.4")
     edges = float(samples.min()), float(samples.max())
-    model, symbols = linear.fit(samples, edges, scale, grid, None, in_turn, partial(linear.quantise, samples, in_turn))
+    model, symbols = linear.fit(HostSamples(samples, in_turn), edges, scale, grid, None)
     return samples, finish, scale, edges, model, symbols
 
 
@@ -38,7 +37,7 @@ def test_symbols(device, chunk):
     put = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)  # noqa: E731
     means, matrix = model.mean_units, linear._dual(model)
     reach = max(high * scale.per_sample - means.min(), means.max() - low * scale.per_sample) + 1.0
-    again = linear.quantise(samples, in_turn, model, scale.per_sample, matrix, reach, np.zeros(model.rank))
+    again = HostSamples(samples, in_turn).quantise(model, scale.per_sample, matrix, reach, np.zeros(model.rank))
     expected, _ = analysis.project(samples, scale.per_sample, means, matrix, reach, in_turn)
     shift = analysis.exact_shift(matrix, reach)
     units = kernels.to_units(put(samples.reshape(2, 5, -1)), put([[scale.per_sample]]), put(means[None]))

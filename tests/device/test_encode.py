@@ -54,7 +54,7 @@ def test_other_chunks_stay_on_the_host(places, chunks):
     assert not places.encoded
 
 
-@pytest.mark.parametrize("step", ["quantise", "attempt"])
+@pytest.mark.parametrize("step", ["moments", "trials", "quantise", "attempt"])
 def test_a_device_that_is_too_small_leaves_chunks_to_the_cpu(monkeypatch, places, chunks, step):
     def no_memory(device, items):
         raise torch.OutOfMemoryError("too little")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -11,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from xwalloc.errors import FormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale
+from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid, LinearModel, padded
 from xwalloc.types import in_turn
 
@@ -31,8 +30,7 @@ def fitted(request):
     )
     grid = Grid(signal=signal, dimensions=2, levels=3, tree=request.param, boundary="reflect", wavelet="bior4.4")
     edges = float(samples.min()), float(samples.max())
-    quantise = partial(linear.quantise, samples, in_turn)
-    model, symbols = linear.fit(samples, edges, Scale(16.0, 0.0, 128), grid, None, in_turn, quantise)
+    model, symbols = linear.fit(HostSamples(samples, in_turn), edges, Scale(16.0, 0.0, 128), grid, None)
     return samples, model, symbols
 
 

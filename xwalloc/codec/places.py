@@ -27,6 +27,7 @@ from xwalloc.codec.transform_sections import encode_latents, encode_residuals
 from xwalloc.errors import BudgetError
 from xwalloc.models import linear
 from xwalloc.models.analysis import tiles
+from xwalloc.models.samples import HostSamples, Samples
 from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Attempt:
 
     Parameters
     ----------
+    latents
+        Section LATENTS; nothing where it was not asked for.
     codes : (channel,)
         Magnitude codes of the residual layer; None where there is none.
     streams
@@ -57,6 +60,7 @@ class Attempt:
         Whether there is a bound.
     """
 
+    latents: bytes
     codes: NDArray[np.int64] | None
     streams: bytes
     missed: NDArray[np.bool_] | None
@@ -69,22 +73,8 @@ class Attempt:
         return len(self.streams), 0.0 if self.bounded else self.figure
 
 
-class Place(Protocol):
+class Place(Samples, Protocol):
     """The samples of a chunk, and what is done with all of them."""
-
-    def quantise(
-        self,
-        model: LinearModel,
-        per_sample: float | NDArray[np.float64],
-        analysis: NDArray[np.float64],
-        reach: float,
-        side: NDArray[np.float64],
-        kept: NDArray[np.bool_] | None = None,
-    ) -> linear.Found | None:
-        """Model and symbols, as `linear.quantise` finds them; symbols are for the methods of this object."""
-
-    def encode_latents(self, model: LinearModel, symbols: Any, order: Order, codebook: Tables | None) -> bytes:
-        """Section LATENTS."""
 
     def attempt(
         self,
@@ -95,8 +85,24 @@ class Place(Protocol):
         examine: Examine | None,
         order: Order,
         codebook: Tables | None,
+        with_latents: bool,
     ) -> Attempt:
-        """What becomes of the symbols, with a network or without; None for an examination where nothing is promised.
+        """What becomes of the symbols, with a network or without.
+
+        Parameters
+        ----------
+        model, symbols
+            What `quantise` returned.
+        network
+            Refines latents; None where there is none.
+        finish
+            How integers in units become samples.
+        examine
+            Looks at what decoders will return; None where nothing is promised.
+        order, codebook
+            How sections are coded.
+        with_latents
+            Whether section LATENTS is wanted, which is the same with a network and without.
 
         Raises
         ------
@@ -105,7 +111,7 @@ class Place(Protocol):
         """
 
 
-class OnHost:
+class OnHost(HostSamples):
     """The place of a chunk that threads of this process work on.
 
     Parameters
@@ -121,25 +127,8 @@ class OnHost:
     def __init__(
         self, samples: NDArray[np.generic], blank: NDArray[np.uint8] | None, nodata: NDArray[np.generic]
     ) -> None:
-        self.samples, self.blank, self.nodata = samples, blank, nodata
-
-    def quantise(
-        self,
-        model: LinearModel,
-        per_sample: float | NDArray[np.float64],
-        analysis: NDArray[np.float64],
-        reach: float,
-        side: NDArray[np.float64],
-        kept: NDArray[np.bool_] | None = None,
-    ) -> linear.Found | None:
-        """See `Place`."""
-        return linear.quantise(self.samples, map_parallel, model, per_sample, analysis, reach, side, kept)
-
-    def encode_latents(
-        self, model: LinearModel, symbols: NDArray[np.int32], order: Order, codebook: Tables | None
-    ) -> bytes:
-        """See `Place`."""
-        return encode_latents(model, symbols, order, codebook)
+        super().__init__(samples, map_parallel)
+        self.blank, self.nodata = blank, nodata
 
     def attempt(
         self,
@@ -150,6 +139,7 @@ class OnHost:
         examine: Examine | None,
         order: Order,
         codebook: Tables | None,
+        with_latents: bool,
     ) -> Attempt:
         """See `Place`."""
         samples, blank, nodata = self.samples, self.blank, self.nodata
@@ -183,7 +173,8 @@ class OnHost:
                 layer = residuals.reshape(samples.shape)
                 streams = encode_residuals(layer, codes, blank, model.grid.dimensions, order, codebook)
         figure = 0.0 if examine is None else examine.join(figure for figure, _ in figures)
-        return Attempt(codes, streams, missed, figure, finish.step > 0)
+        section = encode_latents(model, symbols, order, codebook) if with_latents else b""
+        return Attempt(section, codes, streams, missed, figure, finish.step > 0)
 
 
 def codes_of(sums: Sequence[NDArray[np.int64]], samples: int) -> NDArray[np.int64] | None:

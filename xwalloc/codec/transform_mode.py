@@ -182,11 +182,11 @@ def _encode(
     place = place_of(samples, blank, nodata)
     wide = None
     if shared is None:
-        found = linear.fit(samples, edges, scale, grid, holes, map_parallel, place.quantise)
+        found = linear.fit(place, edges, scale, grid, holes)
     elif rotated:
-        found, wide = linear.rotate(shared.fitted, samples, edges, scale, grid, holes, map_parallel, place.quantise)
+        found, wide = linear.rotate(shared.fitted, place, edges, scale, grid, holes)
     else:
-        found = linear.apply(shared.fitted, samples, edges, scale, grid, holes, map_parallel, place.quantise)
+        found = linear.apply(shared.fitted, place, edges, scale, grid, holes)
     if found is None:
         return None
     model, symbols = found
@@ -205,13 +205,13 @@ def _encode(
     if network is not None and not finish.step and examine is nothing:  # errors are what the choice goes by
         examine = squares(max(map(abs, edges)) or 1.0, nodata)
     look = None if examine is nothing else examine
-    sections = {Section.LATENTS: place.encode_latents(model, symbols, order, codebook)}
     finish = replace(finish, shift=model.shift)
     try:
-        kept, kind = place.attempt(model, symbols, None, finish, look, order, codebook), NAMED
+        kept, kind = place.attempt(model, symbols, None, finish, look, order, codebook, with_latents=True), NAMED
+        sections = {Section.LATENTS: kept.latents}
         if network is not None:
             with suppress(BudgetError):
-                other = place.attempt(model, symbols, network, finish, look, order, codebook)
+                other = place.attempt(model, symbols, network, finish, look, order, codebook, with_latents=False)
                 if other.cost < kept.cost:
                     kept, kind = other, REFINED
     except BudgetError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Parcel", "download", "side_by_side", "staged", "together", "upload"]
+__all__ = ["Parcel", "Sent", "download", "send", "side_by_side", "staged", "together", "upload"]
 
 ALIGNMENT = 16
 
 LARGE = 1 << 17
 """Tensors of more bytes travel by themselves: putting them together would cost more than another transfer."""
+
+WAY_THERE = -1
+"""Number of the stream on which samples go to a device; others are those of `side_by_side`."""
 
 
 class Parcel:
@@ -96,6 +100,33 @@ def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Ten
 @cache
 def _torch_type(dtype: np.dtype[Any]) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Arrays on their way to a device, on a stream of their own."""
+
+    tensors: list[torch.Tensor]
+    arrived: torch.cuda.Event | None
+
+    def here(self) -> list[torch.Tensor]:
+        """The tensors, for the current stream of the calling thread, which waits for them."""
+        if self.arrived is not None:
+            stream = torch.cuda.current_stream(self.tensors[0].device)
+            stream.wait_event(self.arrived)
+            for tensor in self.tensors:
+                tensor.record_stream(stream)
+        return self.tensors
+
+
+def send(device: torch.device, *arrays: NDArray[np.generic]) -> Sent:
+    """`upload` beside whatever the device computes; in any thread."""
+    if device.type != "cuda":
+        return Sent(upload(device, *arrays), None)
+    stream = _stream(device, WAY_THERE)
+    with torch.cuda.stream(stream):
+        tensors = upload(device, *arrays)
+        return Sent(tensors, stream.record_event())
 
 
 @contextmanager

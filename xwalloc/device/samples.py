@@ -145,7 +145,7 @@ def magnitude_sums(
     (item, latent, subband) int64
     """
     planes = latents.shape[0], latents.shape[1]
-    tiles, _ = _row_tiles(_hashable(boxes), latents.device)
+    tiles, _ = row_tiles(hashable(boxes), latents.device)
     sums = torch.zeros((*planes, len(boxes)), dtype=torch.int64, device=latents.device)
     add_magnitudes[(planes[0] * planes[1] * len(tiles),)](
         latents, _per_plane(quanta, planes), _numbers((rise,), latents.device), tiles, sums, *latents.shape[3:],
@@ -173,7 +173,7 @@ def quantise(
         As `quantise_planes` adds them up.
     """
     planes = latents.shape[0], latents.shape[1]
-    tiles, first_rows = _row_tiles(_hashable(boxes), latents.device)
+    tiles, first_rows = row_tiles(hashable(boxes), latents.device)
     symbols = torch.empty(latents.shape, dtype=torch.int32, device=latents.device)
     sums = torch.zeros((*planes, len(boxes), 8), dtype=torch.int64, device=latents.device)
     rows = first_rows[-1]
@@ -185,7 +185,7 @@ def quantise(
         **EXACT,
     )  # fmt: skip
     add_squares[(planes[0] * planes[1] * len(boxes),)](
-        squares_of_rows, quanta, _first_rows(_hashable(boxes), latents.device), sums, rows, len(boxes), BLOCK=BLOCK,
+        squares_of_rows, quanta, _first_rows(hashable(boxes), latents.device), sums, rows, len(boxes), BLOCK=BLOCK,
         num_warps=WARPS, **EXACT,
     )  # fmt: skip
     return symbols, sums
@@ -392,12 +392,12 @@ def _numbers(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return upload(device, np.array(values))[0]
 
 
-def _hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+def hashable(boxes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(edge) for edge in box) for box in boxes)
 
 
 @lru_cache(maxsize=64)
-def _row_tiles(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[torch.Tensor, list[int]]:
+def row_tiles(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[torch.Tensor, list[int]]:
     """Tiles of rows of subbands: (tile, 9) int32; and the numbers of the first rows of subbands, all of them counted.
 
     A tile has the number of its subband, its first row in the subband, its first column, the box, and the number of
@@ -418,18 +418,24 @@ def _row_tiles(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> tupl
 @lru_cache(maxsize=64)
 def _first_rows(boxes: tuple[tuple[int, ...], ...], device: torch.device) -> torch.Tensor:
     """Numbers of the first rows of subbands, and of the row behind the last: (subband + 1,) int32."""
-    return upload(device, np.array(_row_tiles(boxes, device)[1], np.int32))[0]
+    return upload(device, np.array(row_tiles(boxes, device)[1], np.int32))[0]
 
 
 @triton.jit
-def _clipped(x):
+def clipped(x):
     """Float64 in the range of int32 without its lowest number. (A literal would become a float32 here.)"""
     largest = tl.full(x.shape, 2147483647.0, tl.float64)
     return tl.minimum(tl.maximum(x, -largest), largest)
 
 
 @triton.jit
-def _total(values):
+def counted(magnitude):
+    """What a magnitude counts for where squared errors are added up."""
+    return tl.minimum(magnitude, SQUARED)
+
+
+@triton.jit
+def total_of(values):
     """Sum of integers (row, column)."""
     return tl.sum(tl.sum(values, axis=1), axis=0)
 
@@ -481,7 +487,7 @@ def rebuild(symbols, quanta, points, out, n, tile_count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rows(tiles, tile_count, ny, nx, size, ROWS: tl.constexpr):
+def rows_of(tiles, tile_count, ny, nx, size, ROWS: tl.constexpr):
     """Plane and subband of a program, its first column and the end of its subband, and its rows: numbers, places."""
     at = tl.program_id(0)
     plane = (at // tile_count).to(tl.int64)
@@ -500,7 +506,7 @@ def add_magnitudes(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """`magnitude_sums` of a tile of rows."""
-    plane, subband, first, end, _, has_row, start = _rows(tiles, tile_count, ny, nx, size, ROWS)
+    plane, subband, first, end, _, has_row, start = rows_of(tiles, tile_count, ny, nx, size, ROWS)
     scale = 1.0 / tl.load(quanta + plane)
     rise = tl.load(rise)
     total = tl.zeros((ROWS, COLUMNS), tl.int64)
@@ -508,8 +514,8 @@ def add_magnitudes(
         column = x + tl.arange(0, COLUMNS)
         there = has_row[:, None] & (column < end)[None, :]
         value = tl.abs(tl.load(latents + start[:, None] + column[None, :], mask=there, other=0.0))
-        total += tl.where(there, _clipped(value * scale + rise), 0.0).to(tl.int64)
-    tl.atomic_add(sums + plane * subbands + subband, _total(total))
+        total += tl.where(there, clipped(value * scale + rise), 0.0).to(tl.int64)
+    tl.atomic_add(sums + plane * subbands + subband, total_of(total))
 
 
 @triton.jit(do_not_specialize=["ny", "nx", "size", "subbands", "rows", "tile_count"])
@@ -518,7 +524,7 @@ def cut(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """`quantise` of a tile of rows; what squares are made of is added up by rows."""
-    plane, subband, first, end, row, has_row, start = _rows(tiles, tile_count, ny, nx, size, ROWS)
+    plane, subband, first, end, row, has_row, start = rows_of(tiles, tile_count, ny, nx, size, ROWS)
     quantum = tl.load(quanta + plane)
     scale = 1.0 / quantum
     which = plane * subbands + subband
@@ -536,29 +542,29 @@ def cut(
         at = start[:, None] + column[None, :]
         latent = tl.load(latents + at, mask=there, other=0.0)
         value = tl.abs(latent)
-        whole = _clipped(tl.maximum(tl.floor(value * scale + rise), 0.0))
+        whole = clipped(tl.maximum(tl.floor(value * scale + rise), 0.0))
         magnitude = tl.where(there, whole, 0.0).to(tl.int64)
         tl.store(symbols + at, tl.where(latent > 0, magnitude, -magnitude).to(tl.int32), mask=there)
         beyond = value - magnitude.to(tl.float64) * quantum
-        rest = _clipped(beyond).to(tl.int64)
+        rest = clipped(beyond).to(tl.int64)
         one, two, more = magnitude == 1, magnitude == 2, magnitude > 2
         counts += tl.where(one, 1, tl.where(two, 1 << 20, tl.where(more, 1 << 40, 0))).to(tl.int64)
         rest_one += tl.where(one, rest, 0)
         rest_two += tl.where(two, rest, 0)
         rest_more += tl.where(more, rest, 0)
         total += magnitude
-        counted = tl.minimum(magnitude, SQUARED)
-        squared += counted * counted
-        cross += counted * rest
+        limited = counted(magnitude)
+        squared += limited * limited
+        cross += limited * rest
     found = sums + which * 8
-    count = _total(counts)
+    count = total_of(counts)
     tl.atomic_add(found, count & 0xFFFFF)
     tl.atomic_add(found + 1, (count >> 20) & 0xFFFFF)
     tl.atomic_add(found + 2, count >> 40)
-    tl.atomic_add(found + 3, _total(rest_one))
-    tl.atomic_add(found + 4, _total(rest_two))
-    tl.atomic_add(found + 5, _total(rest_more))
-    tl.atomic_add(found + 6, _total(total))
+    tl.atomic_add(found + 3, total_of(rest_one))
+    tl.atomic_add(found + 4, total_of(rest_two))
+    tl.atomic_add(found + 5, total_of(rest_more))
+    tl.atomic_add(found + 6, total_of(total))
     at = squares_of_rows + (plane * rows + row) * 2
     tl.atomic_add(at, tl.sum(squared, axis=1), mask=has_row)
     tl.atomic_add(at + 1, tl.sum(cross, axis=1), mask=has_row)
@@ -649,7 +655,7 @@ def make_residuals(
         quotient = rint((given - base) * (1.0 / step))
     else:
         quotient = rint((given * (1.0 / tl.load(table + 3)) - base) * (1.0 / step))
-    rest = _clipped(quotient).to(tl.int32)
+    rest = clipped(quotient).to(tl.int32)
     coded = there
     if mask is not None:
         coded = there & (tl.load(mask + at, mask=there, other=1) == 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -232,8 +233,9 @@ class Fit:
             edge = max(float(samples.max()), -float(samples.min())) * scale.per_sample
             variances = self.sample.variances * scale.per_sample**2
             quantum, rank = choice.choose(
-                samples, scale, self.grid(chunk), np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances,
-                self.sample.basis, chunk.mask, map_parallel, entries=0,
+                partial(choice.HostTrials, samples, parallel=map_parallel), samples.shape, scale, self.grid(chunk),
+                np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances, self.sample.basis, chunk.mask,
+                entries=0,
             )  # fmt: skip
             found.append((2 * quantum / scale.step, quantum / scale.per_sample, rank))
         self.ratio = float(np.median([ratio for ratio, _, _ in found]))

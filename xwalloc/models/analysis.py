@@ -18,13 +18,22 @@ from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
 from xwalloc.types import Parallel
 
-__all__ = ["Scale", "bits_of", "exact_shift", "filter_shift", "project", "tiles", "to_units"]
+__all__ = [
+    "ORDINARY", "Scale", "bits_of", "exact_shift", "filter_shift", "largest_product", "project", "tiles", "to_units",
+]  # fmt: skip
 
 TILE_SAMPLES = 1 << 17
 """Samples of a tile: its floats fit into a second-level cache."""
 
+MOST_TAP_BITS = 24
+"""Fractional bits of wavelet taps, unless latents are too large for them."""
+
 HEADROOM_BITS = 2
 """By how much coefficients of ordinary signals exceed their latents."""
+
+
+ORDINARY = 2.0 ** (51 - HEADROOM_BITS - MOST_TAP_BITS)
+"""Latents below it leave taps all their bits."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,12 @@ def project(
     return latents.reshape(batch, len(analysis), *signal), largest + 1.0
 
 
+def largest_product(matrix: NDArray[np.float64], shift: int, reach: float) -> float:
+    """What no product of a matrix of integers with integers below `reach` exceeds, divided by 2^shift and rounded."""
+    norm = np.ldexp(np.abs(matrix).sum(axis=1).max(initial=0.0), -shift)
+    return math.ceil(float(norm) * reach) + 1.0
+
+
 def filter_shift(largest: float) -> int:
     """Fractional bits of wavelet taps for latents of this magnitude.
 
@@ -164,7 +179,7 @@ def filter_shift(largest: float) -> int:
     BudgetError
         If fewer than 8 are left.
     """
-    shift = min(24, 51 - bits_of(largest) - HEADROOM_BITS)
+    shift = min(MOST_TAP_BITS, 51 - bits_of(largest) - HEADROOM_BITS)
     if shift < 8:
         raise BudgetError("The range of the chunk over its step is too large for exact arithmetic.")
     return shift

@@ -9,18 +9,26 @@ residuals are counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xwalloc.errors import BudgetError
 from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
-from xwalloc.models.analysis import Scale, exact_shift, filter_shift, project, to_units
+from xwalloc.models.analysis import Scale, exact_shift, filter_shift, largest_product, project, to_units
 from xwalloc.models.spec import Grid
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["aligned", "boxes_of", "choose", "code_lengths", "precisions_of", "side_bits", "windows_in"]
+__all__ = [
+    "HostTrials", "Trials", "Windows", "aligned", "boxes_of", "choose", "code_lengths", "precisions_of", "side_bits",
+    "windows_in",
+]  # fmt: skip
 
 WINDOWS = {1: 8, 2: 2, 3: 2}
 """Windows along every longer axis, by number of signal axes."""
@@ -146,15 +154,16 @@ def _count(rest, holes, per_step, sums):
         sums[c] = total
 
 
-class _Window:
-    """A window of the chunk: its coefficients, and its samples in some of the channels.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """What of a chunk is looked at, and what is tried with it.
 
     Parameters
     ----------
-    crop : (1, channel, z, y, x)
-        Its samples.
-    holes : (1, channel, z, y, x)
-        Not 0 where a sample is not coded; None where all are.
+    boxes
+        Where the windows are, along z, y, x of the first batch item.
+    holes : (channel, n) uint8 each
+        Not 0 where a sample of a window is not coded, for the channels `some`; None where all are.
     grid
         Tree, wavelet, boundary and levels of the chunk.
     means : (channel,)
@@ -165,65 +174,174 @@ class _Window:
         Largest magnitude of the samples less their means, in units.
     per_sample : (channel,)
         Units per unit of the samples.
+    quanta
+        Candidates, ascending.
+    ranks
+        Candidates, ascending; none where there is no residual layer.
+    step
+        Units per step of the residual layer; 0 without one.
     """
 
-    def __init__(
-        self,
-        crop: NDArray[np.generic],
-        holes: NDArray[np.uint8] | None,
-        grid: Grid,
-        means: NDArray[np.float64],
-        basis: NDArray[np.float64],
-        analysis: NDArray[np.float64],
-        reach: float,
-        per_sample: NDArray[np.float64],
-    ) -> None:
-        self.grid = grid.cropped(crop.shape[2:])
-        latents, largest = project(crop, per_sample, means, analysis, reach, in_turn)
-        self.shift = filter_shift(largest)
-        self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
-        self.boxes = boxes_of(self.grid)
-        self.sizes = np.prod(self.boxes[:, 1::2] - self.boxes[:, ::2], axis=1)
-        self.some = slice(None, None, -(-basis.shape[1] // CHANNELS))
-        synthesis = np.ascontiguousarray(basis[:, self.some].T)
-        self.basis_shift = exact_shift(synthesis, HEADROOM * largest)
-        self.basis = np.rint(np.ldexp(synthesis, self.basis_shift))
-        flat = crop.reshape(crop.shape[1], -1)[self.some]
-        self.units: NDArray[np.float64] = np.empty(flat.shape)
-        to_units(flat, per_sample[self.some], means[self.some], self.units)
-        self.holes = np.empty((1, 0), np.uint8)
-        self.coded = np.full(len(flat), flat.shape[1])
-        if holes is not None:
-            self.holes = np.ascontiguousarray(holes.reshape(holes.shape[1], -1)[self.some])
-            self.coded = np.count_nonzero(self.holes == 0, axis=1)
+    boxes: tuple[Box, ...]
+    holes: tuple[NDArray[np.uint8], ...] | None
+    grid: Grid
+    means: NDArray[np.float64]
+    basis: NDArray[np.float64]
+    analysis: NDArray[np.float64]
+    reach: float
+    per_sample: NDArray[np.float64]
+    quanta: tuple[int, ...]
+    ranks: tuple[int, ...]
+    step: float
+
+    @cached_property
+    def some(self) -> slice:
+        """Channels whose residuals are counted."""
+        return slice(None, None, -(-self.basis.shape[1] // CHANNELS))
 
     @property
-    def pixels(self) -> int:
-        """Pixels of the window."""
-        return int(self.units.shape[1])
+    def chosen_means(self) -> NDArray[np.float64]:
+        """Means of the channels `some`."""
+        return self.means[self.some]
+
+    @cached_property
+    def pixels(self) -> list[int]:
+        """Pixels of each window."""
+        return [math.prod(part.stop - part.start for part in box) for box in self.boxes]
+
+    @cached_property
+    def coded(self) -> list[NDArray[np.int64]]:
+        """Samples of each window that are coded, in each of the channels `some`."""
+        channels = len(self.chosen_means)
+        if self.holes is None:
+            return [np.full(channels, pixels) for pixels in self.pixels]
+        return [np.count_nonzero(holes == 0, axis=1) for holes in self.holes]
+
+    @cached_property
+    def analysis_shift(self) -> int:
+        """Fractional bits of the analysis."""
+        return exact_shift(self.analysis, self.reach)
+
+    @cached_property
+    def largest(self) -> float:
+        """What no latent exceeds, whatever the samples are."""
+        rounded = np.rint(np.ldexp(self.analysis, self.analysis_shift))
+        return largest_product(rounded, self.analysis_shift, self.reach)
+
+    def shifts(self, largest: float) -> tuple[int, int]:
+        """Fractional bits of the taps, and of the synthesis, for latents of this magnitude.
+
+        Raises
+        ------
+        BudgetError
+            If too few are left.
+        """
+        return filter_shift(largest), exact_shift(self.basis[:, self.some].T, HEADROOM * largest)
+
+    @cached_property
+    def usual_shifts(self) -> tuple[int, int] | None:
+        """`shifts` for whatever the samples are; None where only a look at them can tell."""
+        with suppress(BudgetError):
+            return self.shifts(self.largest)
+        return None
+
+    @cached_property
+    def boxes_of(self) -> list[NDArray[np.int64]]:
+        """Subbands of each window."""
+        return [boxes_of(self.grid.cropped([part.stop - part.start for part in box])) for box in self.boxes]
+
+    def latent_bits(self, magnitudes: NDArray[np.integer], window: int) -> NDArray[np.float64]:
+        """Estimated bits of latents, from sums of their magnitudes (rank, subband) in a window."""
+        boxes = self.boxes_of[window]
+        sizes = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
+        bits: NDArray[np.float64] = (code_lengths(magnitudes / sizes) * sizes).sum(axis=1)
+        return bits
+
+    def residual_bits(self, sums: NDArray[np.int64], window: int) -> NDArray[np.float64]:
+        """Estimated bits of the residual layer, from sums of magnitudes (..., channel) in a window."""
+        coded = self.coded[window]
+        bits: NDArray[np.float64] = (code_lengths(sums / np.maximum(coded, 1)) * coded).sum(axis=-1)
+        return bits
+
+
+class Trials(Protocol):
+    """What comes of the candidates in the windows of a chunk."""
+
+    def latents(self, quantum: int, limit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Estimated bits of each of so many latents, and the squared error that each saves, in steps squared."""
+
+    def residual_bits(self, quantum: int, ranks: Sequence[int]) -> NDArray[np.float64]:
+        """Estimated bits of the residual layer at candidate ranks (ascending, none above the last limit)."""
+
+
+class HostTrials:
+    """`Trials` that threads of this process make.
+
+    Parameters
+    ----------
+    samples : (batch, channel, z, y, x)
+        Samples of the chunk.
+    windows
+        What is looked at.
+    parallel
+        Runs a function over items on idle threads, results in order.
+    """
+
+    def __init__(self, samples: NDArray[np.generic], windows: Windows, parallel: Parallel) -> None:
+        self.parallel = parallel
+        self.windows = parallel(lambda index: _Window(samples, windows, index), range(len(windows.boxes)))
+
+    def latents(self, quantum: int, limit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Trials`."""
+        bits, saved = zip(*self.parallel(lambda window: window.quantise(quantum, limit), self.windows), strict=True)
+        return np.sum(bits, axis=0), np.sum(saved, axis=0)
+
+    def residual_bits(self, quantum: int, ranks: Sequence[int]) -> NDArray[np.float64]:
+        """See `Trials`; `quantum` is that of the last call of `latents`."""
+        bits: NDArray[np.float64] = np.sum(self.parallel(lambda window: window.residual_bits(ranks), self.windows), 0)
+        return bits
+
+
+class _Window:
+    """A window: its coefficients, and its samples in some of the channels."""
+
+    def __init__(self, samples: NDArray[np.generic], windows: Windows, index: int) -> None:
+        self.of, self.index = windows, index
+        crop = np.ascontiguousarray(samples[0:1, :, *windows.boxes[index]])
+        self.grid = windows.grid.cropped(crop.shape[2:])
+        latents, found = project(crop, windows.per_sample, windows.means, windows.analysis, windows.reach, in_turn)
+        largest = windows.largest if windows.usual_shifts else found
+        self.shift, self.basis_shift = windows.usual_shifts or windows.shifts(found)
+        self.coefficients = self.grid.forward(latents, self.shift, largest)[0]
+        synthesis = np.ascontiguousarray(windows.basis[:, windows.some].T)
+        self.basis = np.rint(np.ldexp(synthesis, self.basis_shift))
+        flat = crop.reshape(crop.shape[1], -1)[windows.some]
+        self.units: NDArray[np.float64] = np.empty(flat.shape)
+        to_units(flat, windows.per_sample[windows.some], windows.chosen_means, self.units)
+        self.holes = np.empty((1, 0), np.uint8) if windows.holes is None else windows.holes[index]
 
     def quantise(self, quantum: int, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quantise `rank` latents; returns the estimated bits of each, and the squared error that each saves."""
         self.quantised = np.empty_like(self.coefficients[:rank])
-        magnitudes, saved = np.zeros((rank, len(self.boxes))), np.zeros(rank)
-        q.try_quantum(self.coefficients[:rank], self.boxes, float(quantum), self.quantised, magnitudes, saved)
-        return (code_lengths(magnitudes / self.sizes) * self.sizes).sum(axis=1), saved
+        boxes = self.of.boxes_of[self.index]
+        sums = np.zeros((rank, len(boxes), 3), np.int64)
+        q.try_quantum(self.coefficients[:rank], boxes, float(quantum), self.quantised, sums)
+        return self.of.latent_bits(sums[:, :, 0], self.index), q.saved_by(sums.sum(axis=1), quantum)
 
-    def residual_bits(self, ranks: Sequence[int], step: float) -> NDArray[np.float64]:
-        """Estimated bits of the residual layer after `quantise`, at some ranks (ascending)."""
+    def residual_bits(self, ranks: Sequence[int]) -> NDArray[np.float64]:
+        """Estimated bits of the residual layer after `quantise`."""
         latents = self.grid.inverse(self.quantised[: ranks[-1]], self.shift, in_turn).reshape(ranks[-1], -1)
         rest = np.ldexp(self.units, self.basis_shift)
-        sums = np.zeros(len(rest), np.int64)
-        bits = np.zeros(len(ranks))
-        for i, (before, now) in enumerate(zip((0, *ranks), ranks, strict=False)):
+        sums = np.zeros((len(ranks), len(rest)), np.int64)
+        for before, now, own in zip((0, *ranks), ranks, sums, strict=False):
             rest -= self.basis[:, before:now] @ latents[before:now]
-            _count(rest, self.holes, 2.0**-self.basis_shift / step, sums)
-            bits[i] = float((code_lengths(sums / np.maximum(self.coded, 1)) * self.coded).sum())
-        return bits
+            _count(rest, self.holes, 2.0**-self.basis_shift / self.of.step, own)
+        return self.of.residual_bits(sums, self.index)
 
 
 def choose(
-    samples: NDArray[np.generic],
+    look: Callable[[Windows], Trials],
+    shape: Sequence[int],
     scale: Scale,
     grid: Grid,
     means: NDArray[np.float64],
@@ -231,7 +349,6 @@ def choose(
     variances: NDArray[np.float64],
     basis: NDArray[np.float64],
     mask: NDArray[np.uint8] | None,
-    parallel: Parallel,
     entries: int | None = None,
     basis_step: float = BASIS_STEP,
     fixed: int = 0,
@@ -242,8 +359,10 @@ def choose(
 
     Parameters
     ----------
-    samples : (batch, channel, z, y, x)
-        Samples.
+    look
+        Tries candidates in windows of the chunk.
+    shape
+        (batch, channel, z, y, x).
     scale, grid
         Units; tree, wavelet, boundary and levels.
     means : (channel,)
@@ -256,8 +375,6 @@ def choose(
         Spectral basis, a vector a row.
     mask : (batch, channel, z, y, x)
         Not 0 where a sample is not coded; None where all are.
-    parallel
-        Runs a function over items on idle threads, results in order.
     entries
         Numbers that a basis vector costs; None: one for each channel. 0 where other chunks share them.
     basis_step
@@ -279,42 +396,41 @@ def choose(
     BudgetError
         If the range of the chunk over its step is too large for exact arithmetic.
     """
-    batch, channels, *signal = samples.shape
+    batch, channels, *signal = shape
     entries = channels if entries is None else entries
     pixels = batch * math.prod(signal)
-    own = np.full(channels, scale.per_sample) if per_sample is None else per_sample
-    dual = basis if analysis is None else analysis
     only = fixed or scale.quantum
-    quanta = [only] if only else [max(1, round(r * scale.step / 2)) for r in RATIOS]
+    quanta = (only,) if only else tuple(max(1, round(r * scale.step / 2)) for r in RATIOS)
     usual = quanta[min(FIRST, len(quanta) - 1)]
     # Wavelets concentrate energy: latents of deviations far below the quantum may pay, if seldom beyond the first few.
     likely, possible = (int(np.count_nonzero(variances * n > (0.5 * usual) ** 2)) for n in CONCENTRATION)
     limit = len(basis) if fixed else max(1, min(pixels, len(basis), max(likely, min(possible, FEW))))
-
-    def look(place: Box) -> _Window:
-        holes = None if mask is None else mask[0:1, :, *place]
-        crop = np.ascontiguousarray(samples[0:1, :, *place])
-        return _Window(crop, holes, grid, means, basis[:limit], dual[:limit], reach, own)
-
+    candidates = np.array([rank for rank in RANKS if rank < limit] + [limit])
     box = aligned([slice(0, n) for n in signal] if mask is None else _coded_box(mask), signal, 1 << grid.levels)
-    windows = parallel(look, windows_in(box, grid.dimensions))
-    seen = batch * math.prod(part.stop - part.start for part in box) / sum(window.pixels for window in windows)
-    coded = samples.size if mask is None else int(np.count_nonzero(mask == 0))
-    residuals_seen = coded / max(1, sum(int(window.coded.sum()) for window in windows))
+    boxes = tuple(windows_in(box, grid.dimensions))
+    some = slice(None, None, -(-channels // CHANNELS))
+    windows = Windows(
+        boxes=boxes,
+        holes=None if mask is None else tuple(_holes(mask[0, some][:, z, y, x]) for z, y, x in boxes),
+        grid=grid, means=means, basis=basis[:limit], analysis=(basis if analysis is None else analysis)[:limit],
+        reach=reach, per_sample=np.full(channels, scale.per_sample) if per_sample is None else per_sample,
+        quanta=quanta, ranks=tuple(candidates.tolist()) if scale.step else (), step=scale.step,
+    )  # fmt: skip
+    trials = look(windows)
+    seen = batch * math.prod(part.stop - part.start for part in box) / sum(windows.pixels)
+    coded = math.prod(shape) if mask is None else int(np.count_nonzero(mask == 0))
+    residuals_seen = coded / max(1, sum(int(own.sum()) for own in windows.coded))
 
     def attempt(quantum: int, limit: int, least: int = 1) -> tuple[float, int]:
         """Estimated bits, and rank from `least` on, with a quantum."""
-        quantised = parallel(lambda window: window.quantise(quantum, limit), windows)
-        bits = seen * np.sum([bits for bits, _ in quantised], axis=0)
+        bits, saved = (seen * sums for sums in trials.latents(quantum, limit))
         if entries:
             bits += side_bits(precisions_of(variances[:limit], quantum, entries, basis_step), entries)
-        saved = seen * np.sum([saved for _, saved in quantised], axis=0) / quantum**2
         if not scale.step:
             return 0.0, q.worthwhile(saved, bits)
-        most = q.worthwhile(GENEROUS * saved, bits)
-        ranks = [rank for rank in RANKS if max(least, most / 8) <= rank < most] + [most]
-        residuals = parallel(lambda window: window.residual_bits(ranks, scale.step), windows)
-        costs = np.cumsum(bits)[np.array(ranks) - 1] + residuals_seen * np.sum(residuals, axis=0)
+        most = int(candidates[np.searchsorted(candidates, q.worthwhile(GENEROUS * saved, bits))])
+        ranks = [rank for rank in candidates.tolist() if max(min(least, most), most / 8) <= rank <= most]
+        costs = np.cumsum(bits)[np.array(ranks) - 1] + residuals_seen * trials.residual_bits(quantum, ranks)
         enough = int(np.flatnonzero(costs <= SLACK * costs.min())[0])
         return float(costs[enough]), ranks[enough]
 
@@ -328,7 +444,8 @@ def choose(
         if i not in found:
             # What pays at one quantum hardly differs from what pays at its neighbour.
             ranks = [rank for _, rank in found.values()]
-            most = max((min(limit, 1 + rank * 3 // 2) for rank in ranks), default=limit)
+            most = max((1 + rank * 3 // 2 for rank in ranks), default=limit)
+            most = int(candidates[np.searchsorted(candidates, min(limit, most))])
             found[i] = attempt(quanta[i], most, min((rank // 3 for rank in ranks), default=1))
         return found[i][0]
 
@@ -337,3 +454,8 @@ def choose(
     while cost(best + direction) < cost(best):
         best += direction
     return quanta[best], found[best][1]
+
+
+def _holes(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Contiguous, with one signal axis."""
+    return np.ascontiguousarray(mask.reshape(len(mask), -1))

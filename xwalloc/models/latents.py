@@ -8,7 +8,6 @@ A model's latents are those of its basis vectors, or fewer where it was fitted f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from xwalloc.models import linear
 from xwalloc.models.analysis import Scale
 from xwalloc.models.fitted import Fitted
 from xwalloc.models.patches import from_patches, labels, patch_grid, to_patches
+from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid, LinearModel
 from xwalloc.types import in_turn
 
@@ -69,7 +69,7 @@ def encode(fitted: Fitted, samples: NDArray[np.generic], step: float) -> NDArray
     padded = np.pad(samples, widths, mode="edge")
     scale = Scale(UNITS / step, 0.0, UNITS)
     edges = float(samples.min()), float(samples.max())
-    found = linear.apply(fitted, padded, edges, scale, grid, None, in_turn, partial(linear.quantise, padded, in_turn))
+    found = linear.apply(fitted, HostSamples(padded, in_turn), edges, scale, grid, None)
     if found is None:
         raise ConfigError(f"Expected samples within 2^40 steps. Got a range of {edges} and a step of {step:g}.")
     return as_patches(found[1], grid, fitted.rank, chosen(fitted, grid))

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
-from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, to_units
+from xwalloc.models.analysis import Scale, bits_of
 from xwalloc.models.choice import (
     BASIS_STEP,
     FIRST,
@@ -40,25 +40,13 @@ from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import Plan
 from xwalloc.types import Parallel, in_turn
 
-__all__ = [
-    "Quantise", "apply", "dequantised", "fit", "fits", "products", "quantise", "quantised", "reach", "rotate",
-    "synthesise",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from xwalloc.models.samples import Found, Samples
+
+__all__ = ["apply", "dequantised", "fit", "fits", "products", "quantised", "reach", "rotate", "synthesise"]
 
 Refine = Callable[[NDArray[np.float64], NDArray[np.int32], Plan, NDArray[np.int64], int], None]
 """Corrects latents in place, from symbols, plan, magnitude codes and quantum, as `neural.Network.refined` does."""
-
-Found = tuple[LinearModel, Any]
-"""The model of a chunk and its symbols (batch, rank, z, y, x), wherever these are."""
-
-Floats = NDArray[np.float64]
-Quantise = Callable[[LinearModel, float | Floats, Floats, float, Floats, NDArray[np.bool_] | None], Found | None]
-"""Projects the samples of a chunk and quantises them: `quantise`, all but its samples and where it finds threads."""
-
-COVARIANCE_SAMPLES = 1 << 14
-COVARIANCE_BITS = 18
-RUN = 16
-PARTS = 4
 
 FURTHER, MOST_FURTHER = 0.3, 8
 """A direction outside the span of a model is added if its deviation exceeds so many quanta; so many are, at most."""
@@ -69,64 +57,19 @@ DEGENERATE = 1e-3
 PART = 1 << 15
 """Symbols that a thread takes at once, at least."""
 
-LARGE = 1 << 15
-"""Of chunks with more pixels, half as many are taken for the covariance."""
-
-
-def _means_and_covariance(
-    samples: NDArray[np.generic], scale: Scale, parallel: Parallel
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Channel means in units and covariance in units squared.
-
-    A regular subset of the pixels is enough; sums are exact, so that nothing depends on the order of reduction.
-    """
-    batch, channels = samples.shape[:2]
-    flat = samples.reshape(batch, channels, -1)
-    # Every so many runs of pixels: neighbours come from memory together.
-    pixels = batch * flat.shape[2]
-    stride = max(1, pixels // COVARIANCE_SAMPLES * (2 if pixels > LARGE else 1)) | 1
-    if stride > 1 and flat.shape[2] >= RUN * stride:
-        runs = flat[:, :, : flat.shape[2] // RUN * RUN].reshape(batch, channels, -1, RUN)[:, :, ::stride]
-        some = runs.transpose(1, 0, 2, 3)
-    else:
-        kept = batch * -(-flat.shape[2] // stride)
-        items = max(1, kept // (2 * COVARIANCE_SAMPLES)) | 1
-        some = flat[::items, :, ::stride].transpose(1, 0, 2)
-    means, units = np.empty(channels), np.empty((channels, math.prod(some.shape[1:])))
-    count = min(channels, PARTS)
-    parts = [slice(i * channels // count, (i + 1) * channels // count) for i in range(count)]
-
-    def centre(part: slice) -> float:
-        own = units[part]
-        to_units(some[part].reshape(len(own), -1), np.array([scale.per_sample]), np.zeros(len(own)), own)
-        means[part] = np.rint(own.mean(axis=1))
-        own -= means[part, None]
-        return max(float(own.max(initial=0.0)), -float(own.min(initial=0.0)))
-
-    per_coarse = 2.0 ** -max(0, bits_of(max(parallel(centre, parts))) - COVARIANCE_BITS)
-    coarse = 1.0 / per_coarse
-
-    def make_coarse(part: slice) -> None:
-        np.rint(np.multiply(units[part], per_coarse, out=units[part]), out=units[part])
-
-    parallel(make_coarse, parts)
-    return means, spectral.moments(units, parallel=parallel).covariance * (coarse * coarse)
-
 
 def fit(
-    samples: NDArray[np.generic],
+    samples: Samples,
     edges: tuple[float, float],
     scale: Scale,
     grid: Grid,
     mask: NDArray[np.uint8] | None,
-    parallel: Parallel,
-    quantise: Quantise,
 ) -> Found | None:
     """Fit a model to a chunk and quantise the chunk with it.
 
     Parameters
     ----------
-    samples : (batch, channel, z, y, x)
+    samples
         Finite samples, holes filled.
     edges
         Range of the samples.
@@ -136,31 +79,28 @@ def fit(
         Tree, wavelet, boundary and levels over the signal axes.
     mask : (batch, channel, z, y, x)
         Not 0 where a sample is not coded; None where all are.
-    parallel
-        Runs a function over items on idle threads, results in order.
-    quantise
-        Projects and quantises all samples.
 
     Returns
     -------
     model, symbols : LinearModel, (batch, rank, z, y, x) int32
-        None where the chunk is beyond the bit budget of exact arithmetic.
+        Symbols are where the samples are. None where the chunk is beyond the bit budget of exact arithmetic.
     """
     channels = samples.shape[1]
     low, high = (edge * scale.per_sample for edge in edges)
-    if not max(abs(low), abs(high)) < 2.0**40:
+    largest = max(abs(low), abs(high))
+    if not largest < 2.0**40:
         return None
     try:
-        means, covariance = _means_and_covariance(samples, scale, parallel)
+        means, covariance = samples.moments(scale, largest)
         reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
         variances, basis = spectral.klt(covariance)
-        quantum, rank = choose(samples, scale, grid, means, reach, variances, basis, mask, parallel)
+        quantum, rank = choose(samples.look, samples.shape, scale, grid, means, reach, variances, basis, mask)
     except BudgetError:
         return None
     model = _rounded(grid, quantum, scale, means, variances[:rank], basis[:rank])
     if model is None:
         return None
-    return quantise(model, scale.per_sample, _dual(model), reach, side_bits(model.precisions, channels), None)
+    return samples.quantise(model, scale.per_sample, _dual(model), reach, side_bits(model.precisions, channels), None)
 
 
 def _rounded(
@@ -188,13 +128,11 @@ def _rounded(
 
 def rotate(
     fitted: Fitted,
-    samples: NDArray[np.generic],
+    samples: Samples,
     edges: tuple[float, float],
     scale: Scale,
     grid: Grid,
     mask: NDArray[np.uint8] | None,
-    parallel: Parallel,
-    quantise: Quantise,
 ) -> tuple[Found | None, Fitted]:
     """Fit a basis of the chunk's own within the span of the model of an array: cheap to describe, and nearly as good.
 
@@ -209,10 +147,11 @@ def rotate(
     if fitted.scaled:
         return None, fitted
     low, high = (edge * scale.per_sample for edge in edges)
-    if not max(abs(low), abs(high)) < 2.0**40:
+    largest = max(abs(low), abs(high))
+    if not largest < 2.0**40:
         return None, fitted
     try:
-        means, covariance = _means_and_covariance(samples, scale, parallel)
+        means, covariance = samples.moments(scale, largest)
         fitted = _widened(fitted, covariance, scale)
         offsets = fitted.analysis @ (means - fitted.start(grid, 1, scale.per_sample).mean_units)
         weights = _orthonormal(fitted.basis)
@@ -225,7 +164,7 @@ def rotate(
         means = fitted.rotated(start, scale.per_sample).mean_units
         reach = max(high - float(means.min()), float(means.max()) - low) + 1.0
         quantum, rank = choose(
-            samples, scale, grid, means, reach, variances, weights @ fitted.basis, mask, parallel,
+            samples.look, samples.shape, scale, grid, means, reach, variances, weights @ fitted.basis, mask,
             entries=fitted.rank, basis_step=TURNED_STEP,
         )  # fmt: skip
         own = _rounded(grid, quantum, scale, offsets, variances[:rank], weights[:rank], TURNED_STEP)
@@ -234,7 +173,7 @@ def rotate(
         model = fitted.rotated(own, scale.per_sample)
     except BudgetError:
         return None, fitted
-    found = quantise(model, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), None)
+    found = samples.quantise(model, scale.per_sample, _dual(model), reach, side_bits(own.precisions, fitted.rank), None)
     if found is None:
         return None, fitted
     model, symbols = found
@@ -270,20 +209,18 @@ def _widened(fitted: Fitted, covariance: NDArray[np.float64], scale: Scale) -> F
 
 def apply(
     fitted: Fitted,
-    samples: NDArray[np.generic],
+    samples: Samples,
     edges: tuple[float, float],
     scale: Scale,
     grid: Grid,
     mask: NDArray[np.uint8] | None,
-    parallel: Parallel,
-    quantise: Quantise,
 ) -> Found | None:
     """Quantise a chunk with the model of an array; parameters and returned values are those of `fit`."""
     quantum = scale.quantum or max(1, round(fitted.ratio * scale.step / 2))
     per_sample = scale.per_sample / fitted.scales
     low, high = (np.full(fitted.channels, edge) for edge in edges)
     if fitted.scaled:  # channels may differ by orders of magnitude
-        low, high = samples.min(axis=(0, 2, 3, 4)), samples.max(axis=(0, 2, 3, 4))
+        low, high = samples.ranges()
     low, high = low * per_sample, high * per_sample
     if not max(np.abs(low).max(), np.abs(high).max()) < 2.0**40:
         return None
@@ -294,83 +231,20 @@ def apply(
         rank = min(fitted.rank, samples.shape[0] * math.prod(grid.signal))
         if scale.step:
             _, rank = choose(
-                samples, scale, grid, means, reach, np.ones(rank), fitted.basis[:rank], mask, parallel, entries=0,
-                fixed=quantum, per_sample=per_sample, analysis=fitted.analysis[:rank],
+                samples.look, samples.shape, scale, grid, means, reach, np.ones(rank), fitted.basis[:rank], mask,
+                entries=0, fixed=quantum, per_sample=per_sample, analysis=fitted.analysis[:rank],
             )  # fmt: skip
     except BudgetError:
         return None
     start = model.quantised_as(rank, model.codes[:rank], model.points, 0)
     kept = fitted.kept_on(grid)[:rank]
-    return quantise(start, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), kept)
+    return samples.quantise(start, per_sample, fitted.analysis[:rank], reach, np.zeros(rank), kept)
 
 
 def _dual(model: LinearModel) -> NDArray[np.float64]:
     """Least-squares analysis (rank, channel) of a rounded basis, itself no longer orthogonal."""
     vectors = np.ldexp(model.vectors.astype(np.float64), -model.precisions[:, None])
     return solve_spd(vectors @ vectors.T, vectors)
-
-
-def quantise(
-    samples: NDArray[np.generic],
-    parallel: Parallel,
-    model: LinearModel,
-    per_sample: float | NDArray[np.float64],
-    analysis: NDArray[np.float64],
-    reach: float,
-    side: NDArray[np.float64],
-    kept: NDArray[np.bool_] | None = None,
-) -> tuple[LinearModel, NDArray[np.int32]] | None:
-    """Project the samples of a chunk and quantise them.
-
-    Parameters
-    ----------
-    samples, parallel
-        As for `fit`.
-    model
-        Without what follows from quantisation.
-    per_sample, analysis, reach
-        As for `project`.
-    side : (rank,)
-        Bits that a latent costs besides its symbols.
-    kept : (rank, subband)
-        What is coded; None for all.
-
-    Returns
-    -------
-    model, symbols
-        As `fit` returns them.
-    """
-    try:
-        latents, largest = project(samples, per_sample, model.mean_units, analysis, reach, parallel)
-        shift = filter_shift(largest)
-        coefficients = model.grid.forward(latents, shift, largest, parallel)
-    except BudgetError:
-        return None
-    symbols, sums = _symbols(model, coefficients, parallel, kept)
-    quantised_model = quantised(model, sums, len(symbols), shift, side)
-    return quantised_model, np.ascontiguousarray(symbols[:, : quantised_model.rank])
-
-
-def _symbols(
-    model: LinearModel, coefficients: NDArray[np.float64], parallel: Parallel, kept: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Symbols, with thresholds by rate, and what their cells hold, (rank, subband, 8): see `quantise_planes`."""
-    rank = coefficients.shape[1]
-    symbols = np.empty(coefficients.shape, np.int32)
-    boxes = boxes_of(model.grid)
-    sums = np.zeros((rank, len(boxes), 8), np.int64)
-
-    def one(k: int) -> None:
-        if kept is None or kept[k].all():
-            q.quantise_planes(coefficients, k, boxes, float(model.quantum), symbols, sums[k])
-            return
-        symbols[:, k] = 0
-        some, found = boxes[kept[k]], np.zeros((np.count_nonzero(kept[k]), 8), np.int64)
-        q.quantise_planes(coefficients, k, some, float(model.quantum), symbols, found)
-        sums[k, kept[k]] = found
-
-    parallel(one, range(rank))
-    return symbols, sums
 
 
 def quantised(
@@ -380,8 +254,10 @@ def quantised(
 
     Parameters
     ----------
-    model, side
-        As for `quantise`.
+    model
+        Without what follows from quantisation.
+    side : (rank,)
+        Bits that a latent costs besides its symbols.
     sums : (rank, subband, 8)
         What `quantise_planes` added up, over all batch items.
     batch

@@ -26,6 +26,7 @@ __all__ = [
     "quantise_planes",
     "reconstruction_points",
     "rises",
+    "saved_by",
     "try_quantum",
     "worthwhile",
 ]
@@ -103,7 +104,7 @@ def rises(sums, sizes, out):
 
 
 @kernel
-def try_quantum(latents, boxes, quantum, quantised, totals, saved):
+def try_quantum(latents, boxes, quantum, quantised, sums):
     """Quantise every plane of every latent at a typical threshold, without reconstruction points.
 
     Parameters
@@ -114,30 +115,37 @@ def try_quantum(latents, boxes, quantum, quantised, totals, saved):
         Start and stop of each subband along z, y, x.
     quantum : float
         Units per step.
-    totals : (latent, subband) float64
-        Gets the sums of magnitudes.
-    saved : (latent,) float64
-        Gets the squared errors that the latent saves.
+    sums : (latent, subband, 3) int64
+        Gets the sums of magnitudes; of their squares; and of magnitudes times what |latent| has beyond magnitude times
+        quantum: see `saved_by`.
     """
     scale = 1.0 / quantum
     rise = 1.0 - TYPICAL_THRESHOLD
     for k in range(latents.shape[0]):
-        gain = 0.0
         for s in range(boxes.shape[0]):
             z0, z1, y0, y1, x0, x1 = boxes[s]
-            total = 0.0
+            total = squares = cross = np.int64(0)
             for z in range(z0, z1):
                 for y in range(y0, y1):
-                    row, out = latents[k, z, y], quantised[k, z, y]
-                    for x in range(x0, x1):
+                    row, out = latents[k, z, y, x0:x1], quantised[k, z, y, x0:x1]
+                    for x in range(row.shape[0]):
                         value = abs(row[x])
-                        size = np.floor(value * scale + rise)
+                        size = min(np.floor(value * scale + rise), LARGEST)
                         near = size * quantum
-                        total += size
-                        gain += near * (2.0 * value - near)
                         out[x] = near if row[x] > 0 else -near
-            totals[k, s] = total
-        saved[k] = gain
+                        magnitude = np.int64(np.int32(size))
+                        counted = min(magnitude, SQUARED)
+                        total += magnitude
+                        squares += counted * counted
+                        cross += counted * np.int64(np.int32(min(max(value - near, -LARGEST), LARGEST)))
+            sums[k, s, 0], sums[k, s, 1], sums[k, s, 2] = total, squares, cross
+
+
+def saved_by(sums: NDArray[np.int64], quantum: int) -> NDArray[np.float64]:
+    """Squared errors that latents save, in steps squared, from what `try_quantum` adds up (..., 3)."""
+    # (m q + r)^2 - r^2 = q^2 m^2 + 2 q m r
+    saved: NDArray[np.float64] = sums[..., 1] + 2.0 * sums[..., 2] / quantum
+    return saved
 
 
 def worthwhile(saved: NDArray[np.float64], bits: NDArray[np.float64]) -> int:

@@ -19,7 +19,7 @@ from xwalloc.transform.kernels import largest_magnitude
 from xwalloc.transform.linalg import eigh
 from xwalloc.types import Parallel, in_turn
 
-__all__ = ["Moments", "klt", "moments"]
+__all__ = ["Moments", "from_sums", "klt", "moments"]
 
 EXACT_LIMIT = 2**53
 PARTS = 4
@@ -81,6 +81,21 @@ def moments(x: Any, *, bound: float | None = None, parallel: Parallel = in_turn)
     parts = [x[:, i * count // PARTS : (i + 1) * count // PARTS] for i in range(PARTS)]
     products = sum(parallel(lambda part: _integers(part @ part.T), parts))
     sums = _integers(xp.sum(x, axis=1))
+    return from_sums(np.asarray(products), sums, count)
+
+
+def from_sums(products: NDArray[np.int64], sums: NDArray[np.int64], count: int) -> Moments:
+    """Moments of integers from sums that were taken elsewhere.
+
+    Parameters
+    ----------
+    products
+        Shape (channel, channel): sums of products.
+    sums
+        Shape (channel,): sums of samples.
+    count
+        How many samples a channel has.
+    """
     # Move the origin to an integer near each mean, still exactly (below 2^55 in int64): means that are large against
     # the deviations then cancel no digits.
     origin = np.rint(sums / count).astype(np.int64)

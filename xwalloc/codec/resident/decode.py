@@ -12,7 +12,7 @@ its samples are back, whether its streams were sound and its arithmetic certain 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.resident.job import Job
-from xwalloc.codec.resident.steps import as_float16, certain, inverse, largest_coefficient, reach_of, torch_type
+from xwalloc.codec.resident.steps import alike, as_float16, certain, inverse, largest_coefficient, reach_of, torch_type
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.linear import fits
 
@@ -98,7 +98,7 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     import torch
 
     # Latents of equal geometry lie behind each other, and among them those of equal rank.
-    groups = _grouped(job.contents.model.grid for job in jobs)
+    groups = alike(jobs, lambda job: job.contents.model.grid)
     groups = [sorted(group, key=lambda index: jobs[index].contents.model.rank) for group in groups]
     order = [index for group in groups for index in group]
     own = [jobs[index] for index in order]
@@ -122,9 +122,9 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
         extremes.append(_extremes(symbols[part]))
         at += len(group)
     samples: dict[int, torch.Tensor] = {}
-    for places in _grouped(job.kind for job in own):
-        alike = [own[place] for place in places]
-        made = samples_of(alike, [latents[place] for place in places], [integers.residuals[place] for place in places])
+    for places in alike(own, lambda job: job.kind):
+        chunks = [own[place] for place in places]
+        made = samples_of(chunks, [latents[place] for place in places], [integers.residuals[place] for place in places])
         for place, box in zip(places, made, strict=True):
             samples[order[place]] = restored(own[place], box, integers.labels[place])
     edges = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in own)]).tolist()
@@ -160,14 +160,6 @@ def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
     if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
         raise FormatError(INEXACT)
     return restored(job, samples_of([job], latents, integers.residuals)[0], integers.labels[0])
-
-
-def _grouped(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Places of equal keys."""
-    groups: dict[Hashable, list[int]] = {}
-    for place, key in enumerate(keys):
-        groups.setdefault(key, []).append(place)
-    return list(groups.values())
 
 
 @dataclass(frozen=True)

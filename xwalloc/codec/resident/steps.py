@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,19 @@ if TYPE_CHECKING:
     from xwalloc.models.neural import Network
 
 __all__ = [
-    "as_float16", "certain", "inverse", "largest_coefficient", "largest_symbols", "reach_of", "torch_type",
+    "alike", "as_float16", "certain", "inverse", "largest_coefficient", "largest_symbols", "reach_of", "torch_type",
 ]  # fmt: skip
+
+
+T = TypeVar("T")
+
+
+def alike(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[int]]:
+    """Places of items, those with equal keys together."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(key(item), []).append(index)
+    return list(groups.values())
 
 
 def inverse(
