@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 
 import numpy as np
 
@@ -67,6 +68,7 @@ def set_tiles(monkeypatch, sizes):
 def counted(work, sizes):
     """A function of a device and items that notes how many items there are."""
 
+    @wraps(work)
     def call(device, items):
         sizes.append(len(items))
         return work(device, items)

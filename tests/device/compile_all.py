@@ -121,8 +121,8 @@ def compile_coder():
         found = device_coder._classified(call, values, mask)
         choices = [Choice.usual(section.kind) for section in sections]
         device_coder._coded(call, found, device_coder._chosen(call, found))
-        part = np.full(lanes, 1 << 16, np.int64), np.zeros(9, np.uint16)
-        device_coder.decode(sections, [device_coder.Streams(choice, [part]) for choice in choices], values, mask)
+        part = np.array([lanes]), np.array([9]), torch.zeros(4 * lanes + 18, dtype=torch.uint8)
+        device_coder.decode(sections, [device_coder.Streams(choice, *part) for choice in choices], values, mask)
 
 
 if __name__ == "__main__":

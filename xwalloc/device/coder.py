@@ -7,10 +7,11 @@ and results lie. One call works on the streams of any number of sections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
+from functools import cached_property, lru_cache
+from itertools import groupby, pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,7 +26,8 @@ from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
 from xwalloc.device import contexts, decoding, encoding
 from xwalloc.device.arithmetic import EXACT
-from xwalloc.device.memory import download, side_by_side, upload
+from xwalloc.device.memory import Parcel, download, side_by_side, upload
+from xwalloc.types import Buffer
 
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 
@@ -82,6 +84,12 @@ class Geometry:
         """Number of parts."""
         return len(self.starts) - 1
 
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """Number, first plane, number of planes, and samples of the largest plane of each part: (4, part)."""
+        largest = [self.sizes[self.part(index)].max(initial=0) for index in range(self.parts)]
+        return np.stack([np.arange(self.parts), self.starts[:-1], np.diff(self.starts), np.array(largest, np.int64)])
+
     def part(self, index: int) -> slice:
         """Planes of a part."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -117,6 +125,12 @@ def _columns(part: NDArray[np.void]) -> NDArray[np.int32]:
     return np.ascontiguousarray(table, np.int32)
 
 
+def _tables_of(geometries: Sequence[Geometry], device: torch.device) -> torch.Tensor:
+    """Tables of geometries, one behind the other."""
+    tables = [_on_device(geometry, device) for geometry in geometries]
+    return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+
 def _on_device(geometry: Geometry, device: torch.device) -> torch.Tensor:
     if geometry not in _tables.setdefault(device, WeakKeyDictionary()):
         _tables[device][geometry] = torch.from_numpy(geometry.table).to(device)
@@ -143,6 +157,8 @@ class Section:
         The frequency tables there are.
     values_at, mask_at
         Where the section begins in the values and in the mask of a call; None where nothing is masked.
+    wanted
+        Parts that are to be decoded; None for all.
     """
 
     geometry: Geometry
@@ -152,26 +168,62 @@ class Section:
     tables: Tables
     values_at: int
     mask_at: int | None = None
+    wanted: tuple[int, ...] | None = None
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """`Geometry.columns` of the parts that a call works on."""
+        return self.geometry.columns if self.wanted is None else self.geometry.columns[:, self.wanted]
+
+    def placed(self, values_at: int, mask_at: int | None) -> Section:
+        """The same elsewhere. (`dataclasses.replace` takes several times as long.)"""
+        return Section(
+            self.geometry, self.codes, self.kind, self.dimensions, self.tables, values_at, mask_at, self.wanted
+        )
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The bytes of a section, taken apart: the choice of tables; states (lanes,) and words of each part."""
+    """The bytes of a section, taken apart.
+
+    Parameters
+    ----------
+    choice
+        Which tables it has.
+    lanes, words : (stream,) int64
+        Lanes and words of each part that is wanted.
+    bits : (n,) uint8
+        States of 4 bytes of all these parts, one behind the other, and then their words of 2 bytes; on the host.
+    """
 
     choice: Choice
-    parts: list[tuple[NDArray[np.int64], NDArray[np.uint16]]]
+    lanes: NDArray[np.int64]
+    words: NDArray[np.int64]
+    bits: torch.Tensor
 
 
-def unpack(section: Section, data: bytes) -> Streams:
+def unpack(section: Section, data: Buffer, *, pinned: bool = False) -> Streams:
     """Take the bytes of a section apart.
+
+    Parameters
+    ----------
+    section, data
+        The section, and its bytes.
+    pinned
+        Whether its streams shall lie in pinned memory, from where a device fetches them.
 
     Raises
     ------
     FormatError
         If they are no streams of that many parts.
     """
-    choice, streams = coder.unpack_segments(data, section.geometry.parts, section.kind, section.tables)
-    return Streams(choice, [rans.unpack_stream(stream) for stream in streams])
+    edges = segments.places(data, section.geometry.parts + 1)
+    choice = Choice.from_bytes(data[edges[0] : edges[1]], section.kind, section.tables)
+    parts = range(section.geometry.parts) if section.wanted is None else section.wanted
+    places = [(edges[part + 1], edges[part + 2]) for part in parts]
+    bits = torch.empty(rans.room_for(places), dtype=torch.uint8, pin_memory=pinned)
+    lanes, words = rans.take_apart(data, places, bits.numpy())
+    return Streams(choice, lanes, words, bits)
 
 
 @dataclass(frozen=True)
@@ -195,74 +247,95 @@ class _Call:
         Lanes of each part of each section.
     device
         Where they are coded.
+
+    Attributes
+    ----------
+    order : (stream,) int64
+        Which stream each is where streams stand section by section.
+    section_of, part_of, lanes : (stream,) int64
+        Section, part and lanes of each stream.
+    masked : (stream,) bool
+        Whether it has a mask; those that have stand last.
+    largest : (stream,) int64
+        Samples of its largest plane.
+    firsts : (stream,) int64
+        First plane of each stream among all of the call.
+    rows : (stream, STREAM) int64
+        What kernels want to know of streams, as far as it is known.
     """
 
-    def __init__(self, sections: Sequence[Section], lanes: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self, sections: Sequence[Section], lanes: Sequence[Sequence[int] | NDArray[np.int64]], device: torch.device
+    ) -> None:
         self.sections, self.device = sections, device
-        self.jobs = sorted(
-            (
-                _Job(number, part, section.mask_at is not None, lanes[number][part])
-                for number, section in enumerate(sections)
-                for part in range(section.geometry.parts)
-            ),
-            key=self._launch,
+        columns = [section.columns for section in sections]
+        numbers = np.repeat(np.arange(len(sections)), [own.shape[1] for own in columns])
+        all_lanes = np.concatenate([np.asarray(own, np.int64) for own in lanes])
+        # Streams that are launched together have the same kind of mask, tables, and number of lanes.
+        ranks: dict[int, int] = {}
+        kinds = np.array(
+            [(ranks.setdefault(id(own.tables), len(ranks)), own.mask_at is not None) for own in sections], np.int64
         )
-        counts = [self._part(job).stop - self._part(job).start for job in self.jobs]
+        alike = np.stack([all_lanes, *kinds[numbers].T])
+        self.order = np.lexsort(alike)
+        alike = alike[:, self.order]
+        self._edges = [
+            0, *(np.flatnonzero((alike[:, 1:] != alike[:, :-1]).any(axis=0)) + 1).tolist(), len(numbers)
+        ]  # fmt: skip
+        self.section_of, self.lanes, self.masked = numbers[self.order], alike[0], alike[2] > 0
+        self.part_of, self._first_of, counts, self.largest = np.concatenate(columns, axis=1)[:, self.order]
         self.firsts = _starts(counts)
-        self.rows = np.zeros((len(self.jobs), decoding.STREAM), np.int64)
-        self.rows[:, 0], self.rows[:, 1] = self.firsts, counts
-        self.rows[:, 5] = [ALL * job.section for job in self.jobs]
-        self.looks = self._looks()
+        self.rows = np.zeros((len(numbers), decoding.STREAM), np.int64)
+        self.rows[:, 0], self.rows[:, 1], self.rows[:, 5] = self.firsts, counts, ALL * self.section_of
 
-    def _part(self, job: _Job) -> slice:
-        """Planes of a stream in the geometry of its section."""
-        return self.sections[job.section].geometry.part(job.part)
+    def _job(self, index: int) -> _Job:
+        number = int(self.section_of[index])
+        return _Job(number, int(self.part_of[index]), self.sections[number].mask_at is not None, int(self.lanes[index]))
 
-    def _looks(self) -> torch.Tensor:
+    @cached_property
+    def looks(self) -> torch.Tensor:
         """What kernels want to know of all planes, stream by stream: (plane, LOOKS) int64."""
-        sections, device = self.sections, self.device
-        geometries = list(dict.fromkeys(section.geometry for section in sections))
-        geometry_at = dict(zip(geometries, _starts([len(geometry.table) for geometry in geometries]), strict=True))
-        codes_at = _starts([len(section.codes) for section in sections])
-        parts = np.empty((len(self.jobs), contexts.PART), np.int64)
-        for row, job in zip(parts, self.jobs, strict=True):
-            section, first = sections[job.section], self._part(job).start
-            row[:] = (
-                geometry_at[section.geometry] + first, codes_at[job.section] + first, section.values_at,
-                section.mask_at or 0, _weights_at(section.kind, section.dimensions),
-            )  # fmt: skip
+        return self.look(*upload(self.device, *self.tables()))
+
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+        """What `look` wants on the device: parts, streams and places of planes, and codes."""
+        sections = self.sections
+        lengths = {section.geometry: len(section.geometry.table) for section in sections}
+        geometry_at = dict(zip(lengths, _starts([*lengths.values()]).tolist(), strict=True))
+        columns = np.array(
+            [
+                (
+                    geometry_at[section.geometry], codes_at, section.values_at, section.mask_at or 0,
+                    _weights_at(section.kind, section.dimensions),
+                )
+                for section, codes_at in zip(sections, _starts([len(s.codes) for s in sections]).tolist(), strict=True)
+            ],
+            np.int64,
+        )  # fmt: skip
+        parts = columns[self.section_of]
+        parts[:, :2] += self._first_of[:, None]
         counts = self.rows[:, 1]
         plane_of = np.empty((int(counts.sum()), 2), np.int32)
-        plane_of[:, 0] = np.repeat(np.arange(len(counts)), counts)
-        plane_of[:, 1] = np.arange(len(plane_of)) - np.repeat(self.firsts, counts)
-        rows, places, codes = upload(device, parts, plane_of, np.concatenate([section.codes for section in sections]))
-        tables = [_on_device(geometry, device) for geometry in geometries]
+        plane_of[:, 0] = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        plane_of[:, 1] = np.arange(len(plane_of), dtype=np.int32) - np.repeat(self.firsts.astype(np.int32), counts)
+        return parts, plane_of, np.concatenate([section.codes for section in sections])
+
+    def look(self, parts: torch.Tensor, plane_of: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """`looks`, from `tables` on the device."""
+        device = self.device
+        geometries = list(dict.fromkeys(section.geometry for section in self.sections))
         looks = torch.empty((len(plane_of), contexts.LOOKS), dtype=torch.int64, device=device)
         contexts.look_kernel[(len(plane_of),)](
-            rows, places, tables[0] if len(tables) == 1 else torch.cat(tables), codes, _magnitudes(device),
-            _weights(device), looks, num_warps=1, **EXACT,
+            parts, plane_of, _tables_of(geometries, device), codes, _magnitudes(device), _weights(device), looks,
+            num_warps=1, **EXACT,
         )  # fmt: skip
         return looks
 
-    def _launch(self, job: _Job) -> tuple[bool, int, int]:
-        """Streams for which this is equal are launched together."""
-        return job.masked, id(self.sections[job.section].tables), job.lanes
-
     def launches(self) -> Iterator[tuple[slice, _Job, Tables]]:
         """Rows that are launched together, one of their streams, and their tables."""
-        start = 0
-        for _, group in groupby(self.jobs, self._launch):
-            jobs = list(group)
-            yield slice(start, start + len(jobs)), jobs[0], self.sections[jobs[0].section].tables
-            start += len(jobs)
-
-    def sizes(self, column: Callable[[Geometry], NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """Part of a column of each stream's geometry."""
-        found = []
-        for job in self.jobs:
-            geometry = self.sections[job.section].geometry
-            found.append(column(geometry)[geometry.part(job.part)])
-        return found
+        for start, stop in pairwise(self._edges):
+            job = self._job(start)
+            yield slice(start, stop), job, self.sections[job.section].tables
 
 
 def decode(
@@ -286,31 +359,39 @@ def decode(
         whose streams is not are anything.
     """
     device = values.device
-    call = _Call(sections, [[len(states) for states, _ in found.parts] for found in streams], device)
-    parts = [streams[job.section].parts[job.part] for job in call.jobs]
-    lengths = [len(words) for _, words in parts]
-    room = [4 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
-    call.rows[:, 2], call.rows[:, 3] = _starts(lengths), lengths
-    call.rows[:, 4] = _starts([job.lanes for job in call.jobs])
-    call.rows[:, 6] = _starts(room)
-    rows, table_of, words, states = upload(
-        device,
-        call.rows,
-        np.concatenate([found.choice.tables for found in streams]).astype(np.int32),
-        np.concatenate([words for _, words in parts]).view(np.int16),
-        np.concatenate([states for states, _ in parts]).astype(np.uint32).view(np.int32),
-    )
-    scratch = torch.empty(sum(room), dtype=torch.int32, device=device)
-    results = torch.empty(len(call.jobs), dtype=torch.int32, device=device)
+    call = _Call(sections, [found.lanes for found in streams], device)
+    # The bytes of each section lie somewhere in a parcel: its states and words are counted from the beginning of that.
+    parcel = Parcel([found.bits for found in streams])
+    lanes, words = (np.concatenate(own) for own in zip(*((found.lanes, found.words) for found in streams), strict=True))
+    counts = np.array([len(found.lanes) for found in streams])
+    first = _starts(counts)
+    states_before, words_before = _starts(lanes), _starts(words)
+    places = np.array(parcel.places)
+    words_at = places // 2 + 2 * np.add.reduceat(lanes, first)
+    room = 4 * call.largest + BLOCK
+    rows = call.rows
+    rows[:, 2] = (words_before + np.repeat(words_at - words_before[first], counts))[call.order]
+    rows[:, 3] = words[call.order]
+    rows[:, 4] = (states_before + np.repeat(places // 4 - states_before[first], counts))[call.order]
+    rows[:, 6] = _starts(room)
+    table_of = np.concatenate([found.choice.tables for found in streams]).astype(np.int32)
+    arrays: list[NDArray[Any]] = [rows, table_of, *call.tables()]
+    arrays_at = [parcel.add(array) for array in arrays]
+    parcel.send(device)
+    streams_there, choices, *of_planes = [parcel.view(at, array) for at, array in zip(arrays_at, arrays, strict=True)]
+    words_there, states_there = parcel.there.view(torch.int16), parcel.there.view(torch.int32)
+    looks = call.look(*of_planes)
+    scratch = torch.empty(int(room.sum()), dtype=torch.int32, device=device)
+    results = torch.empty(len(rows), dtype=torch.int32, device=device)
     with side_by_side(device) as aside:
         for part, job, tables in call.launches():
             with aside():
                 decoding.decode_kernel[(part.stop - part.start,)](
-                    rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
+                    streams_there[part], looks, words_there, states_there, _slots(tables, device), choices, values,
                     values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
                     WIDE=WIDE, **_decoder_options(job.lanes), **EXACT,
                 )  # fmt: skip
-    return np.array([job.section for job in call.jobs]), results
+    return call.section_of, results
 
 
 def _decoder_options(lanes: int) -> dict[str, int]:
@@ -339,8 +420,10 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
     found = _classified(call, values, mask)
     choices, states, lengths, words = _coded(call, found, _chosen(call, found))
     streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
-    for job, own, first, count in zip(call.jobs, states, _starts(lengths), lengths, strict=True):
-        streams[job.section][job.part] = rans.pack_stream(own, words[first : first + count])
+    ends = np.cumsum(lengths)
+    places = zip(call.section_of.tolist(), call.part_of.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True)
+    for own, (number, part, first, end) in zip(states, places, strict=True):
+        streams[number][part] = rans.pack_stream(own, words[first:end])
     return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
 
 
@@ -365,11 +448,9 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
     """Put the symbols of all planes in order. Waits for the device, to know how many there are."""
     device, looks = call.device, call.looks
     flags, samples = torch.zeros((2, len(looks)), dtype=torch.int64, device=device)
-    launches: list[tuple[slice, bool]] = []
-    for masked, group in groupby(range(len(call.jobs)), lambda index: call.jobs[index].masked):
-        indices = list(group)
-        last = indices[-1]
-        launches.append((slice(int(call.firsts[indices[0]]), int(call.firsts[last] + call.rows[last, 1])), masked))
+    masked_from = int(call.rows[~call.masked, 1].sum())  # streams with masks stand behind those without
+    both = (slice(0, masked_from), False), (slice(masked_from, len(looks)), True)
+    launches = [(part, masked) for part, masked in both if part.stop > part.start]
     for part, masked in launches:
         encoding.count_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
@@ -392,7 +473,8 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
 def _chosen(call: _Call, found: _Classified) -> torch.Tensor:
     """Tables of each section, as `choose_for` finds them: (section, role * class) int64, on the device."""
     device = call.device
-    first_of = {(job.section, job.part): first for job, first in zip(call.jobs, call.firsts.tolist(), strict=True)}
+    streams = zip(call.section_of.tolist(), call.part_of.tolist(), strict=True)
+    first_of = dict(zip(streams, call.firsts.tolist(), strict=True))
     chosen = []
     for number, section in enumerate(call.sections):
         planes = np.array(section.geometry.deciding(section.codes), np.int64)
@@ -425,13 +507,13 @@ def _coded(
 ) -> tuple[list[Choice], list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
     """Choices of sections; states and number of words of each stream; all words. Waits for the device, twice."""
     device = call.device
-    lanes = np.array([job.lanes for job in call.jobs])
+    lanes = call.lanes
     programs = -(-lanes // WARP)
     groups = np.empty((int(programs.sum()), encoding.ENCODED), np.int64)
     stream = groups[:, 0] = np.repeat(np.arange(len(lanes)), programs)
     groups[:, 1] = lanes[stream]
     groups[:, 2] = WARP * (np.arange(len(groups)) - _starts(programs)[stream])
-    groups[:, 3] = np.array([job.section for job in call.jobs])[stream] * (ALL * TOKENS)
+    groups[:, 3] = call.section_of[stream] * (ALL * TOKENS)
     groups[:, 4] = _starts(lanes)[stream]
     rows, planes = upload(device, groups, np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1))
     given = torch.zeros(len(found.keys), dtype=torch.int8, device=device)
