@@ -18,7 +18,8 @@ from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import shipped
 from xwalloc.device import coder as device_coder
-from xwalloc.device import samples, trials, wavelet
+from xwalloc.device import encoder, samples, trials, wavelet
+from xwalloc.device.sections import Call
 from xwalloc.transform.wavelet import exact_filters, get_wavelet, plan
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -115,12 +116,12 @@ def compile_coder():
         for kind, at, masked in ((kinds.latents, 0, None), (kinds.residuals, 180, 0))
     ]
     values, mask = torch.zeros(360, dtype=torch.int32), torch.zeros(180, dtype=torch.uint8)
-    device_coder.download = lambda *tensors: [torch.ones_like(tensor).numpy() for tensor in tensors]
+    encoder.download = lambda *tensors: [torch.ones_like(tensor).numpy() for tensor in tensors]
     for lanes in (4, 512):
-        call = device_coder._Call(sections, [[lanes]] * 2, values.device)
-        found = device_coder._classified(call, values, mask)
+        call = Call(sections, [[lanes]] * 2, values.device)
+        found = encoder._classified(call, values, mask)
         choices = [Choice.usual(section.kind) for section in sections]
-        device_coder._coded(call, found, device_coder._chosen(call, found))
+        encoder._coded(call, found, encoder._chosen(call, found))
         part = np.array([lanes]), np.array([9]), torch.zeros(4 * lanes + 18, dtype=torch.uint8)
         device_coder.decode(sections, [device_coder.Streams(choice, *part) for choice in choices], values, mask)
 

@@ -14,6 +14,7 @@ from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.device import coder as device_coder
 from xwalloc.device import contexts as device_contexts
+from xwalloc.device import encoder
 from xwalloc.types import in_turn
 
 FIRST = Order.FLAGS_FIRST
@@ -57,7 +58,7 @@ def test_sections_of_several_codebooks(sections, device, monkeypatch):
     case = sections.Case(
         *[(FIRST.residuals, [stack]) for stack in stacks], codebooks=[usual, turned, turned, usual]
     )  # fmt: skip
-    monkeypatch.setattr(device_coder, "COMPARED", 2)
+    monkeypatch.setattr(encoder, "COMPARED", 2)
     case.check(device)
     chosen = [device_coder.unpack(own, data).choice for own, data in zip(case.sections, case.cpu(), strict=True)]
     assert any((choice.tables != Choice.usual(choice.kind, choice.codebook).tables).any() for choice in chosen)
@@ -99,7 +100,7 @@ def test_integers_beyond_32_bits_are_refused(device):
 
 def test_reciprocals_divide_exactly():
     """At the quotients where an excess or a shortfall shows first: they grow with the dividend."""
-    multipliers, shifts, addends = (table.astype(np.uint64) for table in device_coder.reciprocals())
+    multipliers, shifts, addends = (table.astype(np.uint64) for table in encoder.reciprocals())
     f = np.arange(1, 4097, dtype=np.uint64)
     rng = np.random.default_rng(0)
     quotients = [0, 1, 2**19, 2**20 - 2, 2**20 - 1, *rng.integers(2**20, size=50).tolist()]
