@@ -30,7 +30,17 @@ from xwalloc.errors import FormatError
 from xwalloc.jit import inline_kernel, kernel
 from xwalloc.types import Buffer
 
-__all__ = ["LANES", "MAX_LANES", "decode", "encode", "pack_stream", "room_for", "take_apart", "unpack_stream"]
+__all__ = [
+    "LANES",
+    "MAX_LANES",
+    "decode",
+    "encode",
+    "pack_stream",
+    "pieces_of",
+    "room_for",
+    "take_apart",
+    "unpack_stream",
+]
 
 LANES = 4
 """Lanes of a stream for one core."""
@@ -224,10 +234,18 @@ def decode_kernel(contexts, symbols, spans, words, states, values):
 IMPOSSIBLE = "A stream of the frame has an impossible length, number of lanes or coder state."
 
 
-def pack_stream(states: NDArray[np.int64], words: NDArray[np.uint16]) -> bytes:
-    """Bytes of one stream: the base-2 logarithm of the number of lanes, the first states of the decoder, its words."""
+def pieces_of(states: NDArray[np.integer], words: NDArray[np.uint16]) -> list[Buffer]:
+    """What the bytes of one stream are put together from.
+
+    The base-2 logarithm of the number of lanes, the first states of the decoder, its words.
+    """
     lanes = len(states).bit_length() - 1
-    return b"".join([bytes([lanes]), states.astype("<u4").data, words.astype("<u2", copy=False).data])
+    return [bytes([lanes]), states.astype("<u4", copy=False).data, words.astype("<u2", copy=False).data]
+
+
+def pack_stream(states: NDArray[np.integer], words: NDArray[np.uint16]) -> bytes:
+    """Bytes of one stream."""
+    return b"".join(pieces_of(states, words))
 
 
 def unpack_stream(data: Buffer) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from xwalloc.errors import FormatError
 from xwalloc.types import Buffer
 
-__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "places", "touching", "unpack"]
+__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "pack_pieces", "places", "touching", "unpack"]
 
 SAMPLES_PER_SEGMENT = 1 << 20
 MAX_SEGMENTS = 64
@@ -51,7 +51,13 @@ def touching(slabs: Sequence[tuple[int, int]], part: slice) -> list[int]:
 
 def pack(streams: Sequence[bytes]) -> bytes:
     """Bytes of several streams: their number, their lengths, then the streams."""
-    return struct.pack(f"<H{len(streams)}I", len(streams), *map(len, streams)) + b"".join(streams)
+    return pack_pieces([[stream] for stream in streams])
+
+
+def pack_pieces(streams: Sequence[Sequence[Buffer]]) -> bytes:
+    """`pack`, of streams that are still in pieces."""
+    lengths = [sum(memoryview(piece).nbytes for piece in stream) for stream in streams]
+    return b"".join([struct.pack(f"<H{len(streams)}I", len(streams), *lengths), *itertools.chain(*streams)])
 
 
 def places(data: Buffer, count: int) -> list[int]:

@@ -19,6 +19,7 @@ from xwalloc.device import encoding
 from xwalloc.device.arithmetic import EXACT
 from xwalloc.device.memory import download, upload
 from xwalloc.device.sections import BLOCK, Call, Section, starts
+from xwalloc.types import Buffer
 
 __all__ = ["encode", "reciprocals"]
 
@@ -46,12 +47,12 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
     call = Call(sections, [_lanes(section) for section in sections], device)
     found = _classified(call, values, mask)
     choices, states, lengths, words = _coded(call, found, _chosen(call, found))
-    streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
+    streams: list[list[list[Buffer]]] = [[[]] * section.geometry.parts for section in sections]
     ends = np.cumsum(lengths)
     places = zip(call.section_of.tolist(), call.part_of.tolist(), (ends - lengths).tolist(), ends.tolist(), strict=True)
     for own, (number, part, first, end) in zip(states, places, strict=True):
-        streams[number][part] = rans.pack_stream(own, words[first:end])
-    return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
+        streams[number][part] = rans.pieces_of(own, words[first:end])
+    return [segments.pack_pieces([[choice.to_bytes()], *own]) for choice, own in zip(choices, streams, strict=True)]
 
 
 def _lanes(section: Section) -> list[int]:
@@ -131,7 +132,7 @@ def _chosen(call: Call, found: _Classified) -> torch.Tensor:
 
 def _coded(
     call: Call, found: _Classified, tables: torch.Tensor
-) -> tuple[list[Choice], list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
+) -> tuple[list[Choice], list[NDArray[np.uint32]], NDArray[np.int64], NDArray[np.uint16]]:
     """Choices of sections; states and number of words of each stream; all words. Waits for the device, twice."""
     device = call.device
     lanes = call.lanes
@@ -163,8 +164,7 @@ def _coded(
             given, found.keys, found.further, torch.cumsum(sums, 0) - sums, words, BLOCK=PACKED, **EXACT
         )
     (bits,) = download(words)
-    lasting = all_states.view(np.uint32).astype(np.int64)
-    own = [lasting[at : at + count] for at, count in zip(starts(lanes), lanes, strict=True)]
+    own = [all_states.view(np.uint32)[at : at + count] for at, count in zip(starts(lanes), lanes, strict=True)]
     return choices, own, lengths, bits.view(np.uint16)
 
 
