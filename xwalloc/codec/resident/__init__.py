@@ -2,6 +2,6 @@
 
 from xwalloc.codec.resident.arrays import DeviceArray
 from xwalloc.codec.resident.decode import Job, can_decode, decoded, left_there
-from xwalloc.codec.resident.encode import OnDevice, can_encode
+from xwalloc.codec.resident.encode import OnDevice, can_encode, survey
 
-__all__ = ["DeviceArray", "Job", "OnDevice", "can_decode", "can_encode", "decoded", "left_there"]
+__all__ = ["DeviceArray", "Job", "OnDevice", "can_decode", "can_encode", "decoded", "left_there", "survey"]
