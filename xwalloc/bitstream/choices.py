@@ -22,7 +22,7 @@ from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
 from xwalloc.types import Buffer
 
-__all__ = ["CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
+__all__ = ["BITS_PER_CHOICE", "CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
 
 ALL = len(Role) * CLASSES
 CLASS_IDS: NDArray[np.uint16] = np.arange(ALL, dtype=np.uint16).reshape(len(Role), CLASSES)
@@ -166,10 +166,14 @@ def _count(values, classes, counts):
 
 @lru_cache(maxsize=16)
 def costs(codebook: Tables) -> NDArray[np.float64]:
-    """Bits of each token (besides its raw bits) in each table, (token, table); an escaped token takes 7 more."""
+    """Bits of each token (besides its raw bits) in each table, (token, table); an escaped token takes 7 more.
+
+    They are multiples of 2^-16, so that sums of up to 2^37 bits are exact: every device makes the same choice.
+    """
     frequencies = codebook.frequencies.astype(np.float64)
     bits = PROB_BITS - np.log2(np.maximum(frequencies, 1.0))
-    return np.where(frequencies > 0, bits, bits[:, ESCAPE, None] + 7).T.copy()
+    bits = np.where(frequencies > 0, bits, bits[:, ESCAPE, None] + 7)
+    return np.ascontiguousarray(np.rint(bits.T * 2.0**16) / 2.0**16)
 
 
 Part = tuple[NDArray[np.signedinteger], NDArray[np.uint16]]

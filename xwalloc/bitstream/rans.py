@@ -227,7 +227,7 @@ IMPOSSIBLE = "A stream of the frame has an impossible length, number of lanes or
 def pack_stream(states: NDArray[np.int64], words: NDArray[np.uint16]) -> bytes:
     """Bytes of one stream: the base-2 logarithm of the number of lanes, the first states of the decoder, its words."""
     lanes = len(states).bit_length() - 1
-    return bytes([lanes]) + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    return b"".join([bytes([lanes]), states.astype("<u4").data, words.astype("<u2", copy=False).data])
 
 
 def unpack_stream(data: Buffer) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
