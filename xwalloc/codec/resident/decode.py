@@ -236,13 +236,10 @@ def _masks(device: torch.device, jobs: Sequence[Job]) -> tuple[torch.Tensor | No
 
 def _extremes(symbols: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest symbol of each plane of chunks (batch, rank, z, y, x) of one geometry."""
-    import torch
-
     from xwalloc.device.memory import together
 
     planes = together(symbols).view(-1, math.prod(symbols[0].shape[2:]))
-    low, high = torch.aminmax(planes, dim=1)
-    return low, high
+    return planes.amin(dim=1), planes.amax(dim=1)
 
 
 def samples_of(

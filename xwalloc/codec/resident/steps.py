@@ -95,8 +95,7 @@ def inverse(
     )
     parts = zip(torch.split(made, planes), symbols, strict=True)
     flat = made.view(len(made), -1)
-    low, high = torch.aminmax(flat, dim=1)
-    reach = torch.maximum(high, -low)
+    reach = torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
     return [part.reshape(*own.shape[:2], -1) for part, own in parts], reach
 
 
