@@ -229,9 +229,10 @@ def decode_kernel(
     turn = end * 0
     bad = lane * 0
     seen = bad.to(tl.int16)
+    own = tl.load(first)
     for p in range(count):
         look = first + (end * 0 + p).to(tl.int64) * _LOOKS
-        own = tl.load(look)
+        next_own = tl.load(look + _LOOKS, mask=p + 1 < count, other=0)
         if (own > 0) & (position <= end):  # of a stream that has ended too early the rest is not looked for
             base, mask_base, ny, nx, sz, sy, rows = extent_of(look)
             others = others_of(look)
@@ -317,6 +318,7 @@ def decode_kernel(
                 )  # fmt: skip
             turn = (turn + n) % LANES
             tl.debug_barrier()
+        own = next_own
     sound = (position == end) & (tl.max(((state != _LOWER) | (bad > 0)).to(tl.int32), 0) == 0)
     # Words that were only asked for ahead must count for something, or a compiler would not ask for them.
     tl.store(status + tl.program_id(0), tl.where(sound, 0, tl.max(seen.to(tl.int32), 0) | 1))
