@@ -49,6 +49,7 @@ from xwalloc.codec.places import codes_of
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident import encode as encoder
 from xwalloc.codec.resident import outcome
+from xwalloc.codec.resident.job import Job
 from xwalloc.codec.resident.sections import latent_section, residual_section
 from xwalloc.codec.resident.steps import certain, inverse
 from xwalloc.device import coder
@@ -185,7 +186,7 @@ class Batch:
         self.device = torch.device(engine.device())
         self.mode = " and ".join(sorted({Mode(frame[MODE_AT]).name.lower() for frame in self.frames}))
 
-    def jobs(self) -> list[decoder.Job]:
+    def jobs(self) -> list[Job]:
         """Frames, taken apart."""
         found = []
         for frame in self.frames:
@@ -196,7 +197,7 @@ class Batch:
             )
             whole = tuple(slice(0, n) for n in parsed.header.shape)
             none = np.empty(0, np.int64)
-            job = decoder.Job.of(contents, layout, whole, np.empty(0, np.float32), None, (), none, none.astype("u4"))
+            job = Job.of(contents, layout, whole, np.empty(0, np.float32), None, (), none, none.astype("u4"))
             found.append(job)
         return found
 
@@ -229,7 +230,7 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def whole_batch() -> None:
         made = decoder.decode(device, jobs)
-        numbers = download(*made.numbers)
+        (numbers,) = download(made.numbers)
         if not all(made.verdict(index, numbers) for index in range(len(jobs))):
             raise SystemExit("A chunk has to be decoded alone.")
 
@@ -238,9 +239,9 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     starts = np.cumsum([0, *sizes])
     values = torch.zeros(int(starts[-1]), dtype=torch.int32, device=device)
     sections = [
-        section
+        section.placed(int(at), None)
         for index, job in enumerate(jobs)
-        for section in decoder._sections(job.contents, int(starts[index]), int(starts[len(jobs) + index]), None)
+        for section, at in zip(job.sections, (starts[index], starts[len(jobs) + index]), strict=False)
     ]
     streams = [found for job in jobs for found in job.streams]
     yield batch.timing("decode, entropy coder", timed(lambda: coder.decode(sections, streams, values), repeats))
@@ -253,14 +254,14 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def to_samples() -> None:
         for job, made in zip(jobs, decoder.samples_of(jobs, latents, rest), strict=True):
-            decoder._restored(job, made)
+            decoder.restored(job, made, None)
 
     yield batch.timing("decode, products and samples", timed(to_samples, repeats))
 
     def transform() -> None:
         found, _ = inverse(models, symbols, none, bounds)
         for job, made in zip(jobs, decoder.samples_of(jobs, found, rest), strict=True):
-            decoder._restored(job, made)
+            decoder.restored(job, made, None)
 
     yield batch.timing("decode, transform path", timed(transform, repeats))
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Parallel", "Region", "in_turn"]
+__all__ = ["Buffer", "Parallel", "Region", "in_turn"]
+
+Buffer = bytes | memoryview
+"""Bytes that are read, perhaps a part of others that is not copied."""
 
 Parallel = Callable[[Callable[..., Any], Sequence[Any]], list[Any]]
 """Runs a function over items, perhaps on several threads; results in order."""

@@ -138,3 +138,42 @@ def test_damaged_streams_are_refused_or_differ():
         damaged[rng.integers(len(stream))] ^= int(1 << rng.integers(8))
         with contextlib.suppress(FormatError):
             assert rans.decode(bytes(damaged), contexts, tables).shape == contexts.shape
+
+
+def taken_apart(data, places):
+    """States and words of streams, from the bytes that a device gets."""
+    bits = np.empty(rans.room_for(places), np.uint8)
+    lanes, words = rans.take_apart(data, places, bits)
+    states, rest = np.split(bits, [4 * lanes.sum()])
+    return (
+        np.split(states.view("<u4"), np.cumsum(lanes)[:-1]),
+        np.split(rest.view("<u2"), np.cumsum(words)[:-1]),
+    )  # fmt: skip
+
+
+def test_streams_taken_apart_together_are_those_taken_apart_alone():
+    rng = np.random.default_rng(0)
+    streams = [
+        rans.pack_stream(rng.integers(1 << 16, 1 << 32, 1 << lanes), rng.integers(0, 1 << 16, count))
+        for lanes, count in ((2, 0), (5, 301), (12, 7), (3, 64), (2, 1))
+    ]
+    data = b"before" + b"".join(streams) + b"behind"
+    edges = np.cumsum([len(b"before"), *map(len, streams)]).tolist()
+    for chosen in ([0, 1, 2, 3, 4], [3], [1, 4]):
+        found = taken_apart(memoryview(data), [(edges[i], edges[i + 1]) for i in chosen])
+        for i, states, words in zip(chosen, *found, strict=True):
+            expected = rans.unpack_stream(streams[i])
+            np.testing.assert_array_equal(states, expected[0])
+            np.testing.assert_array_equal(words, expected[1])
+
+
+def test_impossible_streams_are_refused_together_as_alone():
+    good = rans.pack_stream(np.full(8, 1 << 16), np.arange(5))
+    low = rans.pack_stream(np.array([1 << 16, 1 << 16, (1 << 16) - 1, 1 << 16]), np.arange(5))
+    for bad in (b"", good[:-1], good[:30], bytes([1]) + good[1:], bytes([13]) + good[1:], b"\xff" + good[1:], low):
+        with pytest.raises(FormatError):
+            rans.unpack_stream(bad)
+        for first, second in ((bad, good), (good, bad)):
+            at, end = len(first), len(first) + len(second)
+            with pytest.raises(FormatError):
+                taken_apart(first + second, [(0, at), (at, end)])

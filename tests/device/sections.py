@@ -48,7 +48,7 @@ def with_codes(planes, codes):
 class Case:
     """Sections of several chunks in one buffer, as both coders take them."""
 
-    def __init__(self, *chunks, dimensions=2, masked=()):
+    def __init__(self, *chunks, dimensions=2, masked=(), codebooks=None):
         self.values, self.mask, self.sections, self.parts = [], [], [], []
         rng = np.random.default_rng(7)
         at = 0
@@ -72,8 +72,8 @@ class Case:
                 part["code"] = 1
             self.sections.append(
                 device_coder.Section(
-                    device_coder.Geometry.of(full), np.concatenate(codes), kind, dimensions, shipped(), at,
-                    at if number in masked else None,
+                    device_coder.Geometry.of(full), np.concatenate(codes), kind, dimensions,
+                    codebooks[number] if codebooks else shipped(), at, at if number in masked else None,
                 )
             )  # fmt: skip
             self.parts.append([with_codes(part, own) for part, own in zip(parts, codes, strict=True)])
@@ -87,7 +87,11 @@ class Case:
         found = []
         for section, values, mask, parts in zip(self.sections, self.values, self.mask, self.parts, strict=True):
             holes = coder.NO_MASK if section.mask_at is None else mask
-            found.append(coder.encode_segments(values, parts, section.kind, section.dimensions, holes, in_turn, FIRST))
+            found.append(
+                coder.encode_segments(
+                    values, parts, section.kind, section.dimensions, holes, in_turn, FIRST, section.tables
+                )
+            )
         return found
 
     def masks(self, device):

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 KERNELS = ["add_errors", "add_magnitudes", "add_squares", "compare", "convert", "count_kernel", "count_rest", "cut",
            "decode_kernel", "encode_kernel", "histogram_kernel", "look_kernel", "make_residuals", "make_samples",
-           "put_kernel", "rebuild", "round_down", "take_step", "try_rows"]  # fmt: skip
+           "pack_kernel", "put_kernel", "rebuild", "round_down", "take_step", "try_rows"]  # fmt: skip
 
 
 def test_all_kernels_compile_for_a_gpu():

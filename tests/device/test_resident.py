@@ -8,12 +8,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
+from xwalloc.bitstream import planes, rans, segments  # noqa: E402
 from xwalloc.bitstream.frame import Frame, Mode, Section  # noqa: E402
-from xwalloc.codec import devices  # noqa: E402
+from xwalloc.codec import devices, transform_sections  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
 from xwalloc.codec.resident import decode as resident  # noqa: E402
 from xwalloc.codec.resident import encode as encoder  # noqa: E402
+from xwalloc.codec.resident import job, sections  # noqa: E402
+from xwalloc.device import memory  # noqa: E402
 from xwalloc.errors import BudgetError, FormatError  # noqa: E402
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
@@ -66,6 +69,54 @@ def test_axes_in_any_order(check, encode, chunks):
     frame = encode(data, channel_axis=1, signal_axes=(0, 3), max_error=1.5, levels=1)
     check(frame)
     check(frame, region=(slice(0, 5), slice(3, 4), slice(1, 2), slice(0, 9)))
+
+
+@pytest.fixture
+def slabs(monkeypatch):
+    """Residual layers are cut into slabs of 500 samples; what was read of which slabs is noted."""
+
+    def cuts(shape):
+        return segments.cuts(shape, planes.GROUP, 500)
+
+    noted = []
+    take_apart = rans.take_apart
+    monkeypatch.setattr(transform_sections, "residual_cuts", cuts)
+    monkeypatch.setattr(job, "residual_cuts", cuts)
+    monkeypatch.setattr(rans, "take_apart", lambda data, *more: noted.append(len(more[0])) or take_apart(data, *more))
+    sections._kept_residual_geometry.cache_clear()
+    yield noted
+    sections._kept_residual_geometry.cache_clear()
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_only_slabs_that_a_region_touches_are_decoded(check, encode, chunks, slabs, holes):
+    data = chunks.with_holes((4, 40, 24)) if holes else chunks.mixture((4, 40, 24), "f4")
+    frame = encode(data, max_error=1.5, nodata=-9999, levels=1)
+    check(frame)
+    for rows, count in ((slice(9, 12), 1), (slice(30, 40), 2)):
+        del slabs[:]
+        check(frame, region=(slice(1, 3), rows, slice(2, 20)))
+        assert slabs == [1, count]
+
+
+def test_damage_outside_of_a_region_is_not_seen(places, encode, chunks, slabs):
+    whole = encode(chunks.mixture((4, 40, 24), "f4"), max_error=1.5, levels=1)
+    frame = chunks.parsed(whole)
+    data = bytearray(frame.sections[Section.RESIDUAL])
+    data[-1] ^= 0x55
+    damaged = Frame(header=frame.header, sections={**frame.sections, Section.RESIDUAL: bytes(data)}).to_bytes()
+    region = slice(0, 4), slice(0, 30), slice(0, 24)
+    expected = places.on_cpu(decode_frame, whole, region=region)
+    assert decode_frame(damaged, region=region).tobytes() == expected.tobytes()
+    assert places.on_cpu(decode_frame, damaged, region=region).tobytes() == expected.tobytes()
+    with pytest.raises(FormatError):
+        decode_frame(damaged, region=(slice(0, 4), slice(0, 40), slice(0, 1)))
+    assert places.decoded == [1, 1]
+
+
+def test_streams_that_travel_by_themselves(monkeypatch, check, encode, chunks):
+    monkeypatch.setattr(memory, "LARGE", 300)
+    check(encode(chunks.mixture((6, 24, 24), "f4"), max_error=0.5, levels=1))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +179,7 @@ def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chun
 def test_without_triton_chunks_stay_on_the_host(monkeypatch, places, encode, chunks):
     frame = encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1)
     expected = places.on_cpu(decode_frame, frame)
-    for module in (resident, encoder):
+    for module in (job, encoder):
         monkeypatch.setattr(module, "has_kernels", lambda: False)
     assert decode_frame(frame).tobytes() == expected.tobytes()
     assert ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=1)).encode(expected)

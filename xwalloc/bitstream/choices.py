@@ -14,14 +14,15 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.bitstream.contexts import CLASSES, Kind, Role, direct_classes, first_class
-from xwalloc.bitstream.lists import Reader, Writer
+from xwalloc.bitstream.contexts import CLASSES, DIRECT_CLASSES, Kind, Role, direct_classes, first_class
+from xwalloc.bitstream.lists import Writer, is_filled, read
 from xwalloc.bitstream.rans import DIRECT, split
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables, shipped
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
+from xwalloc.types import Buffer
 
-__all__ = ["CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
+__all__ = ["BITS_PER_CHOICE", "CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
 
 ALL = len(Role) * CLASSES
 CLASS_IDS: NDArray[np.uint16] = np.arange(ALL, dtype=np.uint16).reshape(len(Role), CLASSES)
@@ -55,17 +56,18 @@ class Choice:
     tables: NDArray[np.uint16]
     codebook: Tables
 
-    @classmethod
-    def usual(cls, kind: Kind, codebook: Tables | None = None) -> Choice:
+    @staticmethod
+    def usual(kind: Kind, codebook: Tables | None = None) -> Choice:
         """The tables that were trained for the classes; those that ship, where no codebook is given."""
-        codebook = codebook or shipped()
-        return cls(kind, usual(codebook, kind), codebook)
+        return _usual_choice(kind, codebook or shipped())
 
     @cached_property
     def lookups(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Table of each class, (role, class), and of each small expected magnitude, (role, magnitude)."""
+        near = np.empty((len(Role), DIRECT_CLASSES), np.uint16)
         table_of = self.tables.reshape(len(Role), CLASSES)
-        return table_of, table_of[:, direct_classes()]
+        _look_up(table_of, direct_classes(), near)
+        return table_of, near
 
     def to_bytes(self) -> bytes:
         """Lists of the classes that are not as usual, as distances, and of the differences of their tables."""
@@ -78,7 +80,7 @@ class Choice:
         return writer.to_bytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes, kind: Kind, codebook: Tables | None = None) -> Choice:
+    def from_bytes(cls, data: Buffer, kind: Kind, codebook: Tables | None = None) -> Choice:
         """Inverse of `to_bytes`.
 
         Raises
@@ -87,23 +89,67 @@ class Choice:
             If the bytes name no tables.
         """
         codebook = codebook or shipped()
-        reader = Reader(data)
-        count = int(reader.unsigned(1, ALL + 1)[0])
-        changed = np.cumsum(reader.unsigned(count, ALL) + 1) - 1
-        if count and changed[-1] >= ALL:
-            raise FormatError("A stream of the frame chooses a table for a class that there is not.")
-        tables = usual(codebook, kind).astype(np.int64)
-        tables[changed] += reader.signed(count)
-        if tables.min() < 0 or tables.max() >= len(codebook.frequencies):
-            raise FormatError("A stream of the frame chooses a table that there is not.")
-        reader.end()
-        return cls(kind, tables.astype(np.uint16), codebook)
+        tables = usual(codebook, kind).copy()
+        fault = _read_changes(
+            np.frombuffer(data, np.uint8), len(codebook.frequencies), np.empty((2, ALL + 1), np.uint64), tables
+        )
+        if fault:
+            raise FormatError(f"The choice of tables in the frame {FAULTS[fault]}.")
+        return cls(kind, tables, codebook)
 
 
 def usual(codebook: Tables, kind: Kind) -> NDArray[np.uint16]:
     """Table of each class of a kind: (role * class,)."""
     first = first_class(kind, Role.DENSE)
     return codebook.index[first : first + ALL]
+
+
+@lru_cache(maxsize=16)
+def _usual_choice(kind: Kind, codebook: Tables) -> Choice:
+    """With its lookups, since what is coded by itself has these tables."""
+    return Choice(kind, usual(codebook, kind), codebook)
+
+
+@kernel
+def _look_up(table_of, classes, near):
+    for role in range(near.shape[0]):
+        for expected in range(near.shape[1]):
+            near[role, expected] = table_of[role, classes[expected]]
+
+
+CUT, NO_CLASS, NO_TABLE, NOT_FILLED = range(1, 5)
+FAULTS = ("", "is cut", "names a class that there is not", "names a table that there is not", "does not fill its bytes")
+"""What can be wrong with the bytes of a choice."""
+
+
+@kernel
+def _read_changes(data, count, scratch, tables):
+    """Change tables, of which there are `count`, as the bytes of a choice say; returns what is wrong with these."""
+    gaps, differences = scratch[0], scratch[1]
+    at = read(data, np.int64(0), gaps[:1])
+    if at < 0:
+        return CUT
+    changes = gaps[0]
+    if changes > np.uint64(tables.shape[0]):
+        return NO_CLASS
+    at = read(data, at, gaps[: np.int64(changes)])
+    if at < 0:
+        return CUT
+    at = read(data, at, differences[: np.int64(changes)])
+    if at < 0:
+        return CUT
+    place = np.int64(-1)
+    for i in range(np.int64(changes)):
+        if gaps[i] >= np.uint64(tables.shape[0]):
+            return NO_CLASS
+        place += np.int64(gaps[i]) + 1
+        if place >= tables.shape[0]:
+            return NO_CLASS
+        difference = np.int64(differences[i] >> np.uint64(1)) ^ -np.int64(differences[i] & np.uint64(1))
+        if not -count < difference < count or not 0 <= np.int64(tables[place]) + difference < count:
+            return NO_TABLE
+        tables[place] = np.int64(tables[place]) + difference
+    return 0 if is_filled(data, at) else NOT_FILLED
 
 
 @kernel
@@ -120,10 +166,14 @@ def _count(values, classes, counts):
 
 @lru_cache(maxsize=16)
 def costs(codebook: Tables) -> NDArray[np.float64]:
-    """Bits of each token (besides its raw bits) in each table, (token, table); an escaped token takes 7 more."""
+    """Bits of each token (besides its raw bits) in each table, (token, table); an escaped token takes 7 more.
+
+    They are multiples of 2^-16, so that sums of up to 2^37 bits are exact: every device makes the same choice.
+    """
     frequencies = codebook.frequencies.astype(np.float64)
     bits = PROB_BITS - np.log2(np.maximum(frequencies, 1.0))
-    return np.where(frequencies > 0, bits, bits[:, ESCAPE, None] + 7).T.copy()
+    bits = np.where(frequencies > 0, bits, bits[:, ESCAPE, None] + 7)
+    return np.ascontiguousarray(np.rint(bits.T * 2.0**16) / 2.0**16)
 
 
 Part = tuple[NDArray[np.signedinteger], NDArray[np.uint16]]

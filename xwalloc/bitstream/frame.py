@@ -19,6 +19,7 @@ import google_crc32c
 import numpy as np
 
 from xwalloc.errors import ChecksumError, FormatError, LimitError, TruncatedError, UnsupportedFormatError
+from xwalloc.types import Buffer
 
 __all__ = ["DTYPES", "FORMAT_VERSION", "AxisRole", "DecodeLimits", "Frame", "Header", "Mode", "Quality", "Section"]
 
@@ -75,6 +76,9 @@ class Section(IntEnum):
     MODEL = 6
     LATENTS = 7
     RESIDUAL = 8
+
+
+MODES, SECTIONS = frozenset(Mode), frozenset(Section)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +150,13 @@ class Frame:
     """
 
     header: Header
-    sections: Mapping[Section, bytes] = field(default_factory=dict)
+    sections: Mapping[Section, Buffer] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise; sections are written in the order of their codes."""
         h = self.header
         names = sorted(self.sections)
-        table = b"".join(
-            ENTRY.pack(name, len(self.sections[name]), google_crc32c.value(self.sections[name])) for name in names
-        )
+        table = b"".join(ENTRY.pack(name, len(self.sections[name]), _crc_of(self.sections[name])) for name in names)
         axes = b"".join(AXIS.pack(role, n) for role, n in zip(h.roles, h.shape, strict=True))
         head_size = FIXED.size + len(axes) + len(table) + CRC.size
         head = (
@@ -176,11 +178,11 @@ class Frame:
             + axes
             + table
         )
-        return b"".join([head, CRC.pack(google_crc32c.value(head)), *(self.sections[name] for name in names)])
+        return b"".join([head, CRC.pack(_crc_of(head)), *(self.sections[name] for name in names)])
 
     @classmethod
-    def parse(cls, data: bytes, limits: DecodeLimits) -> Frame:
-        """Read a frame, checking every length, checksum and limit first.
+    def parse(cls, data: Buffer, limits: DecodeLimits) -> Frame:
+        """Read a frame, checking every length, checksum and limit first. Of a view, sections are views.
 
         Raises
         ------
@@ -196,11 +198,16 @@ class Frame:
         sections = {}
         for name, length, crc in entries:
             payload = data[start : start + length]
-            if google_crc32c.value(payload) != crc:
+            if _crc_of(payload) != crc:
                 raise ChecksumError(f"Section {name.name} is damaged (its CRC-32C differs). Restore it from a copy.")
             sections[name] = payload
             start += length
         return cls(header=header, sections=sections)
+
+
+def _crc_of(data: Buffer) -> int:
+    """CRC-32C. (The library takes arrays without copying them, but no views of bytes.)"""
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))
 
 
 def is_big_endian(dtype: np.dtype) -> bool:
@@ -208,7 +215,7 @@ def is_big_endian(dtype: np.dtype) -> bool:
     return dtype.newbyteorder("<") != dtype
 
 
-def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], int]:
+def parse_header(data: Buffer) -> tuple[Header, list[tuple[Section, int, int]], int]:
     """Header, section table (section, length, CRC) and offset of the first section.
 
     Raises
@@ -217,7 +224,7 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
         If the bytes are not a whole, undamaged header followed by as many bytes as it states.
     """
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise FormatError(f"Expected a frame of xwalloc, which begins with {MAGIC!r}. Got {data[: len(MAGIC)]!r}.")
+        raise FormatError(f"Expected a frame of xwalloc, which begins with {MAGIC!r}. Got {bytes(data[:4])!r}.")
     if len(data) < FIXED.size:
         raise TruncatedError(f"Expected a frame of at least {FIXED.size} bytes. Got {len(data)}.")
     _, version, mode, dtype, order, ndim, count, quality, flags, value, nodata, tables, length = FIXED.unpack_from(data)
@@ -230,20 +237,18 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
     end = FIXED.size + ndim * AXIS.size + count * ENTRY.size
     if end + CRC.size > len(data):
         raise TruncatedError(f"The frame ends inside its header ({end + CRC.size} bytes). Got {len(data)}.")
-    if CRC.unpack_from(data, end)[0] != google_crc32c.value(data[:end]):
+    if CRC.unpack_from(data, end)[0] != _crc_of(data[:end]):
         raise ChecksumError("The header of the frame is damaged (its CRC-32C differs). Restore the chunk from a copy.")
     if dtype >= len(DTYPES) or order > 1 or ndim > MAX_NDIM or flags > FLAG_NODATA or (order and dtype < 2):
         raise FormatError(f"The header has an unknown dtype, order, rank or flag: {(dtype, order, ndim, flags)}.")
-    for what, codes, known in (
-        ("mode", [mode], Mode),
-        ("section", [name for name, _, _ in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])], Section),
-    ):
+    axes = list(AXIS.iter_unpack(data[FIXED.size : FIXED.size + ndim * AXIS.size]))
+    entries = list(ENTRY.iter_unpack(data[end - count * ENTRY.size : end]))
+    for what, codes, known in (("mode", [mode], MODES), ("section", [name for name, _, _ in entries], SECTIONS)):
         for code in codes:
-            if code not in [*known]:
+            if code not in known:
                 raise UnsupportedFormatError(
                     f"The frame has a {what} of kind {code}, which this xwalloc does not know. Install a newer xwalloc."
                 )
-    axes = list(AXIS.iter_unpack(data[FIXED.size : FIXED.size + ndim * AXIS.size]))
     try:
         header = Header(
             mode=Mode(mode),
@@ -255,9 +260,7 @@ def parse_header(data: bytes) -> tuple[Header, list[tuple[Section, int, int]], i
             nodata=nodata if flags & FLAG_NODATA else None,
             tables=tables,
         )
-        table = [
-            (Section(name), size, crc) for name, size, crc in ENTRY.iter_unpack(data[end - count * ENTRY.size : end])
-        ]
+        table = [(Section(name), size, crc) for name, size, crc in entries]
     except ValueError as error:
         raise FormatError(f"The header of the frame is not valid: {error}.") from None
     if [name for name, _, _ in table] != sorted({name for name, _, _ in table}):

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
+from xwalloc.types import Buffer
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["Reader", "Writer", "is_filled", "read"]
 
 Integers = NDArray[np.int64]
 
@@ -80,8 +81,11 @@ def _get(data, at, bits):
 
 
 @kernel
-def _read(data, at, values):
-    """Read a list; returns the position of the next bit, or -1 where the data end too early."""
+def read(data, at, values):
+    """Read a list; returns the position of the next bit, or -1 where the data end too early.
+
+    What `Reader` does, for kernels: the list begins at the bit `at`, and fills `values` (uint64).
+    """
     end = 8 * data.shape[0]
     total, count = np.int64(A_FIRST), 1
     for i in range(values.shape[0]):
@@ -115,6 +119,13 @@ def _read(data, at, values):
     return at
 
 
+@kernel
+def is_filled(data, at):
+    """Whether bytes end with the bit before `at`, but for zeros up to the next byte."""
+    spare = 8 * data.shape[0] - at
+    return 0 <= spare < 8 and (spare == 0 or data[data.shape[0] - 1] & ((1 << spare) - 1) == 0)
+
+
 class Writer:
     """Collects lists."""
 
@@ -145,7 +156,7 @@ class Reader:
     Its methods raise `FormatError` where the data end too early or hold what they must not.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Buffer) -> None:
         self.data = np.frombuffer(data, np.uint8)
         self.at = 0
 
@@ -154,7 +165,7 @@ class Reader:
         if count > 8 * len(self.data) - self.at:
             raise FormatError("A list of the frame is cut.")
         values = np.empty(count, np.uint64)
-        self.at = int(_read(self.data, self.at, values))
+        self.at = int(read(self.data, self.at, values))
         if self.at < 0:
             raise FormatError("A list of the frame is cut.")
         return values
@@ -180,6 +191,5 @@ class Reader:
 
     def end(self) -> None:
         """Check that nothing is left."""
-        spare = 8 * len(self.data) - self.at
-        if not 0 <= spare < 8 or (spare and self.data[-1] & ((1 << spare) - 1)):
+        if not is_filled(self.data, self.at):
             raise FormatError("The lists of the frame do not fill their section.")

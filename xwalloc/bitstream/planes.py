@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from xwalloc.bitstream.contexts import MAGNITUDES, ONE, Kind, weights
 from xwalloc.bitstream.scan import GROUP, is_serial, scan, scratch
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.errors import FormatError
-from xwalloc.types import Parallel
+from xwalloc.types import Buffer, Parallel
 
 __all__ = [
     "GROUP",
@@ -152,6 +153,17 @@ _NO_WORDS = np.empty(0, np.uint16)
 _NO_STATES = np.empty(0, np.int64)
 
 
+LARGEST = {itemsize: int(np.iinfo(f"i{itemsize}").max) for itemsize in (4, 8)}
+"""Largest integers of so many bytes."""
+
+
+@cache
+def _weights(kind: Kind, dimensions: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """`contexts.weights`, and whether they make planes serial."""
+    chosen = weights(kind, dimensions)
+    return *chosen, is_serial(*chosen)
+
+
 def classify(
     buffer: NDArray[np.signedinteger],
     planes: NDArray[np.void],
@@ -166,9 +178,8 @@ def classify(
     room = symbols_at_most(planes)
     values = np.empty(room, buffer.dtype)
     contexts = np.empty(room, np.uint16)
-    chosen = weights(kind, dimensions)
     count, _ = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), order == Order.FLAGS_FIRST, MAGNITUDES,
+        buffer, planes, mask, *_weights(kind, dimensions), order == Order.FLAGS_FIRST, MAGNITUDES,
         *(lookups or identities()), False, 0, values, contexts, _NO_EXPECTATIONS, tables.symbols, tables.spans,
         _NO_WORDS, _NO_STATES, *scratch(planes, order == Order.FLAGS_FIRST),
     )  # fmt: skip
@@ -199,7 +210,7 @@ def encode(
 
 
 def decode(
-    data: bytes,
+    data: Buffer,
     buffer: NDArray[np.signedinteger],
     planes: NDArray[np.void],
     kind: Kind,
@@ -220,12 +231,10 @@ def decode(
     choice = choice or Choice.usual(kind)
     tables = choice.codebook
     states, words = rans.unpack_stream(data)
-    limit = int(np.iinfo(buffer.dtype).max)
-    chosen = weights(kind, dimensions)
     _, position = scan(
-        buffer, planes, mask, *chosen, is_serial(*chosen), order == Order.FLAGS_FIRST, MAGNITUDES, *choice.lookups,
-        True, limit, _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans, words, states,
-        *scratch(planes, order == Order.FLAGS_FIRST),
+        buffer, planes, mask, *_weights(kind, dimensions), order == Order.FLAGS_FIRST, MAGNITUDES, *choice.lookups,
+        True, LARGEST[buffer.dtype.itemsize], _NO_VALUES, _NO_CONTEXTS, _NO_EXPECTATIONS, tables.symbols, tables.spans,
+        words, states, *scratch(planes, order == Order.FLAGS_FIRST),
     )  # fmt: skip
     if position > words.shape[0]:
         raise FormatError("A stream of the frame ends too early or holds impossible values.")
@@ -324,7 +333,7 @@ def pack_segments(
 
 
 def decode_segments(
-    data: bytes,
+    data: Buffer,
     buffer: NDArray[np.signedinteger],
     parts: Sequence[NDArray[np.void]],
     kind: Kind,
@@ -352,7 +361,9 @@ def decode_segments(
     parallel(restore, range(len(parts)) if wanted is None else wanted)
 
 
-def unpack_segments(data: bytes, count: int, kind: Kind, codebook: Tables | None = None) -> tuple[Choice, list[bytes]]:
+def unpack_segments(
+    data: Buffer, count: int, kind: Kind, codebook: Tables | None = None
+) -> tuple[Choice, list[Buffer]]:
     """The choice of tables, and the streams behind it.
 
     Raises

@@ -20,14 +20,17 @@ arXiv 1402.3392.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, Tables
 from xwalloc.errors import FormatError
 from xwalloc.jit import inline_kernel, kernel
+from xwalloc.types import Buffer
 
-__all__ = ["LANES", "MAX_LANES", "decode", "encode", "pack_stream", "unpack_stream"]
+__all__ = ["LANES", "MAX_LANES", "decode", "encode", "pack_stream", "room_for", "take_apart", "unpack_stream"]
 
 LANES = 4
 """Lanes of a stream for one core."""
@@ -218,13 +221,16 @@ def decode_kernel(contexts, symbols, spans, words, states, values):
     return np.int64(position)
 
 
+IMPOSSIBLE = "A stream of the frame has an impossible length, number of lanes or coder state."
+
+
 def pack_stream(states: NDArray[np.int64], words: NDArray[np.uint16]) -> bytes:
     """Bytes of one stream: the base-2 logarithm of the number of lanes, the first states of the decoder, its words."""
     lanes = len(states).bit_length() - 1
-    return bytes([lanes]) + states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    return b"".join([bytes([lanes]), states.astype("<u4").data, words.astype("<u2", copy=False).data])
 
 
-def unpack_stream(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+def unpack_stream(data: Buffer) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
     """States and words of one stream.
 
     Raises
@@ -234,11 +240,84 @@ def unpack_stream(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
     """
     lanes = 1 << data[0] if data and data[0] < 16 else MAX_LANES + 1
     if not LANES <= lanes <= MAX_LANES or len(data) < 1 + 4 * lanes or len(data) % 2 == 0:
-        raise FormatError(f"A stream of {len(data)} bytes has an impossible number of lanes or length.")
+        raise FormatError(IMPOSSIBLE)
     states = np.frombuffer(data, "<u4", lanes, offset=1).astype(np.int64)
-    if np.any(states < LOWER):
-        raise FormatError("A stream begins with an impossible coder state.")
+    if states.min() < LOWER:
+        raise FormatError(IMPOSSIBLE)
     return states, np.frombuffer(data, "<u2", offset=1 + 4 * lanes).astype(np.uint16)
+
+
+@kernel
+def _copy(source, target):
+    for i in range(target.shape[0]):
+        target[i] = source[i]
+
+
+@kernel
+def _take_apart(data, places, lanes, words, out):
+    """Find the lanes and words of streams, put their states in a row, then their words; False if one is impossible."""
+    at = 0
+    for i in range(places.shape[0]):
+        first, length = places[i, 0], places[i, 1] - places[i, 0]
+        lanes[i] = 1 << data[first] if length > 0 and data[first] < 16 else MAX_LANES + 1
+        if not LANES <= lanes[i] <= MAX_LANES or length < 1 + 4 * lanes[i] or length % 2 == 0:
+            return False
+        size = 4 * lanes[i]
+        _copy(data[first + 1 : first + 1 + size], out[at : at + size])
+        for state in range(at, at + size, 4):
+            if out[state + 2] == 0 and out[state + 3] == 0:  # below `LOWER`
+                return False
+        at += size
+    for i in range(places.shape[0]):
+        first, end = places[i, 0] + 1 + 4 * lanes[i], places[i, 1]
+        _copy(data[first:end], out[at : at + end - first])
+        at += end - first
+        words[i] = (end - first) >> 1
+    return True
+
+
+def room_for(places: Sequence[tuple[int, int]]) -> int:
+    """Bytes of the states and words of streams that begin and end at these places.
+
+    Raises
+    ------
+    FormatError
+        If a stream has none.
+    """
+    if any(start == stop for start, stop in places):
+        raise FormatError(IMPOSSIBLE)
+    return sum(stop - start - 1 for start, stop in places)
+
+
+def take_apart(
+    data: Buffer, places: Sequence[tuple[int, int]], out: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`unpack_stream` for streams of a section, whose bytes come out as a device wants them.
+
+    Parameters
+    ----------
+    data
+        Bytes of the section.
+    places
+        Where each stream begins and ends in them.
+    out : (room_for(places),)
+        Gets the states of 4 bytes of all streams, one behind the other, and then their words of 2 bytes.
+
+    Returns
+    -------
+    lanes, words : (stream,)
+        Lanes and words of each stream.
+
+    Raises
+    ------
+    FormatError
+        As `unpack_stream` does.
+    """
+    lanes, words = np.empty((2, len(places)), np.int64)
+    edges = np.array(places, np.int64).reshape(-1, 2)
+    if not _take_apart(np.frombuffer(data, np.uint8), edges, lanes, words, out):
+        raise FormatError(IMPOSSIBLE)
+    return lanes, words
 
 
 def encode(
@@ -267,7 +346,7 @@ def encode(
         room *= 3
 
 
-def decode(data: bytes, contexts: NDArray[np.uint16], tables: Tables) -> NDArray[np.int64]:
+def decode(data: Buffer, contexts: NDArray[np.uint16], tables: Tables) -> NDArray[np.int64]:
     """Inverse of `encode` where all contexts are known beforehand.
 
     Raises
@@ -290,5 +369,5 @@ def check_end(position: int, words: NDArray[np.uint16], states: NDArray[np.int64
     FormatError
         If it is not: the stream was made for other contexts or tables, or on purpose.
     """
-    if position != words.shape[0] or np.any(states != LOWER):
+    if position != words.shape[0] or (states != LOWER).any():
         raise FormatError("A stream of the frame does not decode to its end.")

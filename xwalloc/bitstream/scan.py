@@ -56,8 +56,10 @@ def scratch(
     stand before its samples.
     """
     longest = int(planes["nx"].max(initial=1))
-    groups = planes["nz"] * planes["ny"] * -(-planes["nx"] // GROUP) if flags_first else np.zeros(1, np.int64)
-    flags = np.empty(int(groups.max(initial=0)), np.bool_)
+    groups = 0
+    if flags_first:
+        groups = int((planes["nz"] * planes["ny"] * -(-planes["nx"] // GROUP)).max(initial=0))
+    flags = np.empty(groups, np.bool_)
     return np.empty((4, longest + 2), np.int64), np.empty((2, longest), np.uint16), flags
 
 

@@ -11,8 +11,9 @@ import struct
 from collections.abc import Sequence
 
 from xwalloc.errors import FormatError
+from xwalloc.types import Buffer
 
-__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "touching", "unpack"]
+__all__ = ["SAMPLES_PER_SEGMENT", "cuts", "pack", "places", "touching", "unpack"]
 
 SAMPLES_PER_SEGMENT = 1 << 20
 MAX_SEGMENTS = 64
@@ -53,8 +54,8 @@ def pack(streams: Sequence[bytes]) -> bytes:
     return struct.pack(f"<H{len(streams)}I", len(streams), *map(len, streams)) + b"".join(streams)
 
 
-def unpack(data: bytes, count: int) -> list[bytes]:
-    """Inverse of `pack`.
+def places(data: Buffer, count: int) -> list[int]:
+    """Where each of the streams that `pack` has put together begins, and where the last one ends.
 
     Raises
     ------
@@ -63,12 +64,18 @@ def unpack(data: bytes, count: int) -> list[bytes]:
     """
     if len(data) < 2 + 4 * count or struct.unpack_from("<H", data)[0] != count:
         raise FormatError(f"Expected {count} streams in a section of the frame.")
-    lengths = struct.unpack_from(f"<{count}I", data, 2)
-    at = 2 + 4 * count
-    if at + sum(lengths) != len(data):
+    edges = list(itertools.accumulate(struct.unpack_from(f"<{count}I", data, 2), initial=2 + 4 * count))
+    if edges[-1] != len(data):
         raise FormatError("The streams of a section do not fill it.")
-    streams = []
-    for length in lengths:
-        streams.append(data[at : at + length])
-        at += length
-    return streams
+    return edges
+
+
+def unpack(data: Buffer, count: int) -> list[Buffer]:
+    """Inverse of `pack`.
+
+    Raises
+    ------
+    FormatError
+        As `places` does.
+    """
+    return [data[start:stop] for start, stop in itertools.pairwise(places(data, count))]

@@ -130,20 +130,27 @@ class Finish:
             What products are multiplied by, mean, what bases are multiplied by if the chunk is integral, value of one
             unit if it is not, and what one residual stands for.
         """
-        down, _, fractions, units, steps, *_ = self._numbers(mean)
-        return np.stack([np.full(len(mean), down), mean, fractions, units, steps], axis=1)
+        scales = 1.0 if self.scales is None else self.scales
+        table = np.empty((len(mean), 5))
+        table[:, 0], table[:, 1], table[:, 2] = 2.0**-self.shift, mean, 2.0 ** -(self.fraction or 0) * scales
+        table[:, 3], table[:, 4] = self.unit * scales, self._steps
+        return table
+
+    @property
+    def _steps(self) -> float | Floats:
+        """What one residual stands for in each channel, or in all."""
+        if self.scales is not None and self.fraction is not None and self.step:
+            return 2 * np.floor(self.unit * self.scales) + 1
+        return float(self.step)
 
     def _numbers(self, out: NDArray[np.generic]) -> tuple[float, bool, Floats, Floats, Floats, float, float, bool]:
         """Arguments `down` to `whole` of the kernels."""
         dtype = out.dtype
         info: Any = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
         scales = np.ones(len(out)) if self.scales is None else self.scales
-        steps = np.full(len(out), float(self.step))
-        if self.scales is not None and self.fraction is not None and self.step:
-            steps = 2 * np.floor(self.unit * scales) + 1
         return (
             2.0**-self.shift, self.fraction is not None, 2.0 ** -(self.fraction or 0) * scales, self.unit * scales,
-            steps, float(info.min), float(info.max), dtype.kind in "iu",
+            np.full(len(out), self._steps), float(info.min), float(info.max), dtype.kind in "iu",
         )  # fmt: skip
 
 

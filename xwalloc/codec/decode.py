@@ -49,7 +49,7 @@ def decode_frame(
     limits
         Largest array to allocate; by default the setting ``decode.max_bytes``.
     region
-        A slice of each axis, of step 1. Of large chunks, a CPU decodes only segments that the region touches.
+        A slice of each axis, of step 1. Of large chunks, only segments that the region touches are decoded.
 
     model
         What the configuration of the codec says of the model that the frame may name.
@@ -113,7 +113,7 @@ def _expected(
     region: Sequence[slice] | None,
 ) -> tuple[Frame, tuple[slice, ...]]:
     """A frame that holds what the caller expects, and the region with starts and stops."""
-    parsed = Frame.parse(bytes(frame), limits or DecodeLimits(max_bytes=decode_limit()))
+    parsed = Frame.parse(memoryview(bytes(frame)), limits or DecodeLimits(max_bytes=decode_limit()))
     header = parsed.header
     if shape is not None and tuple(shape) != header.shape:
         raise FormatError(f"Expected a chunk of shape {tuple(shape)}. The frame holds one of shape {header.shape}.")
@@ -213,9 +213,8 @@ def _decode(
     else:
         contents = transform_sections.read(sections, shape, layout.dimensions, models)
         if engine.device() != CPU and resident.can_decode(contents):
-            job = resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values)
             try:
-                return on_device(job)
+                return on_device(resident.Job.of(contents, layout, region, nodata, mask, palette, positions, values))
             except DeviceMemoryError as error:
                 fall_back(error)
         decoded = transform_mode.decode(contents, mask, working, early_nodata(nodata), box)

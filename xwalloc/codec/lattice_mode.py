@@ -15,7 +15,7 @@ from xwalloc.bitstream.frame import Section
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
 from xwalloc.models import lattice
-from xwalloc.types import Region
+from xwalloc.types import Buffer, Region
 
 __all__ = ["Draft", "Lattice", "LatticeKind", "decode", "draft", "for_bits", "for_integers", "for_reals", "is_exact"]
 
@@ -191,8 +191,8 @@ def draft(
 
 
 def decode(
-    parameters: bytes,
-    symbols: bytes,
+    parameters: Buffer,
+    symbols: Buffer,
     shape: Sequence[int],
     mask: NDArray[np.uint8] | None,
     dtype: np.dtype,
@@ -222,11 +222,11 @@ def decode(
     return grid.values(np.ascontiguousarray(indices[region]), dtype, nodata)
 
 
-def holds_bits(parameters: bytes) -> bool:
+def holds_bits(parameters: Buffer) -> bool:
     """Whether the indices of a lattice stand for the bits of floats."""
     return parameters[:1] == bytes([LatticeKind.BITS])
 
 
-def is_exact(parameters: bytes) -> bool:
+def is_exact(parameters: Buffer) -> bool:
     """Whether the indices of a lattice are integers themselves, and exact."""
     return parameters[: HEAD.size] == HEAD.pack(LatticeKind.INTEGERS, 1.0, 0)

@@ -12,6 +12,8 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,11 @@ from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import AxisRole
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
-from xwalloc.types import Region
+from xwalloc.types import Buffer, Region
 
 __all__ = ["Layout", "Special", "fill_holes", "pack_exceptions", "pack_mask", "unpack_exceptions", "unpack_mask"]
+
+T = TypeVar("T")
 
 PALETTE = 14
 """Most bit patterns that a mask can name."""
@@ -46,7 +50,7 @@ class Layout:
     shape: tuple[int, ...]
     roles: tuple[AxisRole, ...]
 
-    @property
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """Stored axes in canonical order."""
         return tuple(a for role in (0, 1, 2) for a, r in enumerate(self.roles) if r == role)
@@ -56,14 +60,19 @@ class Layout:
         """Number of signal axes."""
         return self.roles.count(AxisRole.SIGNAL)
 
-    @property
+    @cached_property
     def canonical(self) -> tuple[int, int, int, int, int]:
         """Canonical shape; axes that do not exist have length 1."""
-        batch = [n for n, role in zip(self.shape, self.roles, strict=True) if role == AxisRole.BATCH]
-        channel = [n for n, role in zip(self.shape, self.roles, strict=True) if role == AxisRole.CHANNEL]
-        signal = [n for n, role in zip(self.shape, self.roles, strict=True) if role == AxisRole.SIGNAL]
+        batch, channel, signal = self._by_role(self.shape)
         z, y, x = [1] * (3 - len(signal)) + signal
-        return int(np.prod(batch, dtype=np.int64)), channel[0] if channel else 1, z, y, x
+        return math.prod(batch), channel[0] if channel else 1, z, y, x
+
+    def _by_role(self, of_axes: Sequence[T]) -> tuple[list[T], list[T], list[T]]:
+        """What belongs to the batch axes, to the channel axis, and to the signal axes, from what belongs to each."""
+        found: tuple[list[T], list[T], list[T]] = [], [], []
+        for one, role in zip(of_axes, self.roles, strict=True):
+            found[role].append(one)
+        return found
 
     @property
     def thin(self) -> bool:
@@ -84,7 +93,7 @@ class Layout:
         region
             A slice of each stored axis, with start and stop.
         """
-        batch, channel, signal = ([region[a] for a, r in enumerate(self.roles) if r == role] for role in AxisRole)
+        batch, channel, signal = self._by_role(region)
         whole = slice(0, self.canonical[0])
         z, y, x = [slice(0, 1)] * (3 - len(signal)) + signal
         return batch[0] if len(batch) == 1 else whole, channel[0] if channel else slice(0, 1), z, y, x
@@ -201,7 +210,7 @@ def pack_mask(labels: NDArray[np.uint8], palette: Sequence[int]) -> bytes:
     return head + b"\x00" + used + stream
 
 
-def unpack_mask(data: bytes, shape: Sequence[int], itemsize: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+def unpack_mask(data: Buffer, shape: Sequence[int], itemsize: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
     """Inverse of `pack_mask` for samples of `itemsize` bytes: labels in canonical shape and palette.
 
     Raises
@@ -279,7 +288,7 @@ def pack_exceptions(positions: NDArray[np.int64], bits: NDArray[np.uint64], item
     )
 
 
-def unpack_exceptions(data: bytes, size: int, itemsize: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+def unpack_exceptions(data: Buffer, size: int, itemsize: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Inverse of `pack_exceptions` for a chunk of `size` samples.
 
     Raises

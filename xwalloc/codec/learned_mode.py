@@ -32,7 +32,7 @@ from xwalloc.codec.transform_sections import Models, decode_residuals, encode_re
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.model import KEY_BYTES, PREFIX, Model
 from xwalloc.models.published import STABLE, TOLERANCE, Published
-from xwalloc.types import Region
+from xwalloc.types import Buffer, Region
 
 __all__ = ["Draft", "Learned", "decode", "draft", "named_model", "read_latents"]
 
@@ -243,7 +243,7 @@ def _without(samples: NDArray[np.generic], nodata: NDArray[np.generic]) -> NDArr
     return np.where(samples == nodata[0], nodata[1], samples) if nodata.size else samples
 
 
-def named_model(section: bytes) -> str:
+def named_model(section: Buffer) -> str:
     """What section MODEL says of the model: the beginning of its id."""
     return PREFIX + section[:KEY_BYTES].hex()
 
@@ -262,7 +262,11 @@ class Contents:
 
 
 def read_latents(
-    sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: int, models: Models, items: slice = slice(None)
+    sections: Mapping[Section, Buffer],
+    shape: Sequence[int],
+    dimensions: int,
+    models: Models,
+    items: slice = slice(None),
 ) -> Contents:
     """What the sections say of a chunk of that canonical shape; latents of some of its batch items.
 
@@ -306,7 +310,7 @@ def read_latents(
 
 
 def decode(
-    sections: Mapping[Section, bytes],
+    sections: Mapping[Section, Buffer],
     shape: Sequence[int],
     dimensions: int,
     mask: NDArray[np.uint8] | None,

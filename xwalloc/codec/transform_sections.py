@@ -23,7 +23,7 @@ from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import BudgetError, FormatError, UnsupportedFormatError
 from xwalloc.models.model import KEY_BYTES, Model
 from xwalloc.models.spec import SIDE_CODE, Grid, LinearModel, pack_vectors, unpack_vectors
-from xwalloc.types import Region
+from xwalloc.types import Buffer, Region
 
 if TYPE_CHECKING:
     from xwalloc.models.fitted import Fitted
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LINEAR", "NAMED", "REFINED", "ROTATED", "Contents", "Models", "decode_residuals", "encode_latents",
     "encode_residuals", "head", "inverse", "latent_parts", "latent_parts_of", "named_model", "pack_codes",
-    "pack_further", "pad", "read", "residual_parts", "split_codes",
+    "pack_further", "pad", "read", "residual_cuts", "residual_parts", "split_codes",
 ]  # fmt: skip
 
 Models = Callable[[bytes], Model]
@@ -63,7 +63,7 @@ def inverse(unit: float) -> float:
     return 1.0 / unit if unit > 0 else math.inf
 
 
-def named_model(section: bytes) -> str:
+def named_model(section: Buffer) -> str:
     """What section MODEL says of the model: "self-fitted", or the beginning of the id of the one that it names."""
     if section[:1] == bytes([LINEAR]):
         return "self-fitted"
@@ -104,8 +104,8 @@ class Contents:
     codebook: Tables | None
     residual_codes: NDArray[np.int64] | None
     network: Network | None
-    latent_streams: bytes
-    residual_streams: bytes
+    latent_streams: Buffer
+    residual_streams: Buffer
 
     def symbols(self) -> NDArray[np.int32]:
         """Symbols of the latents: (batch, rank, z, y, x).
@@ -139,7 +139,7 @@ class Contents:
         )
 
 
-def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: int, models: Models) -> Contents:
+def read(sections: Mapping[Section, Buffer], shape: Sequence[int], dimensions: int, models: Models) -> Contents:
     """What the sections say of a chunk of that canonical shape (without padding).
 
     Raises
@@ -169,7 +169,7 @@ def read(sections: Mapping[Section, bytes], shape: Sequence[int], dimensions: in
             codes, layer = split_codes(layer, channels)
     else:
         start = HEAD.size + KEY_BYTES
-        fitted = models(data[HEAD.size : start]).fitted
+        fitted = models(bytes(data[HEAD.size : start])).fitted
         if (fitted.channels, fitted.dimensions) != (channels, dimensions):
             raise FormatError(
                 f"The model of the frame is for {fitted.channels} channels and {fitted.dimensions} signal axes. "
@@ -214,7 +214,7 @@ def pack_further(wide: Fitted, rank: int) -> bytes:
     return bytes([count]) + LENGTH.pack(len(stream)) + stream
 
 
-def _unpack_further(data: bytes, start: int, fitted: Fitted) -> tuple[Fitted, int]:
+def _unpack_further(data: Buffer, start: int, fitted: Fitted) -> tuple[Fitted, int]:
     """Inverse of `pack_further`: the model with its further vectors, and where they end.
 
     Raises
@@ -238,7 +238,7 @@ def pack_codes(codes: NDArray[np.int64], expected: NDArray[np.int64]) -> bytes:
     return LENGTH.pack(len(stream)) + stream
 
 
-def _unpack_codes(layer: bytes, expected: NDArray[np.int64]) -> tuple[NDArray[np.int64], bytes]:
+def _unpack_codes(layer: Buffer, expected: NDArray[np.int64]) -> tuple[NDArray[np.int64], Buffer]:
     """Inverse of `pack_codes`, and what follows.
 
     Raises
@@ -290,7 +290,7 @@ def encode_latents(model: LinearModel, symbols: NDArray[np.int32], order: Order,
 
 
 def _decode_latents(
-    model: LinearModel, data: bytes, batch: int, order: Order, codebook: Tables | None
+    model: LinearModel, data: Buffer, batch: int, order: Order, codebook: Tables | None
 ) -> NDArray[np.int32]:
     parts = latent_parts(model, batch)
     symbols = np.zeros((batch, model.rank, *model.grid.signal), np.int32)
@@ -301,9 +301,14 @@ def _decode_latents(
     return symbols
 
 
+def residual_cuts(shape: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Signal axis along which residuals (batch, channel, z, y, x) are cut, and the slabs."""
+    return segments.cuts(shape, coder.GROUP)
+
+
 def residual_parts(shape: Sequence[int], codes: NDArray[np.int64]) -> tuple[int, list[tuple[int, int]], list[Any]]:
     """Planes of residuals (batch, channel, z, y, x), segment by segment: axis that is cut, slabs, planes."""
-    axis, parts = segments.cuts(shape, coder.GROUP)
+    axis, parts = residual_cuts(shape)
     return axis, parts, [_residual_planes(shape, codes, axis, *part) for part in parts]
 
 
@@ -343,7 +348,7 @@ def encode_residuals(
 
 
 def decode_residuals(
-    data: bytes,
+    data: Buffer,
     codes: NDArray[np.int64],
     shape: Sequence[int],
     mask: NDArray[np.uint8] | None,
@@ -370,7 +375,7 @@ def decode_residuals(
     return residuals
 
 
-def split_codes(layer: bytes, channels: int) -> tuple[NDArray[np.int64], bytes]:
+def split_codes(layer: Buffer, channels: int) -> tuple[NDArray[np.int64], Buffer]:
     """Magnitude codes (channel,) at the beginning of section RESIDUAL, and what follows.
 
     Raises

@@ -1,16 +1,17 @@
 """Sections of many chunks <-> bytes on a device, to the byte what bitstream/planes.py does on a CPU.
 
-The kernels (coding.py) take tables: which planes there are (`Geometry`, which chunks of a shape share and which stays
-on the device), what the planes of a section state (their codes), and where streams, values and results lie. One call
-works on the streams of any number of sections; those of equal lanes and tables are one launch.
+The kernels (contexts.py, decoding.py, encoding.py) take tables: which planes there are (`Geometry`, which chunks of a
+shape share and which stays on the device), what the planes of a section state (their codes), and where streams, values
+and results lie. One call works on the streams of any number of sections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
+from functools import cached_property, lru_cache
+from itertools import groupby, pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,22 +20,31 @@ from numpy.typing import NDArray
 
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans, segments
-from xwalloc.bitstream.choices import ALL, Choice, choose_for
+from xwalloc.bitstream.choices import ALL, BITS_PER_CHOICE, Choice, costs, usual
 from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
-from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
-from xwalloc.device import coding
+from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
+from xwalloc.device import contexts, decoding, encoding
 from xwalloc.device.arithmetic import EXACT
-from xwalloc.device.memory import download, side_by_side, upload
+from xwalloc.device.memory import Parcel, download, side_by_side, upload
+from xwalloc.types import Buffer
 
 __all__ = ["Geometry", "Section", "Streams", "decode", "encode", "unpack"]
 
 WARP = 32
-WIDE, WARPS = 1024, 4
-"""Symbols whose tables a decoder finds at a time, and its warps: of what was tried, the fastest on an H200."""
+"""Lanes of a program of the encoder."""
+
+WIDE = 1024
+"""Symbols whose tables a decoder finds at a time."""
 
 BLOCK = 256
 """Symbols that a program looks at at a time where planes are visited, not streams."""
+
+COMPARED = 32
+"""Sections whose tables are compared at a time, which takes 3 MB for each of them."""
+
+PACKED = 2048
+"""Symbols whose words a program puts in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +84,12 @@ class Geometry:
         """Number of parts."""
         return len(self.starts) - 1
 
+    @cached_property
+    def columns(self) -> NDArray[np.int64]:
+        """Number, first plane, number of planes, and samples of the largest plane of each part: (4, part)."""
+        largest = [self.sizes[self.part(index)].max(initial=0) for index in range(self.parts)]
+        return np.stack([np.arange(self.parts), self.starts[:-1], np.diff(self.starts), np.array(largest, np.int64)])
+
     def part(self, index: int) -> slice:
         """Planes of a part."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
@@ -109,6 +125,12 @@ def _columns(part: NDArray[np.void]) -> NDArray[np.int32]:
     return np.ascontiguousarray(table, np.int32)
 
 
+def _tables_of(geometries: Sequence[Geometry], device: torch.device) -> torch.Tensor:
+    """Tables of geometries, one behind the other."""
+    tables = [_on_device(geometry, device) for geometry in geometries]
+    return tables[0] if len(tables) == 1 else torch.cat(tables)
+
+
 def _on_device(geometry: Geometry, device: torch.device) -> torch.Tensor:
     if geometry not in _tables.setdefault(device, WeakKeyDictionary()):
         _tables[device][geometry] = torch.from_numpy(geometry.table).to(device)
@@ -135,6 +157,8 @@ class Section:
         The frequency tables there are.
     values_at, mask_at
         Where the section begins in the values and in the mask of a call; None where nothing is masked.
+    wanted
+        Parts that are to be decoded; None for all.
     """
 
     geometry: Geometry
@@ -144,26 +168,62 @@ class Section:
     tables: Tables
     values_at: int
     mask_at: int | None = None
+    wanted: tuple[int, ...] | None = None
+
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """`Geometry.columns` of the parts that a call works on."""
+        return self.geometry.columns if self.wanted is None else self.geometry.columns[:, self.wanted]
+
+    def placed(self, values_at: int, mask_at: int | None) -> Section:
+        """The same elsewhere. (`dataclasses.replace` takes several times as long.)"""
+        return Section(
+            self.geometry, self.codes, self.kind, self.dimensions, self.tables, values_at, mask_at, self.wanted
+        )
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The bytes of a section, taken apart: the choice of tables; states (lanes,) and words of each part."""
+    """The bytes of a section, taken apart.
+
+    Parameters
+    ----------
+    choice
+        Which tables it has.
+    lanes, words : (stream,) int64
+        Lanes and words of each part that is wanted.
+    bits : (n,) uint8
+        States of 4 bytes of all these parts, one behind the other, and then their words of 2 bytes; on the host.
+    """
 
     choice: Choice
-    parts: list[tuple[NDArray[np.int64], NDArray[np.uint16]]]
+    lanes: NDArray[np.int64]
+    words: NDArray[np.int64]
+    bits: torch.Tensor
 
 
-def unpack(section: Section, data: bytes) -> Streams:
+def unpack(section: Section, data: Buffer, *, pinned: bool = False) -> Streams:
     """Take the bytes of a section apart.
+
+    Parameters
+    ----------
+    section, data
+        The section, and its bytes.
+    pinned
+        Whether its streams shall lie in pinned memory, from where a device fetches them.
 
     Raises
     ------
     FormatError
         If they are no streams of that many parts.
     """
-    choice, streams = coder.unpack_segments(data, section.geometry.parts, section.kind, section.tables)
-    return Streams(choice, [rans.unpack_stream(stream) for stream in streams])
+    edges = segments.places(data, section.geometry.parts + 1)
+    choice = Choice.from_bytes(data[edges[0] : edges[1]], section.kind, section.tables)
+    parts = range(section.geometry.parts) if section.wanted is None else section.wanted
+    places = [(edges[part + 1], edges[part + 2]) for part in parts]
+    bits = torch.empty(rans.room_for(places), dtype=torch.uint8, pin_memory=pinned)
+    lanes, words = rans.take_apart(data, places, bits.numpy())
+    return Streams(choice, lanes, words, bits)
 
 
 @dataclass(frozen=True)
@@ -187,74 +247,98 @@ class _Call:
         Lanes of each part of each section.
     device
         Where they are coded.
+
+    Attributes
+    ----------
+    order : (stream,) int64
+        Which stream each is where streams stand section by section.
+    section_of, part_of, lanes : (stream,) int64
+        Section, part and lanes of each stream.
+    largest : (stream,) int64
+        Samples of its largest plane.
+    firsts : (stream,) int64
+        First plane of each stream among all of the call.
+    rows : (stream, STREAM) int64
+        What kernels want to know of streams, as far as it is known.
     """
 
-    def __init__(self, sections: Sequence[Section], lanes: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self, sections: Sequence[Section], lanes: Sequence[Sequence[int] | NDArray[np.int64]], device: torch.device
+    ) -> None:
         self.sections, self.device = sections, device
-        self.jobs = sorted(
-            (
-                _Job(number, part, section.mask_at is not None, lanes[number][part])
-                for number, section in enumerate(sections)
-                for part in range(section.geometry.parts)
-            ),
-            key=self._launch,
+        columns = [section.columns for section in sections]
+        numbers = np.repeat(np.arange(len(sections)), [own.shape[1] for own in columns])
+        all_lanes = np.concatenate([np.asarray(own, np.int64) for own in lanes])
+        # Streams that are launched together have the same kind of mask, tables, and number of lanes.
+        ranks: dict[int, int] = {}
+        kinds = np.array(
+            [(ranks.setdefault(id(own.tables), len(ranks)), own.mask_at is not None) for own in sections], np.int64
         )
-        counts = [self._part(job).stop - self._part(job).start for job in self.jobs]
+        alike = np.stack([all_lanes, *kinds[numbers].T])
+        self.order = np.lexsort(alike)
+        alike = alike[:, self.order]
+        self._edges = [
+            0, *(np.flatnonzero((alike[:, 1:] != alike[:, :-1]).any(axis=0)) + 1).tolist(), len(numbers)
+        ]  # fmt: skip
+        self.section_of, self.lanes = numbers[self.order], alike[0]
+        self.part_of, self._first_of, counts, self.largest = np.concatenate(columns, axis=1)[:, self.order]
         self.firsts = _starts(counts)
-        self.rows = np.zeros((len(self.jobs), coding.STREAM), np.int64)
-        self.rows[:, 0], self.rows[:, 1] = self.firsts, counts
-        self.rows[:, 5] = [ALL * job.section for job in self.jobs]
-        self.looks = self._looks()
+        self.rows = np.zeros((len(numbers), decoding.STREAM), np.int64)
+        self.rows[:, 0], self.rows[:, 1], self.rows[:, 5] = self.firsts, counts, ALL * self.section_of
 
-    def _part(self, job: _Job) -> slice:
-        """Planes of a stream in the geometry of its section."""
-        return self.sections[job.section].geometry.part(job.part)
+    @cached_property
+    def jobs(self) -> list[_Job]:
+        """The streams."""
+        return [self._job(index) for index in range(len(self.rows))]
 
-    def _looks(self) -> torch.Tensor:
+    def _job(self, index: int) -> _Job:
+        number = int(self.section_of[index])
+        return _Job(number, int(self.part_of[index]), self.sections[number].mask_at is not None, int(self.lanes[index]))
+
+    @cached_property
+    def looks(self) -> torch.Tensor:
         """What kernels want to know of all planes, stream by stream: (plane, LOOKS) int64."""
-        sections, device = self.sections, self.device
-        geometries = list(dict.fromkeys(section.geometry for section in sections))
-        geometry_at = dict(zip(geometries, _starts([len(geometry.table) for geometry in geometries]), strict=True))
-        codes_at = _starts([len(section.codes) for section in sections])
-        parts = np.empty((len(self.jobs), coding.PART), np.int64)
-        for row, job in zip(parts, self.jobs, strict=True):
-            section, first = sections[job.section], self._part(job).start
-            row[:] = (
-                geometry_at[section.geometry] + first, codes_at[job.section] + first, section.values_at,
-                section.mask_at or 0, _weights_at(section.kind, section.dimensions),
-            )  # fmt: skip
+        return self.look(*upload(self.device, *self.tables()))
+
+    def tables(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+        """What `look` wants on the device: parts, streams and places of planes, and codes."""
+        sections = self.sections
+        lengths = {section.geometry: len(section.geometry.table) for section in sections}
+        geometry_at = dict(zip(lengths, _starts([*lengths.values()]).tolist(), strict=True))
+        columns = np.array(
+            [
+                (
+                    geometry_at[section.geometry], codes_at, section.values_at, section.mask_at or 0,
+                    _weights_at(section.kind, section.dimensions),
+                )
+                for section, codes_at in zip(sections, _starts([len(s.codes) for s in sections]).tolist(), strict=True)
+            ],
+            np.int64,
+        )  # fmt: skip
+        parts = columns[self.section_of]
+        parts[:, :2] += self._first_of[:, None]
         counts = self.rows[:, 1]
         plane_of = np.empty((int(counts.sum()), 2), np.int32)
-        plane_of[:, 0] = np.repeat(np.arange(len(counts)), counts)
-        plane_of[:, 1] = np.arange(len(plane_of)) - np.repeat(self.firsts, counts)
-        rows, places, codes = upload(device, parts, plane_of, np.concatenate([section.codes for section in sections]))
-        tables = [_on_device(geometry, device) for geometry in geometries]
-        looks = torch.empty((len(plane_of), coding.LOOKS), dtype=torch.int64, device=device)
-        coding.look_kernel[(len(plane_of),)](
-            rows, places, tables[0] if len(tables) == 1 else torch.cat(tables), codes, _magnitudes(device),
-            _weights(device), looks, num_warps=1, **EXACT,
+        plane_of[:, 0] = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        plane_of[:, 1] = np.arange(len(plane_of), dtype=np.int32) - np.repeat(self.firsts.astype(np.int32), counts)
+        return parts, plane_of, np.concatenate([section.codes for section in sections])
+
+    def look(self, parts: torch.Tensor, plane_of: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """`looks`, from `tables` on the device."""
+        device = self.device
+        geometries = list(dict.fromkeys(section.geometry for section in self.sections))
+        looks = torch.empty((len(plane_of), contexts.LOOKS), dtype=torch.int64, device=device)
+        contexts.look_kernel[(len(plane_of),)](
+            parts, plane_of, _tables_of(geometries, device), codes, _magnitudes(device), _weights(device), looks,
+            num_warps=1, **EXACT,
         )  # fmt: skip
         return looks
 
-    def _launch(self, job: _Job) -> tuple[bool, int, int]:
-        """Streams for which this is equal are launched together."""
-        return job.masked, id(self.sections[job.section].tables), job.lanes
-
     def launches(self) -> Iterator[tuple[slice, _Job, Tables]]:
         """Rows that are launched together, one of their streams, and their tables."""
-        start = 0
-        for _, group in groupby(self.jobs, self._launch):
-            jobs = list(group)
-            yield slice(start, start + len(jobs)), jobs[0], self.sections[jobs[0].section].tables
-            start += len(jobs)
-
-    def sizes(self, column: Callable[[Geometry], NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """Part of a column of each stream's geometry."""
-        found = []
-        for job in self.jobs:
-            geometry = self.sections[job.section].geometry
-            found.append(column(geometry)[geometry.part(job.part)])
-        return found
+        for start, stop in pairwise(self._edges):
+            job = self._job(start)
+            yield slice(start, stop), job, self.sections[job.section].tables
 
 
 def decode(
@@ -278,31 +362,50 @@ def decode(
         whose streams is not are anything.
     """
     device = values.device
-    call = _Call(sections, [[len(states) for states, _ in found.parts] for found in streams], device)
-    parts = [streams[job.section].parts[job.part] for job in call.jobs]
-    lengths = [len(words) for _, words in parts]
-    room = [4 * int(sizes.max(initial=0)) + BLOCK for sizes in call.sizes(lambda geometry: geometry.sizes)]
-    call.rows[:, 2], call.rows[:, 3] = _starts(lengths), lengths
-    call.rows[:, 4] = _starts([job.lanes for job in call.jobs])
-    call.rows[:, 6] = _starts(room)
-    rows, table_of, words, states = upload(
-        device,
-        call.rows,
-        np.concatenate([found.choice.tables for found in streams]).astype(np.int32),
-        np.concatenate([words for _, words in parts]).view(np.int16),
-        np.concatenate([states for states, _ in parts]).astype(np.uint32).view(np.int32),
-    )
-    scratch = torch.empty(sum(room), dtype=torch.int32, device=device)
-    results = torch.empty(len(call.jobs), dtype=torch.int32, device=device)
+    call = _Call(sections, [found.lanes for found in streams], device)
+    # The bytes of each section lie somewhere in a parcel: its states and words are counted from the beginning of that.
+    parcel = Parcel([found.bits for found in streams])
+    lanes, words = (np.concatenate(own) for own in zip(*((found.lanes, found.words) for found in streams), strict=True))
+    counts = np.array([len(found.lanes) for found in streams])
+    first = _starts(counts)
+    states_before, words_before = _starts(lanes), _starts(words)
+    places = np.array(parcel.places)
+    words_at = places // 2 + 2 * np.add.reduceat(lanes, first)
+    room = 4 * call.largest + BLOCK
+    rows = call.rows
+    rows[:, 2] = (words_before + np.repeat(words_at - words_before[first], counts))[call.order]
+    rows[:, 3] = words[call.order]
+    rows[:, 4] = (states_before + np.repeat(places // 4 - states_before[first], counts))[call.order]
+    rows[:, 6] = _starts(room)
+    table_of = np.concatenate([found.choice.tables for found in streams]).astype(np.int32)
+    arrays: list[NDArray[Any]] = [rows, table_of, *call.tables()]
+    arrays_at = [parcel.add(array) for array in arrays]
+    parcel.send(device)
+    streams_there, choices, *of_planes = [parcel.view(at, array) for at, array in zip(arrays_at, arrays, strict=True)]
+    words_there, states_there = parcel.there.view(torch.int16), parcel.there.view(torch.int32)
+    looks = call.look(*of_planes)
+    scratch = torch.empty(int(room.sum()), dtype=torch.int32, device=device)
+    results = torch.empty(len(rows), dtype=torch.int32, device=device)
     with side_by_side(device) as aside:
         for part, job, tables in call.launches():
             with aside():
-                coding.decode_kernel[(part.stop - part.start,)](
-                    rows[part], call.looks, words, states, _slots(tables, device), table_of, values,
+                decoding.decode_kernel[(part.stop - part.start,)](
+                    streams_there[part], looks, words_there, states_there, _slots(tables, device), choices, values,
                     values if mask is None else mask, scratch, results[part], MASKED=job.masked, LANES=job.lanes,
-                    WIDE=WIDE, num_warps=WARPS, **EXACT,
+                    WIDE=WIDE, **_decoder_options(job.lanes), **EXACT,
                 )  # fmt: skip
-    return np.array([job.section for job in call.jobs]), results
+    return call.section_of, results
+
+
+def _decoder_options(lanes: int) -> dict[str, int]:
+    """Warps of a program of the decoder, and registers of a thread.
+
+    A multiprocessor has 65,536 registers: it holds four programs of up to 128 lanes, three of up to 512, two of more.
+    Compiled for compute capability 9.0, up to 512 lanes nothing is spilled.
+    """
+    if lanes <= 128:
+        return {"num_warps": 4, "maxnreg": 128}
+    return {"num_warps": 8, "maxnreg": 80} if lanes <= 512 else {"num_warps": 16, "maxnreg": 64}
 
 
 def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor | None = None) -> list[bytes]:
@@ -316,49 +419,35 @@ def encode(sections: Sequence[Section], values: torch.Tensor, mask: torch.Tensor
         On the device; above the minimum of the type, and 0 where a sample is not coded.
     """
     device = values.device
-    lanes = []
-    for section in sections:
-        geometry = section.geometry
-        parts = map(geometry.part, range(geometry.parts))
-        lanes.append([coder.lanes_of(geometry.sizes[part], section.codes[part]) for part in parts])
-    call = _Call(sections, lanes, device)
+    call = _Call(sections, [_lanes(section) for section in sections], device)
     found = _classified(call, values, mask)
-    choices = _choices(call, found)
-    rooms = np.array([sizes.sum() // 2 + BLOCK for sizes in call.sizes(lambda geometry: geometry.symbols)])
-    while True:
-        states, positions, words = _coded(call, found, choices, rooms)
-        ends = np.cumsum(rooms)
-        needed = ends - positions
-        if (needed <= rooms).all():
-            break
-        rooms = np.maximum(needed, rooms)
-    packed = words[0:0]
-    if needed.any():
-        packed = torch.cat([words[first:end] for first, end in zip(positions.tolist(), ends.tolist(), strict=True)])
-    (bits,) = download(packed)
+    choices, states, lengths, words = _coded(call, found, _chosen(call, found))
     streams: list[list[bytes]] = [[b""] * section.geometry.parts for section in sections]
-    for index, (job, first, count) in enumerate(zip(call.jobs, _starts(needed), needed, strict=True)):
-        own = bits[first : first + count].view(np.uint16)
-        streams[job.section][job.part] = rans.pack_stream(states[index], own)
+    for job, own, first, count in zip(call.jobs, states, _starts(lengths), lengths, strict=True):
+        streams[job.section][job.part] = rans.pack_stream(own, words[first : first + count])
     return [segments.pack([choice.to_bytes(), *own]) for choice, own in zip(choices, streams, strict=True)]
+
+
+def _lanes(section: Section) -> list[int]:
+    """Lanes of each part of a section that is encoded."""
+    edges = np.append(0, np.cumsum(section.geometry.sizes * coder.BITS_OF_CODE[section.codes]))
+    return [coder.lanes_for((int(bits) >> 8) // 8) for bits in np.diff(edges[section.geometry.starts])]
 
 
 @dataclass(frozen=True)
 class _Classified:
     """Symbols of a call on the device, plane by plane, in the order of its streams."""
 
-    rows: torch.Tensor
     flags: torch.Tensor
     samples: torch.Tensor
     edges: torch.Tensor
-    symbols: torch.Tensor
-    classes: torch.Tensor
+    keys: torch.Tensor
+    further: torch.Tensor
 
 
 def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) -> _Classified:
-    """Put the symbols of all planes in order."""
+    """Put the symbols of all planes in order. Waits for the device, to know how many there are."""
     device, looks = call.device, call.looks
-    (rows,) = upload(device, call.rows)
     flags, samples = torch.zeros((2, len(looks)), dtype=torch.int64, device=device)
     launches: list[tuple[slice, bool]] = []
     for masked, group in groupby(range(len(call.jobs)), lambda index: call.jobs[index].masked):
@@ -366,24 +455,26 @@ def _classified(call: _Call, values: torch.Tensor, mask: torch.Tensor | None) ->
         last = indices[-1]
         launches.append((slice(int(call.firsts[indices[0]]), int(call.firsts[last] + call.rows[last, 1])), masked))
     for part, masked in launches:
-        coding.count_kernel[(part.stop - part.start,)](
+        encoding.count_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
             BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
     edges = torch.nn.functional.pad(torch.cumsum(flags + samples, 0), (1, 0))
-    room = sum(int(sizes.sum()) for sizes in call.sizes(lambda geometry: geometry.symbols))
-    symbols = torch.empty(room, dtype=torch.int32, device=device)
-    classes = torch.empty(room, dtype=torch.int16, device=device)
+    (total,) = download(edges[-1:])
+    room = -(-int(total[0]) // PACKED) * PACKED
+    keys = torch.empty(room, dtype=torch.int16, device=device)
+    further = torch.empty(room, dtype=torch.int64, device=device)
+    scratch = torch.empty(room, dtype=torch.int32, device=device)
     for part, masked in launches:
-        coding.put_kernel[(part.stop - part.start,)](
-            looks[part], values, values if mask is None else mask, flags[part], edges[part], symbols, classes,
-            MASKED=masked, BLOCK=BLOCK, **EXACT,
+        encoding.put_kernel[(part.stop - part.start,)](
+            looks[part], values, values if mask is None else mask, flags[part], edges[part], keys, further,
+            scratch, MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
-    return _Classified(rows, flags, samples, edges, symbols, classes)
+    return _Classified(flags, samples, edges, keys, further)
 
 
-def _choices(call: _Call, found: _Classified) -> list[Choice]:
-    """Tables of each section. Waits for the device."""
+def _chosen(call: _Call, found: _Classified) -> torch.Tensor:
+    """Tables of each section, as `choose_for` finds them: (section, role * class) int64, on the device."""
     device = call.device
     first_of = {(job.section, job.part): first for job, first in zip(call.jobs, call.firsts.tolist(), strict=True)}
     chosen = []
@@ -394,60 +485,67 @@ def _choices(call: _Call, found: _Classified) -> list[Choice]:
         places = firsts[parts] + planes - section.geometry.starts[parts]
         chosen.append(np.stack([places, np.full_like(places, number)], axis=1))
     counts = torch.zeros((len(call.sections), ALL, TOKENS), dtype=torch.int32, device=device)
-    (rows,) = upload(device, np.concatenate(chosen))
+    rows, expected = upload(
+        device,
+        np.concatenate(chosen),
+        np.stack([usual(section.tables, section.kind) for section in call.sections]).astype(np.int64),
+    )
     if len(rows):
-        coding.histogram_kernel[(len(rows),)](
-            found.symbols, found.classes, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
+        encoding.histogram_kernel[(len(rows),)](
+            found.keys, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
-    (numbers,) = download(counts)
-    return [
-        choose_for(own.astype(np.int64), section.kind, section.tables)
-        for section, own in zip(call.sections, numbers, strict=True)
-    ]
+    for _, group in groupby(range(len(call.sections)), lambda n: (id(call.sections[n].tables), n // COMPARED)):
+        numbers = list(group)
+        some = slice(numbers[0], numbers[-1] + 1)
+        bits = counts[some].to(torch.float64) @ _costs(call.sections[numbers[0]].tables, device)
+        best = bits.argmin(2, keepdim=True)
+        gain = bits.gather(2, expected[some, :, None]) - bits.gather(2, best)
+        expected[some] = torch.where(gain > BITS_PER_CHOICE, best, expected[some, :, None])[:, :, 0]
+    return expected
 
 
 def _coded(
-    call: _Call, found: _Classified, choices: Sequence[Choice], rooms: NDArray[np.int64]
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64], torch.Tensor]:
-    """States of each stream, places of their first words, and words (on the device). Waits for the device.
-
-    A place before its room says how many words there would have been.
-    """
+    call: _Call, found: _Classified, tables: torch.Tensor
+) -> tuple[list[Choice], list[NDArray[np.int64]], NDArray[np.int64], NDArray[np.uint16]]:
+    """Choices of sections; states and number of words of each stream; all words. Waits for the device, twice."""
     device = call.device
-    ends = np.cumsum(rooms)
-    table_of, room, planes = upload(
-        device,
-        np.concatenate([choice.tables for choice in choices]).astype(np.int32),
-        np.stack([ends - rooms, ends], axis=1),
-        np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1),
-    )
-    bounds = found.edges[planes]
-    words = torch.empty(int(ends[-1]), dtype=torch.int16, device=device)
-    places = _starts([job.lanes for job in call.jobs])
-    states = torch.empty(int(places[-1]) + call.jobs[-1].lanes, dtype=torch.int32, device=device)
-    positions = torch.empty(len(call.jobs), dtype=torch.int64, device=device)
-    with side_by_side(device) as aside:
-        for part, job, tables in call.launches():
-            with aside():
-                coding.encode_kernel[(part.stop - part.start,)](
-                    found.rows[part], found.symbols, found.classes, bounds[part], _spans(tables, device), table_of,
-                    words, room[part], states[places[part.start] :], positions[part], LANES=job.lanes,
-                    num_warps=_warps(job.lanes), **EXACT,
-                )  # fmt: skip
-    all_states, first_words = download(states, positions)
+    lanes = np.array([job.lanes for job in call.jobs])
+    programs = -(-lanes // WARP)
+    groups = np.empty((int(programs.sum()), encoding.ENCODED), np.int64)
+    stream = groups[:, 0] = np.repeat(np.arange(len(lanes)), programs)
+    groups[:, 1] = lanes[stream]
+    groups[:, 2] = WARP * (np.arange(len(groups)) - _starts(programs)[stream])
+    groups[:, 3] = np.array([job.section for job in call.jobs])[stream] * (ALL * TOKENS)
+    groups[:, 4] = _starts(lanes)[stream]
+    rows, planes = upload(device, groups, np.stack([call.firsts, call.firsts + call.rows[:, 1]], axis=1))
+    given = torch.zeros(len(found.keys), dtype=torch.int8, device=device)
+    states = torch.empty(int(lanes.sum()), dtype=torch.int32, device=device)
+    totals = torch.empty(len(groups), dtype=torch.int32, device=device)
+    encoding.encode_kernel[(len(groups),)](
+        rows, found.edges[planes], found.keys, found.further, _lookups(call, tables), given, states, totals,
+        LANES=WARP, num_warps=1, **EXACT,
+    )  # fmt: skip
+    sums = given.view(-1, PACKED).sum(1, dtype=torch.int64)
+    all_states, numbers, chosen = download(states, totals, tables)
+    choices = [
+        Choice(section.kind, own.astype(np.uint16), section.tables)
+        for section, own in zip(call.sections, chosen, strict=True)
+    ]
+    lengths = np.add.reduceat(numbers, _starts(programs), dtype=np.int64)
+    words = torch.empty(int(lengths.sum()), dtype=torch.int16, device=device)
+    if len(words):
+        encoding.pack_kernel[(len(sums),)](
+            given, found.keys, found.further, torch.cumsum(sums, 0) - sums, words, BLOCK=PACKED, **EXACT
+        )
+    (bits,) = download(words)
     lasting = all_states.view(np.uint32).astype(np.int64)
-    own = [lasting[at : at + job.lanes] for at, job in zip(places, call.jobs, strict=True)]
-    return own, first_words, words
+    own = [lasting[at : at + count] for at, count in zip(_starts(lanes), lanes, strict=True)]
+    return choices, own, lengths, bits.view(np.uint16)
 
 
 def _starts(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
     """Where things of these lengths begin, one behind the other."""
     return np.cumsum(np.asarray(lengths, np.int64)) - lengths
-
-
-def _warps(lanes: int) -> int:
-    """Warps of a program of the encoder: a thread has up to four lanes."""
-    return max(1, min(8, lanes // (4 * WARP)))
 
 
 KINDS = (Kind.LATENT_PARALLEL, Kind.RESIDUAL_PARALLEL)
@@ -486,6 +584,56 @@ def _slots(tables: Tables, device: torch.device) -> torch.Tensor:
     return torch.from_numpy((tokens << 24 | ((spans >> 16) - 1) << 12 | rest).astype(np.int32)).to(device)
 
 
+def _lookups(call: _Call, tables: torch.Tensor) -> torch.Tensor:
+    """What encoding takes, by section and key: (section * role * class * token,) int64."""
+    codebooks = list(dict.fromkeys(section.tables for section in call.sections))
+    entries = [_entries(codebook, call.device) for codebook in codebooks]
+    if len(codebooks) == 1:
+        return entries[0][tables].view(-1)
+    first_of = dict(zip(codebooks, _starts([len(own) for own in entries]), strict=True))
+    (firsts,) = upload(call.device, np.array([[first_of[section.tables]] for section in call.sections]))
+    return torch.cat(entries)[tables + firsts].view(-1)
+
+
 @lru_cache(maxsize=32)
-def _spans(tables: Tables, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(tables.spans.view(np.int32)).to(device)
+def _costs(tables: Tables, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(costs(tables)).to(device)
+
+
+@lru_cache(maxsize=32)
+def _entries(tables: Tables, device: torch.device) -> torch.Tensor:
+    """What encoding a token with a table takes: (table, token) int64.
+
+    From the lowest bit on: first slot and frequency - 1, of 12 bits each; shift (4) and addend (1) of `reciprocals`;
+    `ESCAPED`, with the figures of the token that announces it, and `RARE`; from bit 32 on, the multiplier.
+    """
+    spans = tables.spans.reshape(-1, TOKENS).astype(np.int64)
+    escaped = spans < rans.FREQUENCY_ONE
+    spans = np.where(escaped, spans[:, ESCAPE, None], spans)
+    multiplier, shift, addend = (table[spans >> 16] for table in reciprocals())
+    entries = (multiplier << 32) | (addend << 28) | (shift << 24) | (((spans >> 16) - 1) << 12) | (spans & 0xFFFF)
+    entries |= np.where(escaped, encoding.ESCAPED, 0)
+    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), encoding.RARE, 0)
+    return torch.from_numpy(entries).to(device)
+
+
+@lru_cache(maxsize=1)
+def reciprocals() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Multiplier m < 2^32, shift s and addend c (0 or 1) of each f from 1 to 2^12: x // f = (x + c) m >> (32 + s).
+
+    That holds for x < 2^20 f, and such are the states that take a symbol of the frequency f. With 2^s < f <= 2^(s+1)
+    and N = 32 + s, either m = (2^N + e) / f and c = 0: the product is x / f and an excess x e / (f 2^N), which must be
+    below 1 / f, and is if f e <= 2^(12+s). Or m = (2^N - d) / f and c = 1: the product is (x + 1) / f less
+    (x + 1) d / (f 2^N), which must not exceed 1 / f, and does not if f d <= 2^(12+s). One of them is true, since
+    d + e = f <= 2^(s+1) and s <= 11. Of f = 1, where s = 0, m = 2^32 - 1.
+
+    (T. Granlund and P. Montgomery, "Division by invariant integers using multiplication", PLDI 1994.)
+    """
+    f = np.arange((1 << PROB_BITS) + 1, dtype=np.int64)
+    f[0] = 1
+    shift = np.array([max(int(n - 1).bit_length() - 1, 0) for n in f])
+    whole = np.left_shift(np.int64(1), 32 + shift)
+    below = np.minimum(whole // f, (1 << 32) - 1)
+    above = -(-whole // f)
+    up = (above < 1 << 32) & (f * (above * f - whole) <= np.left_shift(np.int64(1), PROB_BITS + shift))
+    return np.where(up, above, below), shift, np.where(up, 0, 1)

@@ -5,39 +5,101 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Sent", "download", "send", "side_by_side", "together", "upload"]
+__all__ = ["Parcel", "Sent", "download", "send", "side_by_side", "staged", "together", "upload"]
 
 ALIGNMENT = 16
+
+LARGE = 1 << 17
+"""Tensors of more bytes travel by themselves: putting them together would cost more than another transfer."""
 
 WAY_THERE = -1
 """Number of the stream on which samples go to a device; others are those of `side_by_side`."""
 
 
-def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Tensor]:
-    """Copies of arrays on a device; nothing waits for them.
+class Parcel:
+    """Arrays that travel to a device together, through pinned memory, which torch keeps until the copy is done.
 
-    They travel together through pinned memory, which torch keeps until the copy is done and then uses again.
+    Parameters
+    ----------
+    tensors : (n,) uint8
+        What lies in pinned memory already.
+
+    Attributes
+    ----------
+    places
+        First bytes of these tensors among all bytes.
+    there : (n,) uint8
+        All bytes on the device, once they are sent.
     """
-    places, size = [], 0
-    for array in arrays:
-        places.append(size)
-        size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    packed = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
-    there = packed.numpy()
-    for at, array in zip(places, arrays, strict=True):
-        there[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    moved = packed.to(device, non_blocking=True)
-    return [
-        moved[at : at + array.nbytes].view(torch.from_numpy(np.empty(0, array.dtype)).dtype).reshape(array.shape)
-        for at, array in zip(places, arrays, strict=True)
-    ]
+
+    def __init__(self, tensors: Sequence[torch.Tensor] = ()) -> None:
+        self._size = 0
+        self._arrays: list[tuple[int, NDArray[np.generic]]] = []
+        places = {number: self._room(own.nbytes) for number, own in enumerate(tensors) if own.nbytes > LARGE}
+        self._large = [(at, tensors[number]) for number, at in places.items()]
+        self._packed_at = self._size
+        self.places = [places[n] if n in places else self.add(own.numpy()) for n, own in enumerate(tensors)]
+        self.there = torch.empty(0, dtype=torch.uint8)
+
+    def _room(self, nbytes: int) -> int:
+        at = self._size
+        self._size += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return at
+
+    def add(self, array: NDArray[np.generic]) -> int:
+        """Put an array in; returns the place of its first byte. What it holds is looked at when the parcel is sent."""
+        at = self._room(array.nbytes)
+        self._arrays.append((at, array))
+        return at
+
+    def send(self, device: torch.device) -> None:
+        """Copy everything to a device; nothing waits for that."""
+        size = self._size - self._packed_at
+        packed = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
+        there = packed.numpy()
+        for at, array in self._arrays:
+            first = at - self._packed_at
+            there[first : first + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if not self._large:
+            self.there = packed.to(device, non_blocking=True)
+            return
+        self.there = torch.empty(self._size, dtype=torch.uint8, device=device)
+        self.there[self._packed_at :].copy_(packed, non_blocking=True)
+        for at, tensor in self._large:
+            self.there[at : at + tensor.nbytes].copy_(tensor, non_blocking=True)
+
+    def view(self, at: int, array: NDArray[np.generic]) -> torch.Tensor:
+        """An array that has been sent, on the device."""
+        return self.there[at : at + array.nbytes].view(_torch_type(array.dtype)).view(array.shape)
+
+
+def staged(array: NDArray[Any], *, pinned: bool) -> torch.Tensor:
+    """An array as a tensor of the host: a copy in pinned memory, which a device reads, or the array itself."""
+    if not pinned:
+        return torch.from_numpy(array)
+    copy = torch.empty(array.shape, dtype=_torch_type(array.dtype), pin_memory=True)
+    copy.numpy()[...] = array
+    return copy
+
+
+def upload(device: torch.device, *arrays: NDArray[np.generic]) -> list[torch.Tensor]:
+    """Copies of arrays on a device, which travel together; nothing waits for them."""
+    parcel = Parcel()
+    places = [parcel.add(array) for array in arrays]
+    parcel.send(device)
+    return [parcel.view(at, array) for at, array in zip(places, arrays, strict=True)]
+
+
+@cache
+def _torch_type(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.spec import BOUNDARIES, MAX_PRECISION, SIDE_CODE, TREES, Boundary, Grid, LinearModel, Tree, padded
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import MAX_LEVELS, Plan
+from xwalloc.types import Buffer
 
 __all__ = ["Fitted", "book", "bookkeeping", "subband_ids"]
 
@@ -283,7 +284,7 @@ class Fitted:
         return head + coder.encode(buffer, planes, Kind.SIDE, 1)
 
     def unpack(
-        self, data: bytes, signal: tuple[int, int, int], per_sample: float, batch: int, *, residual: bool
+        self, data: Buffer, signal: tuple[int, int, int], per_sample: float, batch: int, *, residual: bool
     ) -> tuple[LinearModel, NDArray[np.int64]]:
         """Inverse of `pack` for a chunk of that extent, whose unit and batch items are known.
 

@@ -27,7 +27,7 @@ from xwalloc.models.lattice_levels import Levels, from_ranks, levels_of, to_rank
 from xwalloc.models.lattice_parameters import Channel, Parameters, no_weights
 from xwalloc.models.lattice_plan import Integers, Mask, Plan, fits, groups_of, others_of, slabs_of, touching
 from xwalloc.models.lattice_samples import NEAREST_BELOW, Geometry, Samples
-from xwalloc.types import Parallel, in_turn
+from xwalloc.types import Buffer, Parallel, in_turn
 
 __all__ = ["Coded", "Draft", "decode", "draft"]
 
@@ -232,8 +232,8 @@ def _to_values(plan: Plan, radius: int) -> None:
 
 
 def decode(
-    parameters: bytes,
-    symbols: bytes,
+    parameters: Buffer,
+    symbols: Buffer,
     shape: Sequence[int],
     mask: Mask | None,
     width: int,

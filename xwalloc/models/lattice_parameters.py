@@ -18,6 +18,7 @@ from xwalloc.errors import FormatError
 from xwalloc.models.lattice_grid import CLASSES, OWN, REFERENCE, SEQUENTIAL, SEQUENTIAL_REFERENCE
 from xwalloc.models.lattice_levels import Levels
 from xwalloc.models.lattice_rows import MAX_TAPS
+from xwalloc.types import Buffer
 
 __all__ = ["Channel", "Parameters", "Plain", "Predictor", "read", "write"]
 
@@ -192,7 +193,7 @@ def write(parameters: Parameters) -> bytes:
 
 
 def read(
-    data: bytes, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int, samples: int
+    data: Buffer, slabs: int, batch: int, channels: int, count: int, d: int, width: int, codes: int, samples: int
 ) -> Parameters:
     """Inverse of `write`, with so many slabs, batch items, channels, groups, dimensions, and samples of a channel.
 

@@ -47,6 +47,7 @@ from xwalloc.models.lattice_work import (
     Results,
     Sample,
 )
+from xwalloc.types import Buffer
 
 __all__ = ["Box", "Found", "Integers", "Mask", "Plan", "fits", "groups_of", "others_of", "slabs_of", "touching"]
 
@@ -344,7 +345,7 @@ class Plan:
         count, _ = self._run(CLASSIFY, index, results, lookups or identities(), weights)
         return symbols[:count], contexts[:count], expectations[:count]
 
-    def restore(self, index: int, stream: bytes, choice: Choice) -> None:
+    def restore(self, index: int, stream: Buffer, choice: Choice) -> None:
         """Decode a box."""
         states, words = rans.unpack_stream(stream)
         results = _Results(self.decoded, Found(self.decoded[:0], np.empty(0, np.uint8)))

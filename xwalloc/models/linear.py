@@ -54,6 +54,9 @@ FURTHER, MOST_FURTHER = 0.3, 8
 DEGENERATE = 1e-3
 """Squared length of a sum of rounded basis vectors, with weights of norm 1, below which it counts as none."""
 
+PART = 1 << 15
+"""Symbols that a thread takes at once, at least."""
+
 
 def fit(
     samples: Samples,
@@ -299,7 +302,7 @@ def dequantised(model: LinearModel, symbols: NDArray[np.int32], parallel: Parall
     latents = np.empty(symbols.shape)
     points = np.array(model.points, np.float64)
     flat, out = symbols.reshape(-1, symbols.shape[-1]), latents.reshape(-1, symbols.shape[-1])
-    rows = -(-len(flat) // 64)
+    rows = max(-(-len(flat) // 64), PART // max(1, symbols.shape[-1]), 1)
     parallel(
         lambda part: q.dequantise(flat[part].reshape(-1), float(model.quantum), points, out[part].reshape(-1)),
         [slice(start, start + rows) for start in range(0, len(flat), rows)],

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 """Frozen description of a linear model, and its bytes (section MODEL of a frame)."""
 
 from __future__ import annotations
@@ -6,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.errors import ConfigError, FormatError
+from xwalloc.jit import kernel
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.filters import check_boundary
 from xwalloc.transform.tree import Plan, Subband, plan, split_count
-from xwalloc.types import Parallel, in_turn
+from xwalloc.types import Buffer, Parallel, in_turn
 
 __all__ = ["Grid", "LinearModel", "pack_vectors", "padded", "unpack_vectors"]
 
@@ -35,6 +37,7 @@ TAPS = struct.Struct("<BBbb")
 """Inline taps (wavelets other than the built-in one): counts of low and high taps, their origins."""
 
 MAX_PRECISION = 30
+MOST_CODE = len(MAGNITUDES) - 1
 SIDE_CODE = 17
 """Magnitude code of planes of side information, whose magnitudes are about 1."""
 
@@ -54,6 +57,9 @@ def padded(signal: Sequence[int], levels: int, tree: Tree, boundary: Boundary) -
     z, y, x = (-(-n // multiple) * multiple for n, multiple in zip(signal, multiples, strict=True))
     return z, y, x
 
+
+KEPT_PLANES = 1 << 12
+"""Tables of more planes are made anew each time: they would fill the memory."""
 
 MOST_PARTS, PART_BITS = 16, 15
 """Transforms of many latents are split into so many parts, of 2^15 coefficients or more."""
@@ -148,53 +154,59 @@ class Grid:
             Whether the slab is the last one: it takes what rounding leaves over.
         """
         rank, count = codes.shape
-        z, y, x = self.signal
-        axis, start, stop = slab
-        template = coder.planes_of(count)
-        template["sz"], template["sy"] = y * x, x
-        for s, subband in enumerate(self.subbands):
-            first = [part.start for part in subband.slices]
-            size = list(subband.shape)
-            depth = min(subband.level, self.plan.splits[axis])
-            begin, end = start >> depth, size[axis] if last else min(stop >> depth, size[axis])
-            first[axis] += begin
-            size[axis] = max(0, end - begin)
-            template["base"][s] = (first[0] * y + first[1]) * x + first[2]
-            template["nz"][s], template["ny"][s], template["nx"][s] = size
-        for s, subband in enumerate(self.subbands):
-            own = template[s]
-            if subband.parent >= 0:
-                parent = template[subband.parent]
-                own["parent"] = parent["base"]
-                halved = [int(splits > subband.level) for splits in self.plan.splits]
-                own["parent_z"], own["parent_y"], own["parent_x"] = halved
-                own["parent_nz"], own["parent_ny"], own["parent_nx"] = parent["nz"], parent["ny"], parent["nx"]
-                if min(parent["nz"], parent["ny"], parent["nx"]) == 0:
-                    own["parent"] = coder.NO_PLANE
-            before = template[s - 1]
-            if (
-                s
-                and all(before[n] == own[n] for n in ("nz", "ny", "nx"))
-                and subband.level == self.subbands[s - 1].level
-            ):
-                own["sibling"] = before["base"]
-        planes = np.tile(template, batch * rank).reshape(batch, rank, count)
-        offsets = np.arange(batch * rank).reshape(batch, rank, 1) * (z * y * x)
-        planes["base"] += offsets
-        for name in ("parent", "sibling"):
-            planes[name] = np.where(planes[name] >= 0, planes[name] + offsets, coder.NO_PLANE)
+        kept = batch * rank * count <= KEPT_PLANES
+        flat = (_kept_planes if kept else _planes)(self, batch, rank, slab, last).copy()
+        planes = flat.reshape(batch, rank, count)
         planes["code"] = codes
-        parents = [max(subband.parent, 0) for subband in self.subbands]
-        planes["parent_code"] = codes[:, parents]
+        planes["parent_code"] = codes[:, [max(subband.parent, 0) for subband in self.subbands]]
         planes["sibling_code"][..., 1:] = codes[:, :-1]
-        planes["previous"][:, 1:] = planes["base"][:, :-1]
         planes["previous_code"][:, 1:] = codes[:-1]
         # A plane of zeros says nothing beyond its code.
         for name in ("previous", "parent", "sibling"):
-            planes[name] = np.where(planes[name + "_code"] > 0, planes[name], coder.NO_PLANE)
-        empty = (planes["nz"] * planes["ny"] * planes["nx"]) == 0
-        planes["code"] = np.where(empty, 0, planes["code"])
-        return planes.reshape(-1)
+            flat[name][flat[name + "_code"] == 0] = coder.NO_PLANE
+        flat["code"][(flat["nz"] == 0) | (flat["ny"] == 0) | (flat["nx"] == 0)] = 0
+        return flat
+
+
+def _planes(grid: Grid, batch: int, rank: int, slab: tuple[int, int, int], last: bool) -> NDArray[np.void]:
+    """`Grid.planes` but for their codes: a plane looks at every other one that there may be."""
+    z, y, x = grid.signal
+    axis, start, stop = slab
+    subbands, splits = grid.subbands, grid.plan.splits
+    template = coder.planes_of(len(subbands))
+    template["sz"], template["sy"] = y * x, x
+    for s, subband in enumerate(subbands):
+        first = [part.start for part in subband.slices]
+        size = list(subband.shape)
+        depth = min(subband.level, splits[axis])
+        begin, end = start >> depth, size[axis] if last else min(stop >> depth, size[axis])
+        first[axis] += begin
+        size[axis] = max(0, end - begin)
+        template["base"][s] = (first[0] * y + first[1]) * x + first[2]
+        template["nz"][s], template["ny"][s], template["nx"][s] = size
+    for s, subband in enumerate(subbands):
+        own = template[s]
+        if subband.parent >= 0:
+            parent = template[subband.parent]
+            own["parent"] = parent["base"]
+            halved = [int(split > subband.level) for split in splits]
+            own["parent_z"], own["parent_y"], own["parent_x"] = halved
+            own["parent_nz"], own["parent_ny"], own["parent_nx"] = parent["nz"], parent["ny"], parent["nx"]
+            if min(parent["nz"], parent["ny"], parent["nx"]) == 0:
+                own["parent"] = coder.NO_PLANE
+        before = template[s - 1]
+        if s and all(before[n] == own[n] for n in ("nz", "ny", "nx")) and subband.level == subbands[s - 1].level:
+            own["sibling"] = before["base"]
+    planes = np.tile(template, batch * rank).reshape(batch, rank, len(subbands))
+    offsets = np.arange(batch * rank).reshape(batch, rank, 1) * (z * y * x)
+    planes["base"] += offsets
+    for name in ("parent", "sibling"):
+        planes[name] = np.where(planes[name] >= 0, planes[name] + offsets, coder.NO_PLANE)
+    planes["previous"][:, 1:] = planes["base"][:, :-1]
+    return planes.reshape(-1)
+
+
+_kept_planes = lru_cache(maxsize=64)(_planes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -244,8 +256,8 @@ class LinearModel:
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
         """Basis (channel, rank) as integers with `shift` fractional bits."""
-        scaled = np.ldexp(self.vectors.astype(np.float64), (self.shift - self.precisions)[:, None])
-        return np.ascontiguousarray(scaled.T)
+        scales = np.ldexp(1.0, self.shift - self.precisions)
+        return np.multiply(self.vectors.T, scales, dtype=np.float64, order="C")
 
     @cached_property
     def mean_units(self) -> NDArray[np.float64]:
@@ -298,7 +310,7 @@ class LinearModel:
 
     @classmethod
     def from_bytes(
-        cls, data: bytes, signal: tuple[int, int, int], dimensions: int, channels: int, batch: int = 1
+        cls, data: Buffer, signal: tuple[int, int, int], dimensions: int, channels: int, batch: int = 1
     ) -> LinearModel:
         """Inverse of `to_bytes` for a chunk of that extent (without padding), channels and batch items.
 
@@ -321,48 +333,103 @@ class LinearModel:
         if quantum == 0 or code >= len(MAGNITUDES):
             raise FormatError("The model of the frame has impossible parameters.")
         try:
-            grid = Grid(
-                signal=padded(signal, levels, TREES[tree & 1], BOUNDARIES[boundary]), dimensions=dimensions,
-                levels=levels, tree=TREES[tree & 1], boundary=BOUNDARIES[boundary], wavelet=wavelet,
-            )  # fmt: skip
+            grid = _grid(signal, dimensions, levels, TREES[tree & 1], BOUNDARIES[boundary], wavelet, filter_shift)
             count = len(grid.subbands)
-            check_boundary(grid.filters("synthesis", filter_shift), grid.boundary)
         except ConfigError as error:
             raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
         if rank > batch * math.prod(grid.signal):
             raise FormatError("The model of the frame has more basis vectors than its chunk has pixels.")
-        sizes = [rank, rank, channels, rank * channels, count * rank]
-        buffer = np.zeros(sum(sizes), np.int32)
-        stream = data[at + 1 :]
-        coder.decode(stream, buffer, _side_planes(rank, channels, count, code), Kind.SIDE, 1)
-        steps, from_west, means, vectors, codes = np.split(buffer.astype(np.int64), np.cumsum(sizes)[:-1])
-        precisions = np.cumsum(steps)
-        vectors = vectors.reshape(rank, channels)
-        codes = np.cumsum(codes.reshape(count, rank).T, axis=0)
-        vectors = np.where(from_west[:, None] != 0, np.cumsum(vectors, axis=1), vectors)
-        if (
-            precisions.min() < 0
-            or precisions.max() > MAX_PRECISION
-            or codes.min() < 0
-            or codes.max() >= len(MAGNITUDES)
-        ):
+        planes = _side_planes(rank, channels, count, code)
+        buffer = np.zeros(int(planes["base"][-1] + planes["nx"][-1]), np.int32)
+        coder.decode(data[at + 1 :], buffer, planes, Kind.SIDE, 1)
+        precisions, means = np.empty(rank, np.int64), np.empty(channels, np.int64)
+        vectors, codes = np.empty((rank, channels), np.int64), np.empty((rank, count), np.int64)
+        if not _undo_differences(buffer, precisions, means, vectors, codes):
             raise FormatError("The model of the frame has impossible precisions or magnitudes.")
         return cls(
-            grid=grid, quantum=quantum, points=(p1, p2, p3), mean_shift=mean_shift, means=np.cumsum(means),
+            grid=grid, quantum=quantum, points=(p1, p2, p3), mean_shift=mean_shift, means=means,
             precisions=precisions, vectors=vectors, codes=codes, filter_shift=filter_shift,
         )  # fmt: skip
 
 
+@lru_cache(maxsize=64)
+def _grid(
+    signal: tuple[int, int, int],
+    dimensions: int,
+    levels: int,
+    tree: Tree,
+    boundary: Boundary,
+    wavelet: str | w.ExactFilters,
+    filter_shift: int,
+) -> Grid:
+    """The grid of a chunk of an extent without padding.
+
+    Raises
+    ------
+    ConfigError
+        If its filters do not suit its boundary.
+    """
+    grid = Grid(
+        signal=padded(signal, levels, tree, boundary), dimensions=dimensions, levels=levels, tree=tree,
+        boundary=boundary, wavelet=wavelet,
+    )  # fmt: skip
+    check_boundary(grid.filters("synthesis", filter_shift), grid.boundary)
+    return grid
+
+
+@kernel
+def _undo_differences(buffer, precisions, means, vectors, codes):
+    """Side information from the differences that the planes of `_side_planes` hold; False if it is impossible."""
+    rank, channels = vectors.shape
+    total = np.int64(0)
+    for k in range(rank):
+        total += buffer[k]
+        if not 0 <= total <= MAX_PRECISION:
+            return False
+        precisions[k] = total
+    at, total = 2 * rank, np.int64(0)
+    for channel in range(channels):
+        total += buffer[at + channel]
+        means[channel] = total
+    at += channels
+    for k in range(rank):
+        total = np.int64(0)
+        for channel in range(channels):
+            value = np.int64(buffer[at + channel])
+            total += value
+            vectors[k, channel] = total if buffer[rank + k] != 0 else value
+        at += channels
+    for subband in range(codes.shape[1]):
+        total = np.int64(0)
+        for k in range(rank):
+            total += buffer[at + k]
+            if not 0 <= total <= MOST_CODE:
+                return False
+            codes[k, subband] = total
+        at += rank
+    return True
+
+
 def _side_planes(rank: int, channels: int, subbands: int, mean_code: int) -> NDArray[np.void]:
     """Planes of the side information: precisions, flags, means, vectors, magnitude codes."""
+    kept = rank + subbands <= KEPT_PLANES
+    planes = (_kept_side_template if kept else _side_template)(rank, channels, subbands).copy()
+    planes["code"][2] = mean_code
+    return planes
+
+
+def _side_template(rank: int, channels: int, subbands: int) -> NDArray[np.void]:
+    """`_side_planes` but for what the means say."""
     planes = coder.planes_of(3 + rank + subbands)
     sizes = np.array([rank, rank, channels] + [channels] * rank + [rank] * subbands)
     planes["nx"] = sizes
     planes["base"] = np.cumsum(sizes) - sizes
     planes["code"] = SIDE_CODE
-    planes["code"][2] = mean_code
     planes["code"][3 : 3 + rank] = VECTOR_CODE
     return planes
+
+
+_kept_side_template = lru_cache(maxsize=64)(_side_template)
 
 
 def pack_vectors(vectors: NDArray[np.int64], precisions: NDArray[np.int64]) -> bytes:
@@ -373,7 +440,7 @@ def pack_vectors(vectors: NDArray[np.int64], precisions: NDArray[np.int64]) -> b
     return coder.encode(buffer, _vector_planes(*vectors.shape), Kind.SIDE, 1)
 
 
-def unpack_vectors(data: bytes, count: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unpack_vectors(data: Buffer, count: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Inverse of `pack_vectors`.
 
     Raises
@@ -416,7 +483,7 @@ def _pack_taps(filters: w.ExactFilters) -> bytes:
     return counts + np.array([*filters.lo, *filters.hi], "<i4").tobytes()
 
 
-def _unpack_taps(data: bytes, at: int, shift: int) -> tuple[w.ExactFilters, int]:
+def _unpack_taps(data: Buffer, at: int, shift: int) -> tuple[w.ExactFilters, int]:
     low, high, low_origin, high_origin = TAPS.unpack_from(data, at)
     end = at + TAPS.size + 4 * (low + high)
     if end > len(data) or not low or not high:

@@ -51,13 +51,17 @@ def residual_section(
     tables: Tables,
     at: int,
     mask_at: int | None,
+    wanted: tuple[int, ...] | None = None,
 ) -> Section:
-    """Residuals (batch, channel, z, y, x) with magnitude codes (channel,); `at` and `mask_at` are places in a call."""
+    """Residuals (batch, channel, z, y, x) with magnitude codes (channel,); `at` and `mask_at` are places in a call.
+
+    `wanted` are the slabs that are to be decoded; None for all.
+    """
     from xwalloc.device.coder import Section
 
     geometry = _residual_geometry(tuple(shape))
     tiled = np.tile(codes, shape[0] * geometry.parts).astype(np.uint8)
-    return Section(geometry, tiled, ORDER.residuals, dimensions, tables, at, mask_at)
+    return Section(geometry, tiled, ORDER.residuals, dimensions, tables, at, mask_at, wanted)
 
 
 def _latent_geometry(grid: Grid, batch: int, rank: int) -> Geometry:
