@@ -5,7 +5,6 @@ What computes is imported with the first chunk: numba takes longer to load than 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, Unpack
 
@@ -16,6 +15,7 @@ from numcodecs.compat import ensure_bytes, ensure_ndarray
 from xwalloc.bitstream.frame import DecodeLimits, parse_header
 from xwalloc.codec import engine
 from xwalloc.codec.config import CodecConfig, Configuration
+from xwalloc.codec.devices import is_cupy
 from xwalloc.errors import ConfigError, FormatError
 
 __all__ = ["Walloc"]
@@ -62,7 +62,7 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
         ----------
         buf
             Array of any shape that has the axes of the configuration, in any memory order and either byte order; one of
-            CuPy is downloaded.
+            CuPy is encoded where it is if chunks are computed there.
 
         Returns
         -------
@@ -75,9 +75,10 @@ class Walloc(Codec):  # type: ignore[misc]  # numcodecs has no types
             If the configuration does not fit the array, or its dtype is not accepted.
         """
         from xwalloc.codec.chunk import ChunkCodec
+        from xwalloc.codec.resident.arrays import from_cupy
 
         try:
-            array = ensure_ndarray(buf.get() if is_cupy(buf) else buf)
+            array = from_cupy(buf) if is_cupy(buf) else ensure_ndarray(buf)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Expected an array or a buffer. Got {type(buf).__name__} ({error}).") from None
         self._config.check(array.shape, array.dtype)
@@ -168,11 +169,6 @@ class Chunk(np.ndarray):
         if order == "A" and shape == (-1,) and isinstance(result, Chunk):
             result._whole = self
         return result
-
-
-def is_cupy(array: Any) -> bool:
-    """Whether it is an array of CuPy, which NumPy does not take by itself."""
-    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
 
 
 def ensure_target(out: Any) -> np.ndarray:

@@ -19,6 +19,7 @@ from zarr.storage import StorePath
 from xwalloc.bitstream.frame import DecodeLimits
 from xwalloc.codec import engine
 from xwalloc.codec.config import CodecConfig, Configuration
+from xwalloc.codec.devices import is_cupy
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.models import library, sidecar
 
@@ -37,7 +38,8 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
     """Lossy, error-bounded codec for N-dimensional chunks; the frames are those of `xwalloc.numcodecs.Walloc`.
 
     Whoever selects a part of a chunk has only the segments decoded that the part touches. After
-    `zarr.config.enable_gpu()`, what the CUDA device of the setting ``device`` decodes stays there, for CuPy.
+    `zarr.config.enable_gpu()`, what the CUDA device of the setting ``device`` decodes stays there, for CuPy, and arrays
+    of CuPy are encoded where they are.
 
     Parameters
     ----------
@@ -103,7 +105,6 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
         raise NotImplementedError
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        # A chunk is surveyed and fitted on the host, also where a device encodes it and its samples lie there already.
         frame = await asyncio.wrap_future(engine.submit(self._encode, chunk_data))
         return chunk_spec.prototype.buffer.from_bytes(frame)
 
@@ -132,8 +133,10 @@ class Walloc(ArrayBytesCodec, ArrayBytesCodecPartialDecodeMixin):
 
     def _encode(self, chunk_data: NDBuffer) -> bytes:
         from xwalloc.codec.chunk import ChunkCodec
+        from xwalloc.codec.resident.arrays import from_cupy
 
-        return ChunkCodec(self.config).encode(chunk_data.as_numpy_array())
+        array = chunk_data.as_ndarray_like()
+        return ChunkCodec(self.config).encode(from_cupy(array) if is_cupy(array) else chunk_data.as_numpy_array())
 
     def _decode(
         self, chunk_data: Buffer, chunk_spec: ArraySpec, region: Sequence[slice] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine
 from xwalloc.codec.lattice_mode import Lattice
 from xwalloc.codec.layout import Special, fill_holes
+from xwalloc.codec.resident.arrays import DeviceArray, on_host
 from xwalloc.codec.survey import Survey
 from xwalloc.errors import BudgetError
 
@@ -62,9 +64,9 @@ class Chunk:
 
     Parameters
     ----------
-    samples
-        Canonical shape, holes filled; float16 widened to float32.
-    original
+    there
+        Samples in canonical shape, holes filled, float16 widened to float32; where they lie.
+    given
         Canonical shape, as given.
     look
         What the survey found.
@@ -74,11 +76,21 @@ class Chunk:
         Nodata and its substitute, in the stored type.
     """
 
-    samples: NDArray[np.generic]
-    original: NDArray[np.generic]
+    there: NDArray[np.generic] | DeviceArray
+    given: NDArray[np.generic] | DeviceArray
     look: Survey
     special: Special
     nodata: NDArray[np.generic]
+
+    @cached_property
+    def samples(self) -> NDArray[np.generic]:
+        """Samples on the host."""
+        return on_host(self.there)
+
+    @cached_property
+    def original(self) -> NDArray[np.generic]:
+        """Samples as given, on the host."""
+        return self.samples if self.given is self.there else on_host(self.given)
 
     @property
     def early_nodata(self) -> NDArray[np.generic]:
@@ -88,7 +100,7 @@ class Chunk:
     @property
     def span(self) -> float:
         """Largest magnitude that a lattice of integers must reach; all integer types fit."""
-        return max(abs(self.look.low), abs(self.look.high)) if self.samples.dtype.kind == "f" else 0.0
+        return max(abs(self.look.low), abs(self.look.high)) if self.there.dtype.kind == "f" else 0.0
 
     @property
     def mask(self) -> NDArray[np.uint8] | None:
@@ -164,7 +176,7 @@ def in_lattice_mode(chunk: Chunk, draft: lattice_mode.Draft | None, look: Examin
 
 def exact_draft(chunk: Chunk, profile: str) -> lattice_mode.Draft | None:
     """Exact coding: integers (floats that hold integers, too) on their own lattice, other floats by their bits."""
-    if chunk.original.dtype.kind in "iu" or chunk.look.integral:
+    if chunk.given.dtype.kind in "iu" or chunk.look.integral:
         grid = lattice_mode.for_integers(0, chunk.span)
         samples = chunk.samples
     else:

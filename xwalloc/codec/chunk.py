@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xwalloc.bitstream.frame import AxisRole, DecodeLimits, Frame, Header, Mode, Quality, Section, is_big_endian
+from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import shipped_id
-from xwalloc.codec import examine, lattice_mode, learned_mode, transform_mode
+from xwalloc.codec import engine, examine, lattice_mode, learned_mode, resident, transform_mode
 from xwalloc.codec.bound import substitute
 from xwalloc.codec.candidates import (
     Candidate,
@@ -33,6 +34,7 @@ from xwalloc.codec.candidates import (
 )  # fmt: skip
 from xwalloc.codec.config import CodecConfig
 from xwalloc.codec.decode import decode_frame
+from xwalloc.codec.devices import CPU, DeviceMemoryError, fall_back
 from xwalloc.codec.engine import blas_in_one_thread
 from xwalloc.codec.examine import Examine
 from xwalloc.codec.layout import (
@@ -44,6 +46,7 @@ from xwalloc.codec.layout import (
     pack_mask,
     separate,
 )
+from xwalloc.codec.resident.arrays import DeviceArray, on_host
 from xwalloc.codec.survey import survey
 from xwalloc.codec.transform_mode import Target
 from xwalloc.errors import ConfigError
@@ -71,6 +74,8 @@ LARGEST_REAL_BOUND = 2.0**1020
 
 MAX_CHUNK_BYTES = 2**32 - 2**20
 """A frame states its length in 32 bits."""
+
+NOTHING_SPECIAL = Special(None, (), np.empty(0, np.int64), np.empty(0, np.uint64))
 
 
 class ChunkCodec:
@@ -113,13 +118,14 @@ class ChunkCodec:
         """The model if it is a linear one."""
         return self.model if self.network is None else None
 
-    def encode(self, array: ArrayLike) -> bytes:
+    def encode(self, array: ArrayLike | DeviceArray) -> bytes:
         """Encode a chunk.
 
         Parameters
         ----------
         array
-            Any memory order and byte order; it is left alone.
+            Any memory order and byte order; it is left alone. What lies on the device that chunks are computed on comes
+            to the host only where something is special about it, or where a mode of the host may be better.
 
         Raises
         ------
@@ -128,13 +134,13 @@ class ChunkCodec:
         """
         return self.encode_and_measure(array)[0]
 
-    def encode_and_measure(self, array: ArrayLike) -> tuple[bytes, float | None]:
+    def encode_and_measure(self, array: ArrayLike | DeviceArray) -> tuple[bytes, float | None]:
         """`encode`, with the largest error that the decoder will make; None where no bound is asked for.
 
         The error is that of finite valid samples, rounded to float64. For float networks, whose values agree within a
         tolerance only, it is the largest that any decoder will make.
         """
-        given = np.asarray(array)
+        given = array if isinstance(array, DeviceArray) else np.asarray(array)
         self.config.check(given.shape, given.dtype)
         if self.model is not None:
             self.config.check_model(self.model, given.shape)
@@ -147,14 +153,14 @@ class ChunkCodec:
         layout = Layout(header.shape, header.roles)
         if given.size and not layout.thin:
             with blas_in_one_thread():
-                chunk = self.look(layout.arrange(given))
+                chunk = self._look_there(given, layout) or self.look(layout.arrange(on_host(given)))
                 candidate = self._best(chunk, layout)
             if candidate is not None:
                 frame = _frame(header, chunk, candidate)
                 if len(frame) < given.nbytes:
                     bounded = self.config.max_error is not None or self.config.lossless
                     return frame, candidate.figure if bounded else None
-        native = np.ascontiguousarray(given, given.dtype.newbyteorder("<"))
+        native = np.ascontiguousarray(on_host(given), given.dtype.newbyteorder("<"))
         header = _with_mode(header, Mode.STORED)
         return Frame(header=header, sections={Section.STORED: native.tobytes()}).to_bytes(), 0.0
 
@@ -173,7 +179,7 @@ class ChunkCodec:
             frame, out=out, shape=shape, dtype=dtype, limits=limits, region=region, model=self.config.model
         )
 
-    def _header(self, array: NDArray[np.generic]) -> Header:
+    def _header(self, array: NDArray[np.generic] | DeviceArray) -> Header:
         config = self.config
         roles = [AxisRole.BATCH] * array.ndim
         for axis in config.signal_axes:
@@ -198,17 +204,34 @@ class ChunkCodec:
             nodata=None if nodata is None else int(bits_of(np.array([nodata]))[0]),
         )
 
+    def _look_there(self, given: NDArray[np.generic] | DeviceArray, layout: Layout) -> Chunk | None:
+        """A chunk that stays on the device; None where it does not lie there, or where the host is to have it."""
+        config = self.config
+        if not isinstance(given, DeviceArray) or config.lossless or self.network is not None:
+            return None
+        if engine.device() == CPU or not resident.can_encode(layout.canonical, Order.of(config.profile), given.dtype):
+            return None
+        canonical = given.arranged(layout.order, layout.canonical)
+        nodata = self._nodata(given.dtype)
+        try:
+            found = resident.survey(canonical, nodata[:1], outliers=True)
+        except DeviceMemoryError as error:
+            fall_back(error)
+            return None
+        return None if found is None else Chunk(canonical, canonical, found, NOTHING_SPECIAL, nodata)
+
+    def _nodata(self, dtype: np.dtype) -> NDArray[np.generic]:
+        """Nodata and its substitute in the type of samples; nothing where there is none."""
+        value = self.config.nodata_as(dtype)
+        return np.empty(0, dtype) if value is None else np.array([value, substitute(value)], dtype)
+
     def look(self, canonical: NDArray[np.generic]) -> Chunk:
         """Find special samples and fill their holes; takes samples (batch, channel, z, y, x)."""
         samples = canonical.astype(np.float32) if canonical.dtype == np.float16 else canonical
-        value = self.config.nodata_as(canonical.dtype)
-        nodata = np.empty(0, canonical.dtype)
-        if value is not None:
-            nodata = np.array([value, substitute(value)], canonical.dtype)
+        nodata = self._nodata(canonical.dtype)
         look = survey(samples, nodata[:1].astype(samples.dtype), outliers=not self.config.lossless)
         if look.special is None:
-            empty = np.empty(0, np.int64)
-            return Chunk(samples, canonical, look, Special(None, (), empty, empty.astype(np.uint64)), nodata)
+            return Chunk(samples, canonical, look, NOTHING_SPECIAL, nodata)
         special = separate(canonical, look.special)
         return Chunk(fill_holes(samples, look.special), canonical, look, special, nodata)
 
@@ -246,7 +269,7 @@ class ChunkCodec:
 
     def _transform(self, chunk: Chunk, layout: Layout, target: Target, look: Examine) -> Candidate | None:
         config, shared = self.config, self.shared
-        many = chunk.samples.shape[1] > MAX_CHANNELS
+        many = chunk.there.shape[1] > MAX_CHANNELS
         if self.network is not None:
             draft = self._draft(chunk, layout)
             learned = None if draft is None else _learned(draft, target, look)
@@ -259,7 +282,7 @@ class ChunkCodec:
 
         def code(model: Model | None, rotated: bool = False) -> Candidate | None:
             coded = transform_mode.encode(
-                chunk.samples, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, model, rotated
+                chunk.there, edges, chunk.mask, target, grid, config.profile, chunk.early_nodata, look, model, rotated
             )
             return None if coded is None else Candidate(Mode.TRANSFORM, coded.sections, coded.missed, coded.figure)
 
@@ -275,7 +298,7 @@ class ChunkCodec:
         """The chunk seen by a published model; None where it does not suit that."""
         if self.network is None:
             return None
-        edges, dtype = (chunk.look.low, chunk.look.high), chunk.original.dtype
+        edges, dtype = (chunk.look.low, chunk.look.high), chunk.given.dtype
         return learned_mode.draft(
             chunk.samples, dtype, edges, chunk.mask, chunk.nodata, layout.dimensions, self.config.profile, self.network
         )
@@ -290,7 +313,7 @@ class ChunkCodec:
             )
         else:
             # Room for the rounding of the last multiply and cast: what is left over would be exceptions.
-            edge = np.array(largest, chunk.original.dtype)
+            edge = np.array(largest, chunk.given.dtype)
             inner = min(limit, largest, LARGEST_REAL_BOUND) - 0.5 * float(edge - np.nextafter(edge, edge.dtype.type(0)))
             if not inner > 0 or (inner <= limit * 0.125 and limit < largest):
                 return lossless(chunk, config.profile)
@@ -298,8 +321,8 @@ class ChunkCodec:
             target = Target(integral=False, step=grid.step, quantum=0.0)
         look = examine.misses(limit, chunk.nodata)
         look_at_channels = examine.misses(limit * self._scales(), chunk.nodata)
-        size = chunk.samples.size
-        if chunk.samples.shape[1] < MANY_CHANNELS:
+        size = chunk.there.size
+        if chunk.there.shape[1] < MANY_CHANNELS:
             coded = in_lattice_mode(chunk, draft_of(chunk, grid, config.profile), look)
             if coded is not None and 8 * coded.nbytes > LOOSE * size and self._scales().max() == 1:
                 return coded
@@ -335,8 +358,8 @@ class ChunkCodec:
         best = None if seen is None else code(0.0)  # a published model may be good enough by itself
         if best is None or best.figure > allowed * values.size:
             best = search(code, values.size, step, allowed)
-        clear = best is not None and 8 * best.nbytes < CLEAR * chunk.samples.size
-        if not clear or chunk.samples.shape[1] < MANY_CHANNELS:
+        clear = best is not None and 8 * best.nbytes < CLEAR * chunk.there.size
+        if not clear or chunk.there.shape[1] < MANY_CHANNELS:
             found = search(
                 lambda step: in_lattice_mode(
                     chunk,
@@ -360,7 +383,7 @@ def _is_exact(chunk: Chunk, limit: float) -> bool:
     """Whether a bound leaves no room: nothing valid, or integers and a bound below 1."""
     if not chunk.look.valid:
         return True
-    return chunk.original.dtype.kind in "iu" and limit < 1
+    return chunk.given.dtype.kind in "iu" and limit < 1
 
 
 def _with_mode(header: Header, mode: Mode) -> Header:

@@ -17,12 +17,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from xwalloc.codec.batching import Batcher
 from xwalloc.errors import ConfigError
 from xwalloc.settings import device_choice
 
-__all__ = ["CPU", "DeviceMemoryError", "Owner", "arithmetic", "device", "device_kind", "fall_back", "owner"]
+__all__ = ["CPU", "DeviceMemoryError", "Owner", "arithmetic", "device", "device_kind", "fall_back", "is_cupy", "owner"]
 
 CPU = "cpu"
 
@@ -178,6 +179,11 @@ def fall_back(error: DeviceMemoryError) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def is_cupy(array: Any) -> bool:
+    """Whether it is an array of CuPy, which NumPy does not take by itself."""
+    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
 
 
 def _cuda_devices() -> tuple[int, str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xwalloc.codec.engine import map_parallel
 from xwalloc.jit import kernel
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Survey", "found_usual", "some_of", "survey"]
 
 SAMPLE = 1 << 16
 FENCE = 20.0
@@ -118,8 +118,10 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     found = map_parallel(look, parts)
     valid, integral = sum(part[0] for part in found), all(part[3] for part in found)
     low, high = min(part[1] for part in found), max(part[2] for part in found)
-    with np.errstate(over="ignore", invalid="ignore"):
-        fences = _fences(flat, special, low, high) if outliers and valid else (low, high)
+    fences = low, high
+    if outliers and valid:
+        some = some_of(flat.size)
+        fences = _fences(flat[some][~special[some]], low, high)
     if fences != (low, high):
         _mark_beyond(flat, fences[0], fences[1], special)
         kept = flat[~special].astype(np.float64)
@@ -131,14 +133,40 @@ def survey(array: NDArray[np.generic], nodata: NDArray[np.generic], *, outliers:
     return Survey(special.reshape(array.shape), valid, low, high, bool(integral))
 
 
-def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, high: float) -> tuple[float, float]:
+def some_of(size: int) -> slice:
+    """A regular subset of so many samples, that outliers are looked for in."""
+    return slice(None, None, max(1, size // SAMPLE))
+
+
+def found_usual(
+    some: NDArray[np.generic], size: int, low: float, high: float, integral: bool, *, outliers: bool
+) -> Survey | None:
+    """What there is to know of a chunk of which all samples are valid; None where there may be outliers.
+
+    Parameters
+    ----------
+    some
+        Its samples `some_of`, in its type.
+    size, low, high, integral
+        How many samples there are, their range, and whether all of them are integers.
+    outliers
+        As for `survey`.
+    """
+    if outliers and _fences(some, low, high) != (low, high):
+        return None
+    if some.dtype.kind == "f":
+        integral = integral and max(abs(low), abs(high)) < LARGEST_INTEGER
+    return Survey(None, size, low, high, integral)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _fences(given: NDArray[np.generic], low: float, high: float) -> tuple[float, float]:
     """Range outside which samples are outliers or fill values; the whole range where there are none.
 
     A repeated extreme value far from all others is a fill value. Beyond that, rare samples far from the bulk are
     outliers.
     """
-    stride = max(1, flat.size // SAMPLE)
-    some = flat[::stride][~special[::stride]].astype(np.float64)
+    some = given.astype(np.float64)
     if some.size < 16:
         return low, high
     some.sort()
@@ -146,7 +174,7 @@ def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, h
     for _ in range(4):
         for side in (0, -1):
             extreme = some[side]
-            rest = some[some != extreme]
+            rest = some[np.searchsorted(some, extreme, "right") :] if side == 0 else some[: some.searchsorted(extreme)]
             repeated = some.size - rest.size
             if rest.size < 16 or repeated < 4 or rest[0] == rest[-1]:
                 continue
@@ -155,7 +183,8 @@ def _fences(flat: NDArray[np.generic], special: NDArray[np.bool_], low: float, h
                 some = rest
     first, last = np.quantile(some, [0.005, 0.995])
     fence = FENCE * (last - first)
-    if fence > 0 and np.count_nonzero((some < first - fence) | (some > last + fence)) <= RARE * some.size:
+    outside = some.size - np.searchsorted(some, last + fence, "right") + np.searchsorted(some, first - fence)
+    if fence > 0 and outside <= RARE * some.size:
         below, above = first - fence, last + fence
     else:
         # A constant bulk, or a distribution with heavy tails: only what is as far away as a fill value is special.

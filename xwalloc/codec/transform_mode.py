@@ -20,6 +20,7 @@ from xwalloc.codec.devices import CPU, DeviceMemoryError, fall_back
 from xwalloc.codec.engine import map_parallel
 from xwalloc.codec.examine import Examine, nothing, squares
 from xwalloc.codec.places import NO_RESIDUALS, OnHost, Place, latents_of
+from xwalloc.codec.resident.arrays import DeviceArray, on_host
 from xwalloc.codec.transform_sections import (
     LINEAR,
     NAMED,
@@ -102,7 +103,7 @@ class Transformed:
 
 
 def encode(
-    samples: NDArray[np.generic],
+    samples: NDArray[np.generic] | DeviceArray,
     edges: tuple[float, float],
     mask: NDArray[np.uint8] | None,
     target: Target,
@@ -118,7 +119,7 @@ def encode(
     Parameters
     ----------
     samples : (batch, channel, z, y, x)
-        Samples with holes filled.
+        Samples with holes filled; those on a device have none.
     edges
         Range of the samples.
     mask
@@ -143,19 +144,19 @@ def encode(
     Transformed or None
         None where the chunk is beyond the bit budget of exact arithmetic.
     """
-    given = samples, edges, mask, target, grid, Order.of(profile), nodata, examine, shared, rotated
+    given = edges, mask, target, grid, Order.of(profile), nodata, examine, shared, rotated
     padded = (*samples.shape[:2], *grid.signal)
-    if engine.device() != CPU and resident.can_encode(padded, Order.of(profile)):
+    if engine.device() != CPU and resident.can_encode(padded, Order.of(profile), samples.dtype):
         try:
-            return _encode(resident.OnDevice, *given)
+            return _encode(resident.OnDevice, samples, *given)
         except DeviceMemoryError as error:
             fall_back(error)
-    return _encode(OnHost, *given)
+    return _encode(OnHost, on_host(samples), *given)
 
 
 def _encode(
-    place_of: Callable[[NDArray[np.generic], NDArray[np.uint8] | None, NDArray[np.generic]], Place],
-    samples: NDArray[np.generic],
+    place_of: Callable[[Any, NDArray[np.uint8] | None, NDArray[np.generic]], Place],
+    samples: NDArray[np.generic] | DeviceArray,
     edges: tuple[float, float],
     mask: NDArray[np.uint8] | None,
     target: Target,
@@ -168,18 +169,20 @@ def _encode(
 ) -> Transformed | None:
     """`encode` in a place that is made of samples, blank and nodata."""
     original = samples.shape
-    samples = pad(samples, grid.signal)
-    batch, channels = samples.shape[:2]
-    flat = samples.reshape(batch, channels, -1)
+    batch, channels = original[:2]
+    padded: NDArray[np.generic] | DeviceArray
+    if isinstance(samples, DeviceArray):
+        padded = samples.padded(grid.signal)
+    else:
+        padded = pad(samples, grid.signal)
     holes = None if mask is None else pad(mask, grid.signal)
-    blank = None if holes is None else holes.reshape(flat.shape)
+    blank = None if holes is None else holes.reshape(batch, channels, -1)
     if shared is not None and blank is not None:
-        samples = _fill_empty(samples, blank, shared.fitted.means)
-        flat = samples.reshape(batch, channels, -1)
+        padded = _fill_empty(on_host(padded), blank, shared.fitted.means)
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
-    place = place_of(samples, blank, nodata)
+    place = place_of(padded, blank, nodata)
     wide = None
     if shared is None:
         found = linear.fit(place, edges, scale, grid, holes)
@@ -232,7 +235,7 @@ def _encode(
         sections[Section.RESIDUAL] = codes + kept.streams
     missed = None
     if kept.missed is not None:
-        missed = kept.missed.reshape(samples.shape)[tuple(slice(0, n) for n in original)]
+        missed = kept.missed.reshape(padded.shape)[tuple(slice(0, n) for n in original)]
     return Transformed(sections, missed, kept.figure)
 
 

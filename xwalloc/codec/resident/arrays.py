@@ -1,17 +1,24 @@
 # mypy: disable-error-code="no-untyped-call"
-"""Decoded samples that stay on the device, for whoever computes with CuPy there."""
+"""Samples on a device, that a chunk was given as or decoded to, for whoever computes with CuPy there."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from xwalloc.codec import engine
+from xwalloc.codec.devices import CPU
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DeviceArray"]
+__all__ = ["DeviceArray", "from_cupy", "movable", "on_host"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,55 @@ class DeviceArray:
     samples: torch.Tensor
     dtype: np.dtype[Any]
 
+    @classmethod
+    def of(cls, array: Any) -> DeviceArray:
+        """The memory of an array of CuPy (DLPack); the current stream of torch waits for what is computed there."""
+        from torch.utils.dlpack import from_dlpack
+
+        if min(array.strides, default=0) < 0:  # which torch does not know
+            array = array.copy(order="C")
+        return cls(from_dlpack(array), np.dtype(array.dtype))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its axes."""
+        return tuple(self.samples.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of its axes."""
+        return self.samples.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of its samples."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its samples."""
+        return self.size * self.dtype.itemsize
+
+    def on_host(self) -> NDArray[Any]:
+        """A copy on the host."""
+        return movable(self.samples).cpu().numpy().view(self.dtype)
+
+    def arranged(self, order: Sequence[int], shape: Sequence[int]) -> DeviceArray:
+        """The same with axes in another order, as a contiguous array of another shape; copied only if need be."""
+        moved = movable(self.samples).permute(tuple(order)).reshape(tuple(shape)).contiguous()
+        return DeviceArray(moved.view(self.samples.dtype), self.dtype)
+
+    def padded(self, signal: Sequence[int]) -> DeviceArray:
+        """The array (batch, channel, z, y, x) continued by its last samples."""
+        import torch
+
+        moved = movable(self.samples)
+        for axis, to in enumerate(signal, start=2):
+            n = moved.shape[axis]
+            if to > n:
+                moved = moved.index_select(axis, torch.arange(to, device=moved.device).clamp(max=n - 1))
+        return DeviceArray(moved.view(self.samples.dtype), self.dtype)
+
     def as_cupy(self) -> Any:
         """An array of CuPy, for the current stream of the calling thread.
 
@@ -44,3 +100,28 @@ class DeviceArray:
                 array = array.copy()
                 stream.synchronize()
         return array
+
+
+def is_cupy(array: Any) -> bool:
+    """Whether it is an array of CuPy, which NumPy does not take by itself."""
+    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
+
+
+def from_cupy(array: Any) -> NDArray[Any] | DeviceArray:
+    """An array of CuPy as it is, if this process computes chunks on a device; else a copy on the host."""
+    if engine.device() == CPU:
+        return np.asarray(sys.modules["cupy"].asnumpy(array))
+    return DeviceArray.of(array)
+
+
+def on_host(samples: NDArray[Any] | DeviceArray) -> NDArray[Any]:
+    """Samples on the host: a copy of those on a device."""
+    return samples.on_host() if isinstance(samples, DeviceArray) else samples
+
+
+def movable(samples: torch.Tensor) -> torch.Tensor:
+    """Samples as a type that torch can move about: it hardly knows integers of 16 bits and more without sign."""
+    import torch
+
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+    return samples.view(signed.get(samples.dtype, samples.dtype))

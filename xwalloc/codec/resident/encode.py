@@ -23,10 +23,13 @@ from xwalloc.codec.bound import Finish
 from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.examine import Examine
 from xwalloc.codec.places import Attempt
+from xwalloc.codec.resident.arrays import DeviceArray, on_host
 from xwalloc.codec.resident.fit import ToTry, moments, trials
+from xwalloc.codec.resident.look import ToLook, surveys
 from xwalloc.codec.resident.outcome import ToAttempt, attempt
 from xwalloc.codec.resident.sections import ORDER, has_kernels
 from xwalloc.codec.resident.symbols import ToQuantise, quantise
+from xwalloc.codec.survey import Survey
 from xwalloc.errors import BudgetError
 from xwalloc.models.analysis import Scale
 from xwalloc.models.choice import Trials, Windows
@@ -38,15 +41,35 @@ if TYPE_CHECKING:
 
     from xwalloc.models.neural import Network
 
-__all__ = ["OnDevice", "can_encode"]
+__all__ = ["OnDevice", "can_encode", "survey"]
+
+TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
+"""Types of samples that kernels take; float16 is widened before."""
 
 SAMPLE_BYTES = 40
 """Memory, about, that a sample takes: itself, units or product, residual, marks and symbols of the entropy coder."""
 
 
-def can_encode(shape: Sequence[int], order: Order) -> bool:
+def can_encode(shape: Sequence[int], order: Order, dtype: np.dtype[Any]) -> bool:
     """Whether a device can encode a chunk: contexts must be those for devices, samples be counted in 31 bits."""
-    return has_kernels() and order == ORDER and math.prod(shape) < 2**31
+    return has_kernels() and order == ORDER and math.prod(shape) < 2**31 and dtype.name in TYPES
+
+
+def survey(samples: DeviceArray, nodata: NDArray[Any], *, outliers: bool) -> Survey | None:
+    """`survey.survey` of a chunk that lies on the device of this process; None where anything is special about it.
+
+    Raises
+    ------
+    DeviceMemoryError
+        If the device has too little memory.
+    """
+    found: Survey | None = _ask(engine.device(), surveys, ToLook(samples, nodata, outliers), 16 * samples.size)
+    return found
+
+
+def _ask(device: str, work: Callable[..., Any], item: Any, nbytes: int, networks: bool = False) -> Any:
+    """What a device makes of an item, perhaps together with other chunks; `nbytes` is about what that takes."""
+    return engine.wait(owner(device).batcher.submit(_Stage(device, work, networks), item, nbytes=nbytes))
 
 
 @dataclass(frozen=True)
@@ -74,10 +97,10 @@ class _Stage:
             return self.work(torch.device(self.device), items)
 
 
-class OnDevice(HostSamples):
+class OnDevice:
     """The place of a chunk on the device of this process; `OnHost` says what its arguments are.
 
-    Its samples are sent there at once, by whoever makes it.
+    Samples may lie there already. Those that do not are sent there at once, by whoever makes the place.
 
     Raises
     ------
@@ -86,25 +109,40 @@ class OnDevice(HostSamples):
     """
 
     def __init__(
-        self, samples: NDArray[np.generic], blank: NDArray[np.uint8] | None, nodata: NDArray[np.generic]
+        self,
+        samples: NDArray[np.generic] | DeviceArray,
+        blank: NDArray[np.uint8] | None,
+        nodata: NDArray[np.generic],
     ) -> None:
         import torch
 
         from xwalloc.device.memory import send
 
-        super().__init__(samples, engine.map_parallel)
-        self.blank, self.nodata, self.name = blank, nodata, engine.device()
-        flat = samples.reshape(*samples.shape[:2], -1)
+        self.samples, self.blank, self.nodata, self.name = samples, blank, nodata, engine.device()
+        device = torch.device(self.name)
+        arrays: list[NDArray[Any]] = [own for own in (blank, nodata if nodata.size else None) if own is not None]
         with arithmetic():
-            self._sent = send(
-                torch.device(self.name), flat, *([] if blank is None else [blank]), *([nodata] if nodata.size else [])
-            )
+            if isinstance(samples, DeviceArray):
+                self._flat = samples.samples.to(device).reshape(*samples.shape[:2], -1)
+            else:
+                arrays.append(samples.reshape(*samples.shape[:2], -1))
+            self._sent = send(device, *arrays)
 
     def there(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Samples and blank (batch, channel, n), and nodata, on the device; in the thread of the device."""
-        samples, *others = self._sent.here()
-        blank = None if self.blank is None else others[0]
-        return samples, blank, others[-1] if self.nodata.size else None
+        others = list(self._sent.here())
+        samples = self._flat if isinstance(self.samples, DeviceArray) else others.pop()
+        nodata = others.pop() if self.nodata.size else None
+        return samples, others.pop() if others else None, nodata
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Samples`."""
+        return self.samples.shape
+
+    def ranges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Samples`."""
+        return HostSamples(on_host(self.samples), engine.map_parallel).ranges()
 
     def moments(self, scale: Scale, largest: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Samples`."""
@@ -113,11 +151,13 @@ class OnDevice(HostSamples):
 
     def look(self, windows: Windows) -> Trials:
         """See `Samples`."""
-        found = None
+        found: Trials | None = None
         if windows.usual_shifts is not None:
             item = ToTry(self, windows)
             found = self._ask(trials, item, nbytes=item.nbytes)
-        return super().look(windows) if found is None else found
+        if found is not None:
+            return found
+        return HostSamples(on_host(self.samples), engine.map_parallel).look(windows)
 
     def quantise(
         self,
@@ -151,6 +191,4 @@ class OnDevice(HostSamples):
         return found
 
     def _ask(self, work: Callable[..., Any], item: Any, *, networks: bool = False, nbytes: int | None = None) -> Any:
-        if nbytes is None:
-            nbytes = SAMPLE_BYTES * self.samples.size
-        return engine.wait(owner(self.name).batcher.submit(_Stage(self.name, work, networks), item, nbytes=nbytes))
+        return _ask(self.name, work, item, SAMPLE_BYTES * self.samples.size if nbytes is None else nbytes, networks)

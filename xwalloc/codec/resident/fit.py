@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xwalloc.codec.resident.arrays import movable
 from xwalloc.codec.resident.steps import alike, certain
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
@@ -48,7 +49,7 @@ def _moments(device: torch.device, items: Sequence[tuple[OnDevice, float]]) -> l
     from xwalloc.device.memory import download, upload
 
     shape = items[0][0].shape
-    some = [some_pixels(_movable(place.there()[0]).view(shape)) for place, _ in items]
+    some = [some_pixels(movable(place.there()[0]).view(shape)) for place, _ in items]
     pixels = torch.stack([own.transpose(0, 1).reshape(shape[1], -1) for own in some])
     count = pixels.shape[2]
     per_sample, powers = upload(device, np.array([[own] for _, own in items]), np.ldexp(1.0, -np.arange(64)))
@@ -174,7 +175,7 @@ def _trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials |
         *holes,
     )
     crops = [
-        _movable(item.place.there()[0]).view(first.shape)[0, :, z, y, x].reshape(channels, -1)
+        movable(item.place.there()[0]).view(first.shape)[0, :, z, y, x].reshape(channels, -1)
         for item in items
         for z, y, x in boxes
     ]
@@ -220,11 +221,3 @@ def _trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials |
 def _each(array: NDArray[Any], count: int) -> NDArray[Any]:
     """Rows of chunks, once for each of their windows."""
     return np.repeat(array, count, axis=0)
-
-
-def _movable(samples: torch.Tensor) -> torch.Tensor:
-    """Samples as a type that torch can move about: it hardly knows integers of 16 and 32 bits without sign."""
-    import torch
-
-    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
-    return samples.view(signed.get(samples.dtype, samples.dtype))

@@ -177,7 +177,7 @@ def _attempts(
             continue
         codes = None
         if looked.sums is not None:
-            codes = codes_of(list(magnitudes[index].reshape(batch, channels)), item.place.samples[:, 0].size)
+            codes = codes_of(list(magnitudes[index].reshape(batch, channels)), item.place.samples.size // channels)
         figure = 0.0 if item.examine is None else item.examine.join(numbers[index].reshape(-1).tolist())
         there = download(missed[index])[0] if any_missed[index] else None
         outcome = Attempt(b"", codes, b"", there, figure, item.finish.step > 0)
