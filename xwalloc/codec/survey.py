@@ -166,10 +166,9 @@ def _fences(given: NDArray[np.generic], low: float, high: float) -> tuple[float,
     A repeated extreme value far from all others is a fill value. Beyond that, rare samples far from the bulk are
     outliers.
     """
-    some = given.astype(np.float64)
+    some = np.sort(given).astype(np.float64)
     if some.size < 16:
         return low, high
-    some.sort()
     stripped = some.size
     for _ in range(4):
         for side in (0, -1):
