@@ -18,7 +18,7 @@ from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import shipped
 from xwalloc.device import coder as device_coder
-from xwalloc.device import encoder, samples, trials, wavelet
+from xwalloc.device import encoder, quantiser, samples, trials, wavelet
 from xwalloc.device.sections import Call
 from xwalloc.transform.wavelet import exact_filters, get_wavelet, plan
 
@@ -83,10 +83,10 @@ def compile_samples(dtypes):
         floats, integers, mask = torch.zeros(x.shape, dtype=torch.float64), x.to(torch.int32), x.to(torch.uint8)
         samples.to_units(x, one, one)
         samples.round_products(floats, one)
-        samples.dequantise(integers, one, torch.ones((1, 1, 3), dtype=torch.float64))
+        quantiser.dequantise(integers, one, torch.ones((1, 1, 3), dtype=torch.float64))
         latents = floats.reshape(2, 3, 1, 50, 40)
-        samples.magnitude_sums(latents, boxes, one, 0.4)
-        samples.quantise(latents, boxes, one, torch.ones((2, 3, 1), dtype=torch.float64))
+        quantiser.magnitude_sums(latents, boxes, one, 0.4)
+        quantiser.quantise(latents, boxes, one, torch.ones((2, 3, 1), dtype=torch.float64))
         samples.finish(floats, table, None, None, torch.empty_like(x), integral=True)
         samples.finish(floats, table, integers, x[0, 0, :2], torch.empty_like(x), integral=False)
         samples.residuals(x, floats, table, None, None, integral=True)

@@ -14,8 +14,8 @@ from xwalloc.types import in_turn
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
+from xwalloc.device import quantiser, wavelet  # noqa: E402
 from xwalloc.device import samples as kernels  # noqa: E402
-from xwalloc.device import wavelet  # noqa: E402
 
 
 @pytest.fixture(name="chunk")
@@ -49,10 +49,10 @@ def test_symbols(device, chunk):
     wavelet.forward_exact(planes, model.grid.plan, [filters], "reflect", bounds=[largest], out=planes)
     coefficients, quantum = planes.reshape(2, model.rank, *model.grid.signal), put([[float(model.quantum)]])
     boxes = boxes_of(model.grid)
-    guesses = kernels.magnitude_sums(coefficients, boxes, quantum, 1.0 - q.TYPICAL_THRESHOLD).cpu().numpy()
+    guesses = quantiser.magnitude_sums(coefficients, boxes, quantum, 1.0 - q.TYPICAL_THRESHOLD).cpu().numpy()
     rises = np.empty((model.rank, len(boxes)))
     q.rises(guesses, 2 * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1), rises)
-    found, sums = kernels.quantise(coefficients, boxes, quantum, put(np.stack([rises, rises])))
+    found, sums = quantiser.quantise(coefficients, boxes, quantum, put(np.stack([rises, rises])))
     model, symbols = again
     assert np.array_equal(found.cpu().numpy()[:, : model.rank], symbols)
     points = q.reconstruction_points(sums.cpu().numpy()[:, : model.rank].sum(axis=(0, 1, 2)), model.quantum)
@@ -71,7 +71,7 @@ def test_samples(device, chunk):
             samples[item].reshape(5, -1), product, model.mean_units, np.zeros((1, 0), "u1"), np.empty(0, "i2"),
             rest[item], decoded[item],
         )  # fmt: skip
-    latents = kernels.dequantise(put(symbols), put([[float(model.quantum)]]), put([[np.array(model.points, "f8")]]))
+    latents = quantiser.dequantise(put(symbols), put([[float(model.quantum)]]), put([[np.array(model.points, "f8")]]))
     planes = latents.reshape(-1, *model.grid.signal)
     filters = model.grid.filters("synthesis", model.filter_shift)
     wavelet.inverse_exact(planes, model.grid.plan, [filters], "reflect", out=planes)

@@ -16,7 +16,7 @@ from xwalloc.transform.wavelet import plan
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
-from xwalloc.device import arithmetic  # noqa: E402
+from xwalloc.device import arithmetic, quantiser  # noqa: E402
 from xwalloc.device import samples as kernels  # noqa: E402
 
 # The interpreter computes with NumPy, which warns of infinities and NaN where a device is silent.
@@ -100,7 +100,7 @@ def test_dequantisation(put):
     expected = np.empty(symbols.shape)
     for plane in np.ndindex(2, 3):
         q.dequantise(symbols[plane].reshape(-1), quanta[plane], points[plane], expected[plane].reshape(-1))
-    assert same_bits(kernels.dequantise(put(symbols), put(quanta), put(points)), expected)
+    assert same_bits(quantiser.dequantise(put(symbols), put(quanta), put(points)), expected)
 
 
 GEOMETRIES = [((1, 21, 37), 2, "dyadic"), ((1, 1, 4500), 1, "dyadic"), ((3, 5, 4), 1, "dyadic"),
@@ -127,14 +127,14 @@ def test_quantisation(put, geometry):
         for k in range(2):
             own = latents[part], k, boxes, quanta[part][0, 0], symbols[part], sums[chunk, k]
             q.quantise_planes(*own)
-    guesses = kernels.magnitude_sums(put(latents), boxes, put(quanta), 1.0 - q.TYPICAL_THRESHOLD).cpu().numpy()
+    guesses = quantiser.magnitude_sums(put(latents), boxes, put(quanta), 1.0 - q.TYPICAL_THRESHOLD).cpu().numpy()
     rises = np.empty((3, 2, len(boxes)))
     for part in chunks:
         sizes = (part.stop - part.start) * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
         own = np.empty((2, len(boxes)))
         q.rises(guesses[part], sizes, own)
         rises[part] = own
-    found, found_sums = kernels.quantise(put(latents), boxes, put(quanta), put(rises))
+    found, found_sums = quantiser.quantise(put(latents), boxes, put(quanta), put(rises))
     assert same_bits(found, symbols)
     found_sums = found_sums.cpu().numpy()
     assert np.array_equal(np.stack([found_sums[part].sum(axis=0) for part in chunks]), sums)
@@ -144,7 +144,7 @@ def test_planes_that_are_not_kept_have_no_symbols(put):
     boxes = boxes_of(*GEOMETRIES[0])
     latents, rises = np.full((1, 1, *GEOMETRIES[0][0]), 500.0), np.full((1, 1, len(boxes)), 0.4)
     rises[..., 1] = -np.inf
-    symbols, sums = kernels.quantise(put(latents), boxes, put(np.array([[10.0]])), put(rises))
+    symbols, sums = quantiser.quantise(put(latents), boxes, put(np.array([[10.0]])), put(rises))
     z0, z1, y0, y1, x0, x1 = boxes[1]
     assert not symbols[:, :, z0:z1, y0:y1, x0:x1].any()
     assert not sums[:, :, 1].any()

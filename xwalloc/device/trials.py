@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 
 from xwalloc.device.arithmetic import EXACT, rint
-from xwalloc.device.samples import COLUMNS, ROWS, SPAN, WARPS, clipped, counted, hashable, row_tiles, rows_of, total_of
+from xwalloc.device.quantiser import COLUMNS, ROWS, SPAN, counted, row_tiles, rows_of, total_of
+from xwalloc.device.tiles import WARPS, clipped
 
 __all__ = ["residual_sums", "try_quanta"]
 
@@ -47,7 +48,7 @@ def try_quanta(
     """
     windows, rank, *extent = latents.shape
     candidates = quanta.shape[1]
-    tiles, _ = row_tiles(hashable(boxes), latents.device)
+    tiles, _ = row_tiles(boxes, latents.device)
     quantised = torch.empty((windows, candidates, rank, *extent), dtype=torch.float64, device=latents.device)
     sums = torch.zeros((windows, candidates, rank, len(boxes), 3), dtype=torch.int64, device=latents.device)
     try_rows[(windows * candidates * rank * len(tiles),)](

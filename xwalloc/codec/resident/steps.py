@@ -66,7 +66,7 @@ def inverse(
     """
     import torch
 
-    from xwalloc.device import samples, wavelet
+    from xwalloc.device import quantiser, wavelet
     from xwalloc.device.memory import together, upload
 
     grid, device = models[0].grid, symbols[0].device
@@ -77,7 +77,7 @@ def inverse(
         np.repeat([float(model.quantum) for model in models], planes)[None],
         np.repeat(np.array([model.points for model in models], np.float64), planes, axis=0)[None],
     )
-    coefficients = samples.dequantise(together(symbols).view(shape), quanta, points)[0]
+    coefficients = quantiser.dequantise(together(symbols).view(shape), quanta, points)[0]
     for model, own, network, part in zip(models, symbols, networks, torch.split(coefficients, planes), strict=True):
         if network is not None:
             network.refined(part.reshape(own.shape), own, grid.plan, model.codes, model.quantum)

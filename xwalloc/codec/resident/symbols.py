@@ -64,8 +64,8 @@ def _quantised(device: torch.device, items: Sequence[ToQuantise], shifts: Sequen
     """Models and symbols of chunks of one shape and grid, with the fractional bits of their analyses."""
     import torch
 
+    from xwalloc.device import quantiser, wavelet
     from xwalloc.device import samples as kernels
-    from xwalloc.device import wavelet
     from xwalloc.device.memory import download, together, upload
 
     batch, channels = items[0].place.samples.shape[:2]
@@ -114,7 +114,7 @@ def _quantised(device: torch.device, items: Sequence[ToQuantise], shifts: Sequen
         return [_quantised(device, [item], [shift])[0] for item, shift in zip(items, shifts, strict=True)]
     coefficients = planes.view(len(items) * batch, most, *grid.signal)
     boxes = boxes_of(grid)
-    (sums,) = download(kernels.magnitude_sums(coefficients, boxes.tolist(), quanta, 1.0 - q.TYPICAL_THRESHOLD))
+    (sums,) = download(quantiser.magnitude_sums(coefficients, boxes.tolist(), quanta, 1.0 - q.TYPICAL_THRESHOLD))
     sizes = batch * np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     rises = np.empty((len(items), most, len(boxes)))
     for own, rise, item in zip(sums.reshape(len(items), batch, most, -1), rises, items, strict=True):
@@ -122,7 +122,7 @@ def _quantised(device: torch.device, items: Sequence[ToQuantise], shifts: Sequen
         if item.kept is not None:
             rise[: len(item.analysis)][~item.kept] = -np.inf
     (there,) = upload(device, np.repeat(rises, batch, axis=0))
-    symbols, cells = kernels.quantise(coefficients, boxes.tolist(), quanta, there)
+    symbols, cells = quantiser.quantise(coefficients, boxes.tolist(), quanta, there)
     (held,) = download(cells)
     found: list[Found | None] = []
     for index, (item, tap) in enumerate(zip(items, taps, strict=True)):
