@@ -18,8 +18,9 @@ from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import shipped
 from xwalloc.device import coder as device_coder
-from xwalloc.device import encoder, quantiser, samples, trials, wavelet
-from xwalloc.device.sections import Call
+from xwalloc.device import quantiser, samples, trials, wavelet
+from xwalloc.device.coder import encoder
+from xwalloc.device.coder.sections import Call
 from xwalloc.transform.wavelet import exact_filters, get_wavelet, plan
 
 TARGET = GPUTarget("cuda", 90, 32)

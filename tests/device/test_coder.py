@@ -13,8 +13,8 @@ from xwalloc.bitstream.contexts import class_of
 from xwalloc.bitstream.planes import Order
 from xwalloc.bitstream.tables import Tables, shipped
 from xwalloc.device import coder as device_coder
-from xwalloc.device import contexts as device_contexts
-from xwalloc.device import encoder
+from xwalloc.device.coder import encoder
+from xwalloc.device.coder.kernels import contexts as device_contexts
 from xwalloc.types import in_turn
 
 FIRST = Order.FLAGS_FIRST

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import Choice
 from xwalloc.bitstream.tables import PROB_BITS, TOKENS, Tables
-from xwalloc.device import decoding
 from xwalloc.device.arithmetic import EXACT
+from xwalloc.device.coder.kernels import decoder as kernels
+from xwalloc.device.coder.sections import BLOCK, Call, Section, starts
 from xwalloc.device.memory import Parcel, side_by_side
-from xwalloc.device.sections import BLOCK, Call, Section, starts
 from xwalloc.types import Buffer
 
 __all__ = ["Streams", "decode", "unpack"]
@@ -118,7 +118,7 @@ def decode(
     with side_by_side(device) as aside:
         for part, masked, own_lanes, tables in call.launches():
             with aside():
-                decoding.decode_kernel[(part.stop - part.start,)](
+                kernels.decode_kernel[(part.stop - part.start,)](
                     streams_there[part], looks, words_there, states_there, _slots(tables, device), choices, values,
                     values if mask is None else mask, scratch, results[part], MASKED=masked, LANES=own_lanes,
                     WIDE=WIDE, **_decoder_options(own_lanes), **EXACT,

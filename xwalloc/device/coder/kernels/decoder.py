@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from xwalloc.bitstream import contexts, rans, scan, tables
-from xwalloc.device.contexts import (
+from xwalloc.device.coder.kernels.contexts import (
     LOOKS,
     class_of,
     divide,

@@ -15,10 +15,10 @@ from xwalloc.bitstream import planes as coder
 from xwalloc.bitstream import rans, segments
 from xwalloc.bitstream.choices import ALL, BITS_PER_CHOICE, Choice, costs, usual
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables
-from xwalloc.device import encoding
 from xwalloc.device.arithmetic import EXACT
+from xwalloc.device.coder.kernels import encoder as kernels
+from xwalloc.device.coder.sections import BLOCK, Call, Section, starts
 from xwalloc.device.memory import download, upload
-from xwalloc.device.sections import BLOCK, Call, Section, starts
 from xwalloc.types import Buffer
 
 __all__ = ["encode", "reciprocals"]
@@ -80,7 +80,7 @@ def _classified(call: Call, values: torch.Tensor, mask: torch.Tensor | None) -> 
     both = (slice(0, masked_from), False), (slice(masked_from, len(looks)), True)
     launches = [(part, masked) for part, masked in both if part.stop > part.start]
     for part, masked in launches:
-        encoding.count_kernel[(part.stop - part.start,)](
+        kernels.count_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], samples[part], MASKED=masked,
             BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
@@ -91,7 +91,7 @@ def _classified(call: Call, values: torch.Tensor, mask: torch.Tensor | None) -> 
     further = torch.empty(room, dtype=torch.int64, device=device)
     scratch = torch.empty(room, dtype=torch.int32, device=device)
     for part, masked in launches:
-        encoding.put_kernel[(part.stop - part.start,)](
+        kernels.put_kernel[(part.stop - part.start,)](
             looks[part], values, values if mask is None else mask, flags[part], edges[part], keys, further,
             scratch, MASKED=masked, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
@@ -117,7 +117,7 @@ def _chosen(call: Call, found: _Classified) -> torch.Tensor:
         np.stack([usual(section.tables, section.kind) for section in call.sections]).astype(np.int64),
     )
     if len(rows):
-        encoding.histogram_kernel[(len(rows),)](
+        kernels.histogram_kernel[(len(rows),)](
             found.keys, found.flags, found.samples, found.edges, rows, counts, BLOCK=BLOCK, **EXACT
         )
     for _, group in groupby(range(len(call.sections)), lambda n: (id(call.sections[n].tables), n // COMPARED)):
@@ -137,7 +137,7 @@ def _coded(
     device = call.device
     lanes = call.lanes
     programs = -(-lanes // WARP)
-    groups = np.empty((int(programs.sum()), encoding.ENCODED), np.int64)
+    groups = np.empty((int(programs.sum()), kernels.ENCODED), np.int64)
     stream = groups[:, 0] = np.repeat(np.arange(len(lanes)), programs)
     groups[:, 1] = lanes[stream]
     groups[:, 2] = WARP * (np.arange(len(groups)) - starts(programs)[stream])
@@ -147,7 +147,7 @@ def _coded(
     given = torch.zeros(len(found.keys), dtype=torch.int8, device=device)
     states = torch.empty(int(lanes.sum()), dtype=torch.int32, device=device)
     totals = torch.empty(len(groups), dtype=torch.int32, device=device)
-    encoding.encode_kernel[(len(groups),)](
+    kernels.encode_kernel[(len(groups),)](
         rows, found.edges[planes], found.keys, found.further, _lookups(call, tables), given, states, totals,
         LANES=WARP, num_warps=1, **EXACT,
     )  # fmt: skip
@@ -160,7 +160,7 @@ def _coded(
     lengths = np.add.reduceat(numbers, starts(programs), dtype=np.int64)
     words = torch.empty(int(lengths.sum()), dtype=torch.int16, device=device)
     if len(words):
-        encoding.pack_kernel[(len(sums),)](
+        kernels.pack_kernel[(len(sums),)](
             given, found.keys, found.further, torch.cumsum(sums, 0) - sums, words, BLOCK=PACKED, **EXACT
         )
     (bits,) = download(words)
@@ -196,8 +196,8 @@ def _entries(tables: Tables, device: torch.device) -> torch.Tensor:
     spans = np.where(escaped, spans[:, ESCAPE, None], spans)
     multiplier, shift, addend = (table[spans >> 16] for table in reciprocals())
     entries = (multiplier << 32) | (addend << 28) | (shift << 24) | (((spans >> 16) - 1) << 12) | (spans & 0xFFFF)
-    entries |= np.where(escaped, encoding.ESCAPED, 0)
-    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), encoding.RARE, 0)
+    entries |= np.where(escaped, kernels.ESCAPED, 0)
+    entries |= np.where(escaped | (np.arange(TOKENS) > 2 * rans.DIRECT), kernels.RARE, 0)
     return torch.from_numpy(entries).to(device)
 
 

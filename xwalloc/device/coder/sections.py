@@ -1,6 +1,6 @@
 """Sections of integers that a device codes: which planes they have, and what kernels want to know of these.
 
-The kernels (contexts.py, decoding.py, encoding.py) take tables: which planes there are (`Geometry`, which chunks of a
+The kernels (kernels/) take tables: which planes there are (`Geometry`, which chunks of a
 shape share and which stays on the device), what the planes of a section state (their codes), and where streams, values
 and results lie. One call works on the streams of any number of sections.
 """
@@ -22,8 +22,9 @@ from xwalloc.bitstream.choices import ALL
 from xwalloc.bitstream.contexts import FEATURES, FLAG_FEATURES, MAGNITUDES, Kind
 from xwalloc.bitstream.contexts import weights as weights_of
 from xwalloc.bitstream.tables import Tables
-from xwalloc.device import contexts, decoding
 from xwalloc.device.arithmetic import EXACT
+from xwalloc.device.coder.kernels import contexts
+from xwalloc.device.coder.kernels.decoder import STREAM
 from xwalloc.device.memory import upload
 
 __all__ = ["BLOCK", "Call", "Geometry", "Section", "starts"]
@@ -216,7 +217,7 @@ class Call:
         self.section_of, self.lanes, self.masked = numbers[self.order], alike[0], alike[2] > 0
         self.part_of, self._first_of, counts, self.largest = np.concatenate(columns, axis=1)[:, self.order]
         self.firsts = starts(counts)
-        self.rows = np.zeros((len(numbers), decoding.STREAM), np.int64)
+        self.rows = np.zeros((len(numbers), STREAM), np.int64)
         self.rows[:, 0], self.rows[:, 1], self.rows[:, 5] = self.firsts, counts, ALL * self.section_of
 
     @cached_property

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from xwalloc.bitstream import contexts, rans, scan, tables
-from xwalloc.device.contexts import (
+from xwalloc.device.coder.kernels.contexts import (
     LOOKS,
     class_of,
     divide,
@@ -329,7 +329,7 @@ def encode_kernel(groups, bounds, keys, further, lookups, given, states, totals,
         What `put_kernel` found. Are overwritten by the words that each symbol gives, as a decoder meets them: the
         first one, and all of them if they are more.
     lookups : (n,) int64
-        By key, what encoding takes (`_entries` of coder.py).
+        By key, what encoding takes (`_entries` of coder/encoder.py).
     given : (n,) int8
         Gets the number of words of each symbol.
     states : (n,) int32
