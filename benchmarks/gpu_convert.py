@@ -29,7 +29,7 @@ import zarr
 from distributed import Client, LocalCluster
 from numpy.typing import NDArray
 
-from benchmarks.gpu import mosaic
+from benchmarks.mosaic import mosaic
 from xwalloc.codec import engine
 from xwalloc.conversion.convert import convert
 

@@ -46,8 +46,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from benchmarks.gpu import BATCH_BYTES, count_of, mosaic, parse_case, span_of, timed
+from benchmarks.gpu import BATCH_BYTES, count_of, parse_case, span_of, timed
 from benchmarks.gpu_given import EDGE, Arrangement, Bytes, Differences, Indices, Integers, Values
+from benchmarks.mosaic import mosaic
 
 logger = logging.getLogger(__name__)
 

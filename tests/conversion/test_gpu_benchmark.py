@@ -6,8 +6,6 @@ import os
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("triton", reason="triton is not installed")
 pytest.importorskip("distributed", reason="distributed is not installed")
 
 from benchmarks import gpu_convert

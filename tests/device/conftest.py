@@ -18,6 +18,8 @@ if find_spec("torch") and find_spec("triton"):
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
+        early = [name for name in sys.modules if name.startswith("xwalloc.device.")]
+        assert not early, f"kernels were imported before they could be interpreted: {early}"
 
 
 @pytest.fixture(scope="session")

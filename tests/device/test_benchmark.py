@@ -13,7 +13,7 @@ from benchmarks import gpu  # noqa: E402
 from xwalloc.codec import candidates  # noqa: E402
 from xwalloc.codec import chunk as chunk_module  # noqa: E402
 
-SIDE, BANDS = 16, 2
+SIDE, BANDS = 10, 3
 
 
 @pytest.fixture
