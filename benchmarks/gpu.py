@@ -268,12 +268,15 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     yield batch.timing("encode, trials in windows", timed(stages["trials"], repeats))
     yield batch.timing("encode, projection to symbols", timed(stages["quantise"], repeats))
     yield batch.timing("encode, synthesis to bytes", timed(stages["attempt"], repeats))
-    latents_of, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+    latents_of, _ = inverse(
+        [item.model for item in tried], [item.symbols.values for item in tried], [None] * len(tried)
+    )
     looked = outcome.looked_at(device, tried, latents_of)
-    values = [item.symbols.reshape(-1) for item in tried]
+    values = [item.symbols.values.reshape(-1) for item in tried]
     starts = np.cumsum([0, *map(len, values)]).tolist()
     sections = [
-        latent_section(item.model, len(item.symbols), shipped(), at) for item, at in zip(tried, starts, strict=False)
+        latent_section(item.model, len(item.symbols.values), shipped(), at)
+        for item, at in zip(tried, starts, strict=False)
     ]
     if looked.residuals is not None and looked.sums is not None:
         values.append(looked.residuals.view(-1))
@@ -302,7 +305,7 @@ def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 
     def transform() -> None:
         stages["quantise"]()
-        found, _ = inverse([item.model for item in tried], [item.symbols for item in tried], [None] * len(tried))
+        found, _ = inverse([item.model for item in tried], [item.symbols.values for item in tried], [None] * len(tried))
         outcome.looked_at(device, tried, found)
 
     yield batch.timing("encode, transform path", timed(transform, repeats))

@@ -1,5 +1,6 @@
 """Chunks encoded on a device: the same bytes as on a CPU."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -8,7 +9,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 from xwalloc.codec import devices  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
-from xwalloc.codec.resident import encode  # noqa: E402
+from xwalloc.codec.resident import DeviceArray, encode  # noqa: E402
+from xwalloc.device import memory  # noqa: E402
 
 
 @pytest.fixture
@@ -38,6 +40,25 @@ def test_every_target(check, chunks, more):
 
 def test_special_samples(check, chunks):
     check(chunks.with_holes((4, 20, 22)), max_error=1.5, nodata=-9999)
+
+
+@pytest.mark.parametrize("more", [{}, {"nodata": -9999}])
+def test_samples_that_lie_there(places, chunks, more):
+    chunk = chunks.mixture((16, 9, 10), "f4")
+    codec = ChunkCodec(CodecConfig(**{**chunks.CUBE, "levels": 1, "max_error": 4, **more}))
+    there = DeviceArray(torch.from_numpy(chunk).to(places.name), chunk.dtype)
+    assert codec.encode_and_measure(there) == places.on_cpu(codec.encode_and_measure, chunk)
+    assert places.encoded == [1]
+    assert memory.send(torch.device("cuda")).here() == []  # nothing besides the samples
+
+
+def test_a_channel_without_samples(places, chunks):
+    """Whatever fills it is within the range of the others, on which the arithmetic relies."""
+    data = 1000 + np.random.default_rng(0).normal(size=(3, 2, 9, 10)).cumsum(-1)
+    data[1] = np.nan
+    codec = ChunkCodec(CodecConfig(channel_axis=1, signal_axes=(2, 3), profile="parallel", levels=1, max_error=0.05))
+    assert codec.encode(data) == places.on_cpu(codec.encode, data)
+    assert places.encoded
 
 
 def test_chunks_together(places, chunks):

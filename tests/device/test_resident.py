@@ -16,8 +16,9 @@ from xwalloc.codec.config import CodecConfig  # noqa: E402
 from xwalloc.codec.resident import decode as resident  # noqa: E402
 from xwalloc.codec.resident import encode as encoder  # noqa: E402
 from xwalloc.codec.resident import job, sections  # noqa: E402
-from xwalloc.device import memory  # noqa: E402
+from xwalloc.device import coder, memory  # noqa: E402
 from xwalloc.errors import BudgetError, FormatError  # noqa: E402
+from xwalloc.transform.filters import FilterPair  # noqa: E402
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "v1"
 
@@ -174,6 +175,23 @@ def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chun
     monkeypatch.setattr(resident, "decode_alone", lambda *args: alone.append(1) or decode_alone(*args))
     check(encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1))
     assert alone == [1]
+
+
+def test_streams_that_take_too_many_steps_are_for_the_host(monkeypatch, check, encode, chunks):
+    frame = encode(chunks.mixture((5, 11, 13), "f4"), max_error=2)
+    monkeypatch.setattr(job, "MOST_STEPS", 0)
+    monkeypatch.setattr(coder, "decode", None)
+    check(frame)
+
+
+def test_filters_that_reach_far_are_for_the_host():
+    """A frame may state taps wherever it likes; each span is compiled anew."""
+
+    class Far:
+        def filters(self, side, shift):
+            return FilterPair(lo=(1.0, 1.0), lo_origin=-128, hi=(1.0, -1.0), hi_origin=127)
+
+    assert job._span(Far(), 8) > job.MOST_TAPS
 
 
 def test_without_triton_chunks_stay_on_the_host(monkeypatch, places, encode, chunks):

@@ -211,9 +211,9 @@ class ChunkCodec:
             return None
         if engine.device() == CPU or not resident.can_encode(layout.canonical, Order.of(config.profile), given.dtype):
             return None
-        canonical = given.arranged(layout.order, layout.canonical)
         nodata = self._nodata(given.dtype)
         try:
+            canonical = given.arranged(layout.order, layout.canonical)
             found = resident.survey(canonical, nodata[:1], outliers=True)
         except DeviceMemoryError as error:
             fall_back(error)

@@ -320,7 +320,7 @@ SWEEPS = 8
 def fill_holes(array: NDArray[np.generic], holes: NDArray[np.bool_]) -> NDArray[np.generic]:
     """A copy of `array` with holes filled smoothly by a pyramid of means of what surrounds them.
 
-    A channel without any sample left is filled with zeros.
+    A channel without any sample left is filled with zeros, or with what is next to zero in the range of all samples.
 
     Parameters
     ----------
@@ -331,12 +331,15 @@ def fill_holes(array: NDArray[np.generic], holes: NDArray[np.bool_]) -> NDArray[
     """
     out = array.copy()
     out[holes] = 0
+    kept = array[~holes]
+    low, high = (float(kept.min()), float(kept.max())) if kept.size else (0.0, 0.0)
     # Sums of the largest floats would overflow.
     scale = max(float(out.max(initial=0)), -float(out.min(initial=0)), 1.0)
 
     def fill(channels: slice) -> None:
         part, where = out[:, channels], holes[:, channels]
         filled = _pull(part.astype(np.float64) / scale, (~where).astype(np.float64)) * scale
+        np.clip(filled, low, high, out=filled)
         if array.dtype.kind in "iu":
             filled = np.rint(filled)
         part[where] = filled[where].astype(array.dtype)

@@ -178,7 +178,7 @@ def _encode(
     holes = None if mask is None else pad(mask, grid.signal)
     blank = None if holes is None else holes.reshape(batch, channels, -1)
     if shared is not None and blank is not None:
-        padded = _fill_empty(on_host(padded), blank, shared.fitted.means)
+        padded, edges = _fill_empty(on_host(padded), blank, shared.fitted.means, edges)
     finish, scale = target.finish()
     if not 0 < finish.unit < math.inf or not math.isfinite(scale.per_sample):
         return None
@@ -240,18 +240,22 @@ def _encode(
 
 
 def _fill_empty(
-    samples: NDArray[np.generic], blank: NDArray[np.uint8], means: NDArray[np.float64]
-) -> NDArray[np.generic]:
-    """Samples whose channels without any sample hold the mean that the model expects: they cost nothing then."""
+    samples: NDArray[np.generic], blank: NDArray[np.uint8], means: NDArray[np.float64], edges: tuple[float, float]
+) -> tuple[NDArray[np.generic], tuple[float, float]]:
+    """Samples whose channels without any sample hold the mean that the model expects: they cost nothing then.
+
+    Their range is returned, too, from that of the others.
+    """
     empty = (blank != 0).all(axis=2)
     if not empty.any():
-        return samples
+        return samples, edges
     filled = samples.copy()
     info: Any = np.iinfo(samples.dtype) if samples.dtype.kind in "iu" else np.finfo(samples.dtype)
     usual = np.clip(np.rint(means) if samples.dtype.kind in "iu" else means, float(info.min), float(info.max))
     for item, channel in np.argwhere(empty):
         filled[item, channel] = usual[channel]
-    return filled
+    held = filled.reshape(blank.shape)[:, :, 0][empty]
+    return filled, (min(edges[0], float(held.min())), max(edges[1], float(held.max())))
 
 
 def decode(

@@ -121,6 +121,8 @@ class Sent:
 
 def send(device: torch.device, *arrays: NDArray[np.generic]) -> Sent:
     """`upload` beside whatever the device computes; in any thread."""
+    if not arrays:
+        return Sent([], None)
     if device.type != "cuda":
         return Sent(upload(device, *arrays), None)
     stream = _stream(device, WAY_THERE)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.codec import engine
-from xwalloc.codec.devices import CPU
+from xwalloc.codec.devices import CPU, arithmetic
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["DeviceArray", "from_cupy", "movable", "on_host"]
+
+
+CUDA = 2
+"""What DLPack calls devices of CUDA."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,24 @@ class DeviceArray:
 
     @classmethod
     def of(cls, array: Any) -> DeviceArray:
-        """The memory of an array of CuPy (DLPack); the current stream of torch waits for what is computed there."""
+        """An array of CuPy: its memory (DLPack), or a copy on the device of this process.
+
+        The default stream of torch, on which chunks are computed, waits for what CuPy computes there.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the device has too little memory.
+        """
+        import torch
         from torch.utils.dlpack import from_dlpack
 
         if min(array.strides, default=0) < 0:  # which torch does not know
             array = array.copy(order="C")
-        return cls(from_dlpack(array), np.dtype(array.dtype))
+        kind, number = array.__dlpack_device__()
+        of_cuda = int(kind) == CUDA
+        with arithmetic(), torch.cuda.stream(torch.cuda.default_stream(number)) if of_cuda else nullcontext():
+            return cls(from_dlpack(array).to(engine.device()), np.dtype(array.dtype))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +88,8 @@ class DeviceArray:
 
     def arranged(self, order: Sequence[int], shape: Sequence[int]) -> DeviceArray:
         """The same with axes in another order, as a contiguous array of another shape; copied only if need be."""
-        moved = movable(self.samples).permute(tuple(order)).reshape(tuple(shape)).contiguous()
+        with arithmetic():
+            moved = movable(self.samples).permute(tuple(order)).reshape(tuple(shape)).contiguous()
         return DeviceArray(moved.view(self.samples.dtype), self.dtype)
 
     def padded(self, signal: Sequence[int]) -> DeviceArray:
@@ -79,10 +97,11 @@ class DeviceArray:
         import torch
 
         moved = movable(self.samples)
-        for axis, to in enumerate(signal, start=2):
-            n = moved.shape[axis]
-            if to > n:
-                moved = moved.index_select(axis, torch.arange(to, device=moved.device).clamp(max=n - 1))
+        with arithmetic():
+            for axis, to in enumerate(signal, start=2):
+                n = moved.shape[axis]
+                if to > n:
+                    moved = moved.index_select(axis, torch.arange(to, device=moved.device).clamp(max=n - 1))
         return DeviceArray(moved.view(self.samples.dtype), self.dtype)
 
     def as_cupy(self) -> Any:

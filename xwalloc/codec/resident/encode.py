@@ -51,8 +51,8 @@ SAMPLE_BYTES = 40
 
 
 def can_encode(shape: Sequence[int], order: Order, dtype: np.dtype[Any]) -> bool:
-    """Whether a device can encode a chunk: contexts must be those for devices, samples be counted in 31 bits."""
-    return has_kernels() and order == ORDER and math.prod(shape) < 2**31 and dtype.name in TYPES
+    """Whether a device can encode a chunk: contexts must be those for devices, samples be counted in 30 bits."""
+    return has_kernels() and order == ORDER and math.prod(shape) < 2**30 and dtype.name in TYPES
 
 
 def survey(samples: DeviceArray, nodata: NDArray[Any], *, outliers: bool) -> Survey | None:

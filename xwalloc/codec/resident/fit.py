@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.codec.resident.arrays import movable
-from xwalloc.codec.resident.steps import alike, certain
+from xwalloc.codec.resident.steps import alike
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
 from xwalloc.models.choice import Windows
@@ -52,10 +52,13 @@ def _moments(device: torch.device, items: Sequence[tuple[OnDevice, float]]) -> l
     some = [some_pixels(movable(place.there()[0]).view(shape)) for place, _ in items]
     pixels = torch.stack([own.transpose(0, 1).reshape(shape[1], -1) for own in some])
     count = pixels.shape[2]
-    per_sample, powers = upload(device, np.array([[own] for _, own in items]), np.ldexp(1.0, -np.arange(64)))
+    per_sample, powers, number = upload(
+        device, np.array([[own] for _, own in items]), np.ldexp(1.0, -np.arange(64)), np.array(float(count))
+    )
     zero = torch.zeros((1, 1), dtype=torch.float64, device=device)
     units = kernels.to_units(pixels.view(items[0][0].there()[0].dtype), per_sample, zero)
-    means = torch.round(units.sum(dim=2, dtype=torch.int64).to(torch.float64) / count)
+    # A tensor on the device: numbers of the host are divided by as a multiplication there, which rounds otherwise.
+    means = torch.round(units.sum(dim=2, dtype=torch.int64).to(torch.float64) / number)
     units -= means[:, :, None]
     _, bits = torch.frexp(torch.linalg.vector_norm(units, math.inf, dim=(1, 2)))
     dropped = (bits - COVARIANCE_BITS).clamp(min=0)
@@ -116,9 +119,9 @@ class DeviceTrials:
 
 
 def trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials | None]:
-    """Trials with chunks; None where their arithmetic is not certain to be exact.
+    """Trials with chunks; None where their arithmetic is not exact.
 
-    Chunks whose windows lie in the same places are worked on together. Waits for the device once for each of these
+    Chunks whose windows lie in the same places are worked on together. Waits for the device twice for each of these
     groups.
     """
     found: list[DeviceTrials | None] = [None] * len(items)
@@ -193,29 +196,36 @@ def _trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials |
         )  # fmt: skip
     except BudgetError:
         return [None] if len(items) == 1 else [_trials(device, [item])[0] for item in items]
-    tops = torch.linalg.vector_norm(latents.view(len(items), -1), math.inf, dim=1)
     subbands = windows[0].boxes_of[0].tolist()
     quantised, sums = candidates.try_quanta(latents.view(-1, most, *extent), subbands, quanta, rise)
     residuals = sums[:, :0]
     if many:
+        (tops,) = download(torch.linalg.vector_norm(latents.view(len(items), -1), math.inf, dim=1))
+        reach = [top + max(own.quanta) for top, own in zip(tops.tolist(), windows, strict=True)]
+        limits = [max(top for top, (shift, _) in zip(reach, shifts, strict=True) if shift == s) for s in sets]
         flat = quantised.view(-1, *extent)
-        wavelet.inverse_exact(
-            flat, grid.plan, [grid.filters("synthesis", shift) for shift in sets], grid.boundary,
-            which=np.repeat(which, quanta.shape[1]), bounds=[certain(grid, shift) for shift in sets], out=flat,
-        )  # fmt: skip
+        try:
+            wavelet.inverse_exact(
+                flat, grid.plan, [grid.filters("synthesis", shift) for shift in sets], grid.boundary,
+                which=np.repeat(which, quanta.shape[1]), bounds=limits, out=flat,
+            )  # fmt: skip
+        except BudgetError:
+            return [None] if len(items) == 1 else [_trials(device, [item])[0] for item in items]
         some = units[:, windows[0].some]
         residuals = candidates.residual_sums(
             some, quantised.view(*quantised.shape[:3], -1), basis, of_ranks, of_steps,
             masks[0].view(some.shape) if masks else None,
         )  # fmt: skip
-    found: list[DeviceTrials | None] = []
-    own_sums, own_residuals, own_tops = download(sums, residuals, tops)
-    for index, (own, rank, (shift, _)) in enumerate(zip(windows, ranks, shifts, strict=True)):
-        part = slice(index * count, (index + 1) * count)
-        exact = own_tops[index] + max(own.quanta) <= certain(grid, shift)
-        made = DeviceTrials(own, own_sums[part, :, :rank], own_residuals[part])
-        found.append(made if exact else None)
-    return found
+    own_sums, own_residuals = download(sums, residuals)
+    return [
+        DeviceTrials(own, own_sums[part, :, :rank], own_residuals[part])
+        for own, rank, part in zip(windows, ranks, _slices(len(items), count), strict=True)
+    ]
+
+
+def _slices(items: int, count: int) -> list[slice]:
+    """Where the windows of each item are."""
+    return [slice(index * count, (index + 1) * count) for index in range(items)]
 
 
 def _each(array: NDArray[Any], count: int) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from xwalloc.codec.devices import arithmetic, owner
 from xwalloc.codec.layout import Layout
 from xwalloc.codec.resident.sections import has_kernels, latent_section, residual_section
 from xwalloc.codec.transform_sections import Contents, pad, residual_cuts
+from xwalloc.models.spec import Grid
+from xwalloc.transform.filters import synthesis_rows
 from xwalloc.types import Region
 
 if TYPE_CHECKING:
@@ -31,8 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "can_decode"]
 
-MOST_TAPS = 80
-"""Filters of more taps, both together, are for CPUs: a frame may state any, and each is compiled anew."""
+MOST_TAPS = 48
+"""Filters whose taps span more are for CPUs: a frame may state any, and each is compiled anew."""
+
+MOST_SAMPLES = 1 << 29
+"""Chunks of more samples are for CPUs: counters have 31 bits, those of words, too, of which a sample may take four."""
+
+MOST_STEPS = 1 << 20
+"""Streams of more samples in a lane are for CPUs, which take a fraction of the time for each."""
 
 WORKING_BYTES = 24
 """Memory, about, that a sample takes on the way: symbol, residual, product, result."""
@@ -172,7 +181,8 @@ class Job:
                 padded = staged(mask, pinned=pinned)
             if contents.order == Order.FLAGS_FIRST:
                 sections, streams = _taken_apart(contents, box, pinned)
-            else:
+            if not sections or any(map(_is_long, sections, streams)):
+                sections, streams = [], []
                 symbols = staged(contents.symbols(), pinned=pinned)
                 if contents.residual_codes is not None:
                     residuals = staged(contents.residuals(mask, box), pinned=pinned)
@@ -215,12 +225,24 @@ class Job:
 
 
 def can_decode(contents: Contents) -> bool:
-    """Whether a device can decode a chunk: samples are counted in 31 bits, and every length of filters is compiled."""
+    """Whether a device can decode a chunk: counters of kernels have 31 bits, and every span of filters is compiled."""
     if not has_kernels():
         return False
-    grid, shift = contents.model.grid, contents.model.filter_shift
-    filters = grid.filters("synthesis", shift)
-    return math.prod(contents.shape) < 2**31 and len(filters.lo) + len(filters.hi) <= MOST_TAPS
+    few = math.prod(contents.shape) <= MOST_SAMPLES
+    return few and _span(contents.model.grid, contents.model.filter_shift) <= MOST_TAPS
+
+
+@lru_cache(maxsize=256)
+def _span(grid: Grid, shift: int) -> int:
+    """What a step of the synthesis gathers: from the first to the last tap of both filters."""
+    rows = synthesis_rows(grid.filters("synthesis", shift))
+    first = min(rows.even_first, rows.odd_first + 1)
+    return max(rows.even_first + len(rows.even), rows.odd_first + 1 + len(rows.odd)) - first
+
+
+def _is_long(section: Section, streams: Streams) -> bool:
+    """Whether a stream of a section takes its lanes too many steps."""
+    return bool((section.geometry.samples[section.columns[0]] > MOST_STEPS * streams.lanes).any())
 
 
 def _taken_apart(contents: Contents, box: Region, pinned: bool) -> tuple[list[Section], list[Streams]]:

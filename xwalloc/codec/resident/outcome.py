@@ -17,10 +17,8 @@ from xwalloc.codec.resident.sections import latent_section, residual_section
 from xwalloc.codec.resident.steps import (
     alike,
     as_float16,
-    certain,
     inverse,
     largest_coefficient,
-    largest_symbols,
     reach_of,
     torch_type,
 )
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from xwalloc.codec.resident.encode import OnDevice
+    from xwalloc.codec.resident.symbols import Symbols
     from xwalloc.device.coder import Section
     from xwalloc.models.neural import Network
 
@@ -44,7 +43,7 @@ class ToAttempt:
 
     place: OnDevice
     model: LinearModel
-    symbols: torch.Tensor
+    symbols: Symbols
     network: Network | None
     finish: Finish
     examine: Examine | None
@@ -95,9 +94,9 @@ def attempt(device: torch.device, items: Sequence[ToAttempt]) -> list[Attempt | 
     at = mask_at = 0
     for index, item in enumerate(items):
         if item.with_latents and isinstance(found[index], Attempt):
-            sections.append(latent_section(item.model, len(item.symbols), item.tables, at))
+            sections.append(latent_section(item.model, len(item.symbols.values), item.tables, at))
             named.append((index, True))
-            values.append(item.symbols.reshape(-1))
+            values.append(item.symbols.values.reshape(-1))
             at += values[-1].numel()
     for index, layer in layers.items():
         item, made, blank = items[index], found[index], items[index].place.there()[1]
@@ -133,46 +132,36 @@ def _target(item: ToAttempt) -> Hashable:
 
 
 def _attempts(
-    device: torch.device, items: Sequence[ToAttempt], measured: bool = False
+    device: torch.device, items: Sequence[ToAttempt]
 ) -> list[tuple[Attempt | BudgetError, torch.Tensor | None]]:
-    """What becomes of the symbols of chunks of one target, but for the streams; residual layers.
-
-    The wavelet is taken to be exact, as it is for all ordinary chunks, and what was not certain is done again by
-    itself, with its coefficients measured beforehand.
-    """
+    """What becomes of the symbols of chunks of one target, but for the streams; residual layers."""
     import torch
 
     from xwalloc.device.memory import download
 
     batch, channels = items[0].place.shape[:2]
     models = [item.model for item in items]
-    symbols = [item.symbols for item in items]
-    limits = [certain(model.grid, model.filter_shift) for model in models]
-    largest = largest_symbols(symbols)
-    if measured:
-        found_tops = download(largest)[0].tolist()
-        limits = [largest_coefficient(model, top) for model, top in zip(models, found_tops, strict=True)]
+    bounds = [largest_coefficient(item.model, item.symbols.largest) for item in items]
     try:
-        latents, planes = inverse(models, symbols, [item.network for item in items], limits)
+        latents, planes = inverse(
+            models, [item.symbols.values for item in items], [item.network for item in items], bounds
+        )
     except BudgetError as error:
-        return [(error, None) for _ in items]
+        if len(items) == 1:
+            return [(error, None)]
+        return [_attempts(device, [item])[0] for item in items]
     looked = looked_at(device, items, latents) if items[0].looked_at else Looked(None, None, None, None)
     none = torch.zeros(len(items), device=device)
-    parts = [
+    layers, missed, figures, sums = [
         none if own is None else own.view(len(items), batch, channels, -1)
         for own in (looked.residuals, looked.missed, looked.figures, looked.sums)
     ]
-    layers, missed, figures, sums = parts
     marks = none if looked.missed is None else missed.flatten(1).any(dim=1)
-    tops, reach, magnitudes, numbers, any_missed = download(largest, planes, sums, figures, marks)
+    reach, magnitudes, numbers, any_missed = download(planes, sums, figures, marks)
     edges = np.cumsum([batch * model.rank for model in models])
     found: list[tuple[Attempt | BudgetError, torch.Tensor | None]] = []
     for index, (item, own) in enumerate(zip(items, np.split(reach, edges[:-1]), strict=True)):
-        model = item.model
-        if not measured and largest_coefficient(model, tops[index]) > limits[index]:
-            found.extend(_attempts(device, [item], measured=True))
-            continue
-        if not linear.fits(model, reach_of(model, own)):
+        if not linear.fits(item.model, reach_of(item.model, own)):
             found.append((BudgetError("The latents of the chunk exceed the bit budget of exact arithmetic."), None))
             continue
         codes = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xwalloc.models.neural import Network
 
 __all__ = [
-    "alike", "as_float16", "certain", "inverse", "largest_coefficient", "largest_symbols", "reach_of", "torch_type",
+    "alike", "as_float16", "certain", "inverse", "largest_coefficient", "reach_of", "torch_type",
 ]  # fmt: skip
 
 
@@ -108,14 +108,6 @@ def reach_of(model: LinearModel, planes: NDArray[np.float64]) -> NDArray[np.floa
 def largest_coefficient(model: LinearModel, symbol: int) -> float:
     """What no coefficient of symbols exceeds, whose largest is given; networks move them by less than a quantum."""
     return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
-
-
-def largest_symbols(symbols: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Largest magnitude among the symbols of each chunk, int64."""
-    import torch
-
-    # In 64 bits: the smallest integer of 32 has no magnitude there, and damaged streams may hold it.
-    return torch.stack([torch.stack(torch.aminmax(own)).to(torch.int64).abs().amax() for own in symbols])
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from xwalloc.codec.resident.encode import OnDevice
 
-__all__ = ["ToQuantise", "quantise"]
+__all__ = ["Symbols", "ToQuantise", "quantise"]
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Symbols (batch, rank, z, y, x) int32 of a chunk, and what none of them exceeds in magnitude."""
+
+    values: torch.Tensor
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,8 @@ def _quantised(device: torch.device, items: Sequence[ToQuantise], shifts: Sequen
             rise[: len(item.analysis)][~item.kept] = -np.inf
     (there,) = upload(device, np.repeat(rises, batch, axis=0))
     symbols, cells = quantiser.quantise(coefficients, boxes.tolist(), quanta, there)
-    (held,) = download(cells)
+    low, high = torch.aminmax(symbols.view(len(items), -1), dim=1)
+    held, most_found = download(cells, torch.maximum(-low, high))
     found: list[Found | None] = []
     for index, (item, tap) in enumerate(zip(items, taps, strict=True)):
         part = slice(index * batch, (index + 1) * batch)
@@ -131,5 +140,5 @@ def _quantised(device: torch.device, items: Sequence[ToQuantise], shifts: Sequen
             found.append(None)
             continue
         model = linear.quantised(item.model, held[part, : ranks[index]].sum(axis=0), batch, tap, item.side)
-        found.append((model, symbols[part, : model.rank].contiguous()))
+        found.append((model, Symbols(symbols[part, : model.rank].contiguous(), int(most_found[index]))))
     return found

@@ -71,6 +71,11 @@ class Geometry:
         return len(self.starts) - 1
 
     @cached_property
+    def samples(self) -> NDArray[np.int64]:
+        """Samples of each part: (part,)."""
+        return np.diff(np.append(0, np.cumsum(self.sizes))[self.starts])
+
+    @cached_property
     def columns(self) -> NDArray[np.int64]:
         """Number, first plane, number of planes, and samples of the largest plane of each part: (4, part)."""
         largest = [self.sizes[self.part(index)].max(initial=0) for index in range(self.parts)]

@@ -184,7 +184,7 @@ def _popped(
     return state, position, bad, seen | ahead
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["streams", "status"])  # one variant wherever a launch begins
 def decode_kernel(
     streams, looks, words, states, slots, table_of, values, mask, scratch, status,
     MASKED: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,

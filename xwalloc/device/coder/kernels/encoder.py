@@ -72,7 +72,7 @@ def _looked_at(at, mask_at, x, nx, active, MASKED: tl.constexpr):
     return size, filled
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["looks", "flags", "samples"])
 def count_kernel(looks, values, mask, flags, samples, MASKED: tl.constexpr, BLOCK: tl.constexpr):
     """How many flags and samples the symbols of each plane are; one program for each plane of each stream.
 
@@ -135,7 +135,7 @@ def _put(keys, further, at, value, class_, coded):
     tl.store(keys + at, ((class_ << _TOKEN_BITS) + token).to(tl.int16), mask=coded)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["looks", "flags", "firsts"])
 def put_kernel(
     looks, values, mask, flags, firsts, keys, further, scratch, MASKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
