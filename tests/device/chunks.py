@@ -69,9 +69,9 @@ def counted(work, sizes):
     """A function of a device and items that notes how many items there are."""
 
     @wraps(work)
-    def call(device, items):
+    def call(device, items, *more):
         sizes.append(len(items))
-        return work(device, items)
+        return work(device, items, *more)
 
     return call
 

@@ -198,11 +198,11 @@ def test_memory_of_the_device_does_not_grow(places, chunks):
 def watched(work, *, most=None):
     """A function of a device and items that takes no more than `most` items; notes the batches that had no memory."""
 
-    def call(device, items):
+    def call(device, items, *more):
         try:
             if most is not None and len(items) > most:
                 raise torch.OutOfMemoryError(f"no memory for {len(items)} chunks")
-            return work(device, items)
+            return work(device, items, *more)
         except torch.OutOfMemoryError:
             call.failed.append(len(items))
             raise

@@ -167,14 +167,14 @@ def test_regions_of_chunks_that_are_alike_together(places, encode, chunks):
     assert places.decoded == [len(frames)]
 
 
-def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, check, encode, chunks):
-    """They are decoded again, step by step."""
-    alone = []
-    decode_alone = resident.decode_alone
+def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, places, encode, chunks):
+    """They are decoded again together, and their symbols are looked at before."""
+    frames = [encode(chunks.mixture((4, 11, 13), "f4", seed), max_error=2, levels=1) for seed in range(2)]
     monkeypatch.setattr(resident, "certain", lambda grid, shift: 0.0)
-    monkeypatch.setattr(resident, "decode_alone", lambda *args: alone.append(1) or decode_alone(*args))
-    check(encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1))
-    assert alone == [1]
+    found = places.together(decode_frame, frames)
+    for one, frame in zip(found, frames, strict=True):
+        assert one.tobytes() == places.on_cpu(decode_frame, frame).tobytes()
+    assert sum(places.decoded) == 4
 
 
 def test_streams_that_take_too_many_steps_are_for_the_host(monkeypatch, check, encode, chunks):
@@ -205,17 +205,23 @@ def test_without_triton_chunks_stay_on_the_host(monkeypatch, places, encode, chu
 
 
 def test_a_budget_that_a_batch_exceeds_is_looked_at_chunk_by_chunk(monkeypatch, places, encode, chunks):
-    def too_large(device, jobs):
-        raise BudgetError("too large")
+    def too_large(device, jobs, measured=False):
+        if not measured or hopeless:
+            raise BudgetError("too large")
+        return decode(device, jobs, measured)
 
+    decode, hopeless = resident.decode, False
     frame = encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1)
     expected = places.on_cpu(decode_frame, frame)
     monkeypatch.setattr(resident, "decode", too_large)
     assert decode_frame(frame).tobytes() == expected.tobytes()
+    hopeless = True
+    with pytest.raises(FormatError, match="impossible: too large"):
+        decode_frame(frame)
 
 
 def test_a_device_that_is_too_small_leaves_chunks_to_the_cpu(monkeypatch, places, encode, chunks):
-    def no_memory(device, jobs):
+    def no_memory(device, jobs, measured):
         raise torch.OutOfMemoryError("too little")
 
     frame = encode(chunks.mixture((4, 11, 13), "f4"), max_error=2, levels=1)

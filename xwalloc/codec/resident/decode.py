@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.resident.job import Job
 from xwalloc.codec.resident.steps import alike, as_float16, certain, inverse, largest_coefficient, reach_of, torch_type
-from xwalloc.errors import BudgetError, FormatError
+from xwalloc.errors import FormatError
 from xwalloc.models.linear import fits
+from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
     import torch
 
     from xwalloc.device.coder import Section
 
-__all__ = ["Batch", "decode", "decode_alone", "restored", "samples_of"]
+__all__ = ["Batch", "decode", "restored", "samples_of"]
 
 SMALL = 1 << 20
 """A product of so many samples, or fewer, takes the device less time than a call takes the host."""
@@ -59,11 +60,13 @@ class Batch:
         numbers: torch.Tensor,
         planes: Sequence[slice],
         owners: NDArray[np.int64],
+        measured: bool,
     ) -> None:
         self.jobs, self.samples, self.numbers, self._planes, self._owners = jobs, samples, numbers, planes, owners
+        self._measured = measured
 
     def verdict(self, index: int, numbers: NDArray[np.uint8]) -> bool:
-        """Whether a chunk is right; if not, it has to be decoded again by `decode_alone`.
+        """Whether a chunk is right; if not, it has to be decoded again, measured.
 
         Parameters
         ----------
@@ -82,20 +85,34 @@ class Batch:
         if rest[2 * count :][self._owners == index].any():
             raise FormatError(DAMAGED)
         model = self.jobs[index].contents.model
-        largest = max(-int(rest[planes].min()), int(rest[count:][planes].max()))
-        if largest_coefficient(model, largest) > certain(model.grid, model.filter_shift):
-            return False
+        if not self._measured:
+            bound = _bound(model, rest[planes], rest[count:][planes])
+            if bound > certain(model.grid, model.filter_shift):
+                return False
         if not fits(model, reach_of(model, reach[planes])):
             raise FormatError(INEXACT)
         return True
 
 
-def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
-    """Decode chunks. Nothing here waits for the device.
+def decode(device: torch.device, jobs: Sequence[Job], measured: bool = False) -> Batch:
+    """Decode chunks.
 
-    The wavelet is taken to be exact, as it is for all ordinary chunks; `Batch.verdict` tells afterwards.
+    Parameters
+    ----------
+    device, jobs
+        Where, and the chunks.
+    measured
+        Whether their symbols are looked at before the wavelet, which waits for the device. If not, nothing here does:
+        the wavelet is taken to be exact, as it is for all ordinary chunks, and `Batch.verdict` tells afterwards.
+
+    Raises
+    ------
+    BudgetError
+        If the wavelet is not exact for one of them.
     """
     import torch
+
+    from xwalloc.device.memory import download
 
     # Latents of equal geometry lie behind each other, and among them those of equal rank.
     groups = alike(jobs, lambda job: job.contents.model.grid)
@@ -111,15 +128,15 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
     for group in groups:
         part = slice(at, at + len(group))
         models = [job.contents.model for job in own[part]]
-        found, reach = inverse(
-            models,
-            symbols[part],
-            [job.contents.network for job in own[part]],
-            [certain(model.grid, model.filter_shift) for model in models],
-        )
+        extremes.append(_extremes(symbols[part]))
+        bounds = [certain(model.grid, model.filter_shift) for model in models]
+        if measured:
+            edges = np.cumsum([math.prod(job.latent_shape[:2]) for job in own[part]])[:-1]
+            parts = zip(*(np.split(found, edges) for found in download(*extremes[-1])), strict=True)
+            bounds = [_bound(model, low, high) for model, (low, high) in zip(models, parts, strict=True)]
+        found, reach = inverse(models, symbols[part], [job.contents.network for job in own[part]], bounds)
         latents += found
         reaches.append(reach)
-        extremes.append(_extremes(symbols[part]))
         at += len(group)
     samples: dict[int, torch.Tensor] = {}
     for places in alike(own, lambda job: job.kind):
@@ -127,8 +144,8 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
         made = samples_of(chunks, [latents[place] for place in places], [integers.residuals[place] for place in places])
         for place, box in zip(places, made, strict=True):
             samples[order[place]] = restored(own[place], box, integers.labels[place])
-    edges = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in own)]).tolist()
-    planes = dict(zip(order, map(slice, edges, edges[1:]), strict=False))
+    ends = np.cumsum([0, *(math.prod(job.latent_shape[:2]) for job in own)]).tolist()
+    planes = dict(zip(order, map(slice, ends, ends[1:]), strict=False))
     lows, highs = zip(*extremes, strict=True)
     every = range(len(jobs))
     return Batch(
@@ -137,29 +154,13 @@ def decode(device: torch.device, jobs: Sequence[Job]) -> Batch:
         torch.cat([numbers.view(torch.uint8) for numbers in (*reaches, *lows, *highs, integers.results)]),
         [planes[index] for index in every],
         np.array(order, np.int64)[integers.owners],
+        measured,
     )
 
 
-def decode_alone(device: torch.device, job: Job) -> torch.Tensor:
-    """Samples of one chunk, all of whose steps are checked. Waits for the device.
-
-    Raises
-    ------
-    FormatError
-        If its sections are damaged, or its latents are not exact.
-    """
-    from xwalloc.device.memory import download
-
-    integers = _integers(device, [job])
-    if download(integers.results)[0].any():
-        raise FormatError(DAMAGED)
-    try:
-        latents, reach = inverse([job.contents.model], integers.symbols, [job.contents.network])
-    except BudgetError as error:
-        raise FormatError(f"The symbols of the frame are impossible: {error}") from None
-    if not fits(job.contents.model, reach_of(job.contents.model, download(reach)[0])):
-        raise FormatError(INEXACT)
-    return restored(job, samples_of([job], latents, integers.residuals)[0], integers.labels[0])
+def _bound(model: LinearModel, low: NDArray[np.int32], high: NDArray[np.int32]) -> float:
+    """What no coefficient of a chunk exceeds, from the smallest and largest symbols of its planes."""
+    return largest_coefficient(model, max(-int(low.min()), int(high.max())))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Samples of a batch come back behind what is computed next. They are looked at by
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,11 @@ from numpy.typing import NDArray
 
 from xwalloc.codec import engine
 from xwalloc.codec.devices import arithmetic, owner
-from xwalloc.codec.networks import alone
 from xwalloc.codec.resident import decode as decoder
 from xwalloc.codec.resident.arrays import DeviceArray
 from xwalloc.codec.resident.decode import Batch
 from xwalloc.codec.resident.job import Job
-from xwalloc.errors import BudgetError
+from xwalloc.errors import BudgetError, FormatError
 
 if TYPE_CHECKING:
     import torch
@@ -63,34 +63,34 @@ def decoded(job: Job) -> NDArray[Any]:
     DeviceMemoryError
         If the device has too little memory for the chunk alone.
     """
-    found = _asked(job, stays=False)
-    return alone(lambda device: _alone(device, job).cpu()).numpy() if found is None else found.numpy()
+    return _asked(job, stays=False).numpy()
 
 
 def left_there(job: Job) -> DeviceArray:
     """`decoded`, with the samples left on the device."""
-    found = _asked(job, stays=True)
-    return DeviceArray(alone(lambda device: _alone(device, job)) if found is None else found, job.nodata.dtype)
+    return DeviceArray(_asked(job, stays=True), job.nodata.dtype)
 
 
-def _asked(job: Job, stays: bool) -> torch.Tensor | None:
+def _asked(job: Job, stays: bool) -> torch.Tensor:
+    """Samples of a chunk. Those whose arithmetic is not certain to be exact are decoded again, measured."""
+    with suppress(BudgetError):
+        found = _once(job, stays, measured=False)
+        if found is not None:
+            return found
+    try:
+        found = _once(job, stays, measured=True)
+    except BudgetError as error:
+        raise FormatError(f"The symbols of the frame are impossible: {error}") from None
+    assert found is not None, "what is measured is right, or damaged"
+    return found
+
+
+def _once(job: Job, stays: bool, *, measured: bool) -> torch.Tensor | None:
     """Samples of a chunk; None where it has to be decoded again."""
     name = engine.device()
-    try:
-        coming: _Coming = engine.wait(owner(name).batcher.submit(_Decode(name, stays), job, nbytes=job.working_bytes))
-    except BudgetError:  # step by step, it can be said what is wrong
-        return None
+    work = _Decode(name, stays, measured)
+    coming: _Coming = engine.wait(owner(name).batcher.submit(work, job, nbytes=job.working_bytes))
     return engine.wait_for(coming.wait)
-
-
-def _alone(device: str, job: Job) -> torch.Tensor:
-    """`decode_alone`, complete when it returns."""
-    import torch
-
-    samples = decoder.decode_alone(torch.device(device), job)
-    if samples.is_cuda:
-        torch.cuda.current_stream(samples.device).synchronize()
-    return samples
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ class _Decode:
 
     device: str
     stays: bool
+    measured: bool
 
     def __call__(self, jobs: list[Job]) -> list[_Coming]:
         import torch
 
         device = torch.device(self.device)
         with arithmetic(networks=any(job.contents.network is not None for job in jobs)):
-            batch = decoder.decode(device, jobs)
+            batch = decoder.decode(device, jobs, self.measured)
             if device.type != "cuda":
                 return [
                     _Coming(batch, index, samples, batch.numbers, None) for index, samples in enumerate(batch.samples)
