@@ -1,8 +1,8 @@
 """Sections of integers that a device codes: which planes they have, and what kernels want to know of these.
 
-The kernels (kernels/) take tables: which planes there are (`Geometry`, which chunks of a
-shape share and which stays on the device), what the planes of a section state (their codes), and where streams, values
-and results lie. One call works on the streams of any number of sections.
+The kernels (kernels/) take tables: which planes there are (`Geometry`, which chunks of a shape share and which stays on
+the device), what the planes of a section state (their codes), and where streams, values and results lie. One call works
+on the streams of any number of sections.
 """
 
 from __future__ import annotations
