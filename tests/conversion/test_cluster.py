@@ -108,12 +108,23 @@ def test_reading_waits_for_encoding(client, source, tmp_path):
     assert worst <= 3  # one is encoded, one waits, one has just been read
 
 
+def replaced(client, address):
+    """Wait until the scheduler has noticed that a worker is dead, and another has come for it."""
+    patience = time.monotonic() + 30
+    while address in client.scheduler_info()["workers"]:
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    client.wait_for_workers(2, timeout=30)
+
+
 @pytest.mark.parametrize(("kind", "moment"), [("gpu", 4), ("cpu", 4), ("cpu", 20)])
 def test_a_dead_worker_costs_only_what_it_had(client, source, whole, tmp_path, kind, moment):
     client.wait_for_workers(2, timeout=30)
     client.run(spy, 0.05, 0.02)
     resources = {at: worker.get("resources") for at, worker in client.scheduler_info()["workers"].items()}
-    (victim,) = [pid for at, pid in client.run(os.getpid).items() if bool(resources[at]) == (kind == "gpu")]
+    ((address, victim),) = [
+        (at, pid) for at, pid in client.run(os.getpid).items() if bool(resources[at]) == (kind == "gpu")
+    ]
     dead = []
 
     def kill(progress):
@@ -125,7 +136,7 @@ def test_a_dead_worker_costs_only_what_it_had(client, source, whole, tmp_path, k
     assert dead
     assert result.ok
     assert chunks(tmp_path / "a.zarr") == whole
-    client.wait_for_workers(2, timeout=30)
+    replaced(client, address)
     assert victim not in client.run(os.getpid).values()
 
 
