@@ -254,7 +254,7 @@ def test_merged_corrections_are_the_same_bits(monkeypatch, rank, tree, name):
         while len(device.batcher._waiting) < len(chunks):
             assert not found.done(), found.result()
         go_on.set()
-        for got, wanted in zip(found.result(timeout=60), expected, strict=True):
+        for got, wanted in zip(found.result(timeout=300), expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
     assert merged == [len(chunks)]
 

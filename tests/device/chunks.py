@@ -56,7 +56,7 @@ class Places:
             while len(device.batcher._waiting) < len(chunks):
                 assert not any(future.done() for future in found), [future.result() for future in found]
             go_on.set()
-            return [future.result(timeout=60) for future in found]
+            return [future.result(timeout=300) for future in found]
 
 
 def set_tiles(monkeypatch, sizes):
