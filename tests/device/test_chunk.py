@@ -6,9 +6,9 @@ import pytest
 from xwalloc.codec.transform_mode import Target
 from xwalloc.models import analysis, linear
 from xwalloc.models import quantise as q
-from xwalloc.models.choice import boxes_of
 from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid
+from xwalloc.models.trials import boxes_of
 from xwalloc.types import in_turn
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""Candidates for quantum and rank, tried in windows of chunks on a CUDA device: what models/choice.py does on a CPU.
+"""Candidates for quantum and rank, tried in windows of chunks on a CUDA device: what models/trials.py does on a CPU.
 
 All candidates are tried at once, since a device has room for that, and to go step by step would have it wait. All sums
 are of integers. Windows of several chunks are worked on together; nothing here waits for the device.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +32,7 @@ from xwalloc.fitting.tables import train
 from xwalloc.models import choice
 from xwalloc.models.fitted import WAVELET, bookkeeping, places, subband_ids
 from xwalloc.models.model import FORMAT, Model
+from xwalloc.models.samples import HostSamples
 from xwalloc.models.spec import Grid, Tree, padded
 
 __all__ = ["Fit", "Goal", "fit_blocks"]
@@ -233,7 +233,7 @@ class Fit:
             edge = max(float(samples.max()), -float(samples.min())) * scale.per_sample
             variances = self.sample.variances * scale.per_sample**2
             quantum, rank = choice.choose(
-                partial(choice.HostTrials, samples, parallel=map_parallel), samples.shape, scale, self.grid(chunk),
+                HostSamples(samples, map_parallel).look, samples.shape, scale, self.grid(chunk),
                 np.rint(units), edge + float(np.abs(units).max()) + 1.0, variances, self.sample.basis, chunk.mask,
                 entries=0,
             )  # fmt: skip

@@ -22,19 +22,10 @@ from numpy.typing import NDArray
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, bits_of
-from xwalloc.models.choice import (
-    BASIS_STEP,
-    FIRST,
-    RATIOS,
-    TURNED_STEP,
-    boxes_of,
-    choose,
-    code_lengths,
-    precisions_of,
-    side_bits,
-)
+from xwalloc.models.choice import BASIS_STEP, FIRST, RATIOS, TURNED_STEP, choose, precisions_of, side_bits
 from xwalloc.models.fitted import Fitted
 from xwalloc.models.spec import Grid, LinearModel
+from xwalloc.models.trials import boxes_of, code_lengths
 from xwalloc.transform import spectral
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import Plan

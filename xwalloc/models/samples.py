@@ -13,8 +13,8 @@ from xwalloc.errors import BudgetError
 from xwalloc.models import linear
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import Scale, bits_of, filter_shift, project, to_units
-from xwalloc.models.choice import HostTrials, Trials, Windows, boxes_of
 from xwalloc.models.spec import LinearModel
+from xwalloc.models.trials import HostTrials, Trials, Windows, boxes_of
 from xwalloc.transform import spectral
 from xwalloc.types import Parallel
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from xwalloc.bitstream.contexts import magnitude_code
 from xwalloc.errors import ConfigError
 from xwalloc.models import quantise as q
-from xwalloc.models.choice import code_lengths
+from xwalloc.models.trials import code_lengths
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import Plan, Tree, plan

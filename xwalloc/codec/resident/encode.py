@@ -32,9 +32,9 @@ from xwalloc.codec.resident.symbols import ToQuantise, quantise
 from xwalloc.codec.survey import Survey
 from xwalloc.errors import BudgetError
 from xwalloc.models.analysis import Scale
-from xwalloc.models.choice import Trials, Windows
 from xwalloc.models.samples import Found, HostSamples
 from xwalloc.models.spec import LinearModel
+from xwalloc.models.trials import Trials, Windows
 
 if TYPE_CHECKING:
     import torch

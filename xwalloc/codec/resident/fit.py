@@ -15,8 +15,8 @@ from xwalloc.codec.resident.arrays import movable
 from xwalloc.codec.resident.steps import alike
 from xwalloc.errors import BudgetError
 from xwalloc.models import quantise as q
-from xwalloc.models.choice import Windows
 from xwalloc.models.samples import COVARIANCE_BITS, some_pixels
+from xwalloc.models.trials import Trial, Windows, sum_of
 from xwalloc.transform import spectral
 
 if TYPE_CHECKING:
@@ -104,18 +104,18 @@ class DeviceTrials:
     sums: NDArray[np.int64]
     residuals: NDArray[np.int64]
 
-    def latents(self, quantum: int, limit: int) -> tuple[Floats, Floats]:
+    def quantise(self, quantum: int, limit: int) -> Trial:
         """See `Trials`."""
-        own = self.sums[:, self.windows.quanta.index(quantum), :limit]
-        bits = [self.windows.latent_bits(sums[:, :, 0], window) for window, sums in enumerate(own)]
-        return np.sum(bits, axis=0), np.sum([q.saved_by(sums.sum(axis=1), quantum) for sums in own], axis=0)
+        candidate = self.windows.quanta.index(quantum)
+        found = self.sums[:, candidate, :limit]
+        bits = sum_of([self.windows.latent_bits(sums[:, :, 0], window) for window, sums in enumerate(found)])
+        saved = sum_of([q.saved_by(sums.sum(axis=1), quantum) for sums in found])
 
-    def residual_bits(self, quantum: int, ranks: Sequence[int]) -> Floats:
-        """See `Trials`."""
-        chosen = [self.windows.ranks.index(rank) for rank in ranks]
-        own = self.residuals[:, self.windows.quanta.index(quantum), chosen]
-        bits: Floats = np.sum([self.windows.residual_bits(sums, window) for window, sums in enumerate(own)], axis=0)
-        return bits
+        def residual_bits(ranks: Sequence[int]) -> Floats:
+            found = self.residuals[:, candidate, [self.windows.ranks.index(rank) for rank in ranks]]
+            return sum_of([self.windows.residual_bits(sums, window) for window, sums in enumerate(found)])
+
+        return Trial(bits, saved, residual_bits)
 
 
 def trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials | None]:
@@ -141,7 +141,7 @@ def _geometry(item: ToTry) -> Any:
 
 
 def _trials(device: torch.device, items: Sequence[ToTry]) -> list[DeviceTrials | None]:
-    """`trials` with chunks whose windows lie in the same places; `choice.HostTrials` says what is done."""
+    """`trials` with chunks whose windows lie in the same places; `HostTrials` says what is done."""
     import torch
 
     from xwalloc.device import samples as kernels

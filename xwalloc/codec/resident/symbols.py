@@ -16,9 +16,9 @@ from xwalloc.errors import BudgetError
 from xwalloc.models import linear
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import ORDINARY, exact_shift, filter_shift, largest_product
-from xwalloc.models.choice import boxes_of
 from xwalloc.models.samples import Found
 from xwalloc.models.spec import LinearModel
+from xwalloc.models.trials import boxes_of
 
 if TYPE_CHECKING:
     import torch
