@@ -11,8 +11,8 @@ key                       default      meaning
 ``device``                auto         where chunks are computed: "cpu", "cuda" (the first CUDA device that this process
                                        sees), "cuda:1"; "auto": "cuda" where there is one and torch is installed, else
                                        "cpu"; without Triton, only networks are computed there
-``batch.max_bytes``       null         memory, about, of the chunks that a CUDA device works on at a time; null: a
-                                       quarter of what is free when it is first used
+``batch.max_bytes``       null         memory, about, of the chunks that a CUDA device works on at a time, and again of
+                                       those that wait there; null: a quarter of what is free when it is first used
 ``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape
 ``model_path``            none         folders of shared models, separated as in ``PATH``
 ``model_cache``           null         folder of the user's models; null: ``~/.cache/xwalloc/models``

@@ -47,13 +47,13 @@ class Places:
         with settings.set({"device": "cpu"}):
             return function(*args, **more)
 
-    def together(self, function, chunks):
-        """What a function returns for chunks that are all there before the device takes the first."""
+    def together(self, function, chunks, waiting=None):
+        """What a function returns for chunks that all, or so many, are there before the device takes the first."""
         device, go_on = owner(self.name), threading.Event()
         device.executor.submit(go_on.wait, 60)
         with ThreadPoolExecutor(len(chunks)) as pool:
             found = [pool.submit(function, chunk) for chunk in chunks]
-            while len(device.batcher._waiting) < len(chunks):
+            while len(device.batcher._waiting) < (waiting or len(chunks)):
                 assert not any(future.done() for future in found), [future.result() for future in found]
             go_on.set()
             return [future.result(timeout=300) for future in found]

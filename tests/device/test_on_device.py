@@ -27,6 +27,7 @@ from xwalloc.codec import chunk as chunk_module  # noqa: E402
 from xwalloc.codec import places as places_module  # noqa: E402
 from xwalloc.codec.chunk import ChunkCodec, decode_frame  # noqa: E402
 from xwalloc.codec.config import CodecConfig  # noqa: E402
+from xwalloc.codec.devices import owner  # noqa: E402
 from xwalloc.codec.resident import decode, encode  # noqa: E402
 from xwalloc.codec.transform_sections import LINEAR, NAMED, REFINED, ROTATED  # noqa: E402
 from xwalloc.models.neural import Architecture  # noqa: E402
@@ -236,12 +237,26 @@ def test_batches_without_memory_are_halved(places, chunks, monkeypatch):
 def test_batches_stay_within_the_setting(places, chunks):
     codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=0))
     some = [chunks.mixture((3, 6, 7), "f4", seed) for seed in range(2)]
-    with settings.set({"batch.max_bytes": 1}):
+    with settings.set({"batch.max_bytes": 5000}):
         frames = places.together(codec.encode, some)
         found = places.together(codec.decode, frames)
     assert places.encoded == places.decoded == [1, 1]
     for one, chunk in zip(found, some, strict=True):
         assert np.abs(one - chunk).max() <= 2
+
+
+@pytest.mark.parametrize("beside", [1, 2])
+def test_chunks_are_sent_there_when_there_is_room(places, chunks, monkeypatch, beside):
+    codec = ChunkCodec(CodecConfig(**chunks.CUBE, max_error=2, levels=0))
+    some = [chunks.mixture((3, 6, 7), "f4", seed) for seed in range(3)]
+    expected = [places.on_cpu(codec.encode, chunk) for chunk in some]
+    room, each, work, used = owner(places.name).room, some[0].size * 8, encode.attempt, []
+    monkeypatch.setattr(encode, "attempt", lambda *given: used.append(room.used) or work(*given))
+    with settings.set({"batch.max_bytes": beside * each}):
+        assert places.together(codec.encode, some, waiting=beside) == expected
+    assert set(used) <= {n * each for n in range(1, beside + 1)}
+    assert len(used) == 3
+    assert room.used == 0
 
 
 @pytest.mark.gpu

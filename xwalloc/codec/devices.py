@@ -15,11 +15,12 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 from xwalloc.codec.batching import Batcher
+from xwalloc.codec.room import Room
 from xwalloc.errors import ConfigError
 from xwalloc.settings import device_choice
 
@@ -40,10 +41,19 @@ class DeviceMemoryError(MemoryError):
 
 @dataclass(frozen=True)
 class Owner:
-    """The one thread that uses a device: an executor for what runs alone, a batcher for what may be merged."""
+    """The one thread that uses a device, an executor for what runs alone, a batcher for what may be merged; its memory.
+
+    Parameters
+    ----------
+    executor, batcher
+        What they say.
+    room
+        Memory for chunks that are under way there, besides what the batcher works on.
+    """
 
     executor: Executor
     batcher: Batcher
+    room: Room = field(default_factory=Room)
 
 
 _lock = threading.Lock()

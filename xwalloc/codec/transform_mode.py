@@ -148,7 +148,8 @@ def encode(
     padded = (*samples.shape[:2], *grid.signal)
     if engine.device() != CPU and resident.can_encode(padded, Order.of(profile), samples.dtype):
         try:
-            return _encode(resident.OnDevice, samples, *given)
+            with resident.admitted(padded, samples.dtype):
+                return _encode(resident.OnDevice, samples, *given)
         except DeviceMemoryError as error:
             fall_back(error)
     return _encode(OnHost, on_host(samples), *given)

@@ -9,7 +9,8 @@ wait for the device together and the entropy coder has streams enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from xwalloc.models.neural import Network
 
-__all__ = ["OnDevice", "can_encode", "survey"]
+__all__ = ["OnDevice", "admitted", "can_encode", "survey"]
 
 TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 """Types of samples that kernels take; float16 is widened before."""
@@ -49,10 +50,22 @@ TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "floa
 SAMPLE_BYTES = 40
 """Memory, about, that a sample takes: itself, units or product, residual, marks and symbols of the entropy coder."""
 
+SYMBOL_BYTES = 4
+"""Memory that a symbol takes; a chunk has at most as many as samples."""
+
 
 def can_encode(shape: Sequence[int], order: Order, dtype: np.dtype[Any]) -> bool:
     """Whether a device can encode a chunk: contexts must be those for devices, samples be counted in 30 bits."""
     return has_kernels() and order == ORDER and math.prod(shape) < 2**30 and dtype.name in TYPES
+
+
+@contextmanager
+def admitted(shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[None]:
+    """Room on the device of this process for samples of a chunk and their symbols; waits until there is some."""
+    own = owner(engine.device())
+    nbytes = math.prod(shape) * (dtype.itemsize + SYMBOL_BYTES)
+    with own.room.taken(nbytes, limit=own.batcher.limit, wait=engine.wait_for):
+        yield
 
 
 def survey(samples: DeviceArray, nodata: NDArray[Any], *, outliers: bool) -> Survey | None:
