@@ -121,11 +121,6 @@ class DeviceArray:
         return array
 
 
-def is_cupy(array: Any) -> bool:
-    """Whether it is an array of CuPy, which NumPy does not take by itself."""
-    return "cupy" in sys.modules and isinstance(array, sys.modules["cupy"].ndarray)
-
-
 def from_cupy(array: Any) -> NDArray[Any] | DeviceArray:
     """An array of CuPy as it is, if this process computes chunks on a device; else a copy on the host."""
     if engine.device() == CPU:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ from numpy.typing import NDArray
 
 from xwalloc.codec.bound import early_nodata
 from xwalloc.codec.resident.job import Job
-from xwalloc.codec.resident.steps import alike, as_float16, certain, inverse, largest_coefficient, reach_of, torch_type
+from xwalloc.codec.resident.steps import alike, as_float16, inverse, largest_coefficient, reach_of, torch_type
 from xwalloc.errors import FormatError
 from xwalloc.models.linear import fits
-from xwalloc.models.spec import LinearModel
+from xwalloc.models.spec import Grid, LinearModel
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ class Batch:
         model = self.jobs[index].contents.model
         if not self._measured:
             bound = _bound(model, rest[planes], rest[count:][planes])
-            if bound > certain(model.grid, model.filter_shift):
+            if bound > _certain(model.grid, model.filter_shift):
                 return False
         if not fits(model, reach_of(model, reach[planes])):
             raise FormatError(INEXACT)
@@ -129,7 +130,7 @@ def decode(device: torch.device, jobs: Sequence[Job], measured: bool = False) ->
         part = slice(at, at + len(group))
         models = [job.contents.model for job in own[part]]
         extremes.append(_extremes(symbols[part]))
-        bounds = [certain(model.grid, model.filter_shift) for model in models]
+        bounds = [_certain(model.grid, model.filter_shift) for model in models]
         if measured:
             edges = np.cumsum([math.prod(job.latent_shape[:2]) for job in own[part]])[:-1]
             parts = zip(*(np.split(found, edges) for found in download(*extremes[-1])), strict=True)
@@ -161,6 +162,19 @@ def decode(device: torch.device, jobs: Sequence[Job], measured: bool = False) ->
 def _bound(model: LinearModel, low: NDArray[np.int32], high: NDArray[np.int32]) -> float:
     """What no coefficient of a chunk exceeds, from the smallest and largest symbols of its planes."""
     return largest_coefficient(model, max(-int(low.min()), int(high.max())))
+
+
+@lru_cache(maxsize=256)
+def _certain(grid: Grid, shift: int) -> float:
+    """Largest coefficients for which synthesis is exact whatever else they are; 0 where that takes a look at them."""
+    low, high = 0, 1 << 53
+    while high - low > 1:
+        middle = (low + high) // 2
+        if math.isfinite(grid.inverse_bound(float(middle), shift)):
+            low = middle
+        else:
+            high = middle
+    return float(low)
 
 
 @dataclass(frozen=True)

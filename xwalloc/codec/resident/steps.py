@@ -3,25 +3,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xwalloc.models.spec import Grid, LinearModel
+from xwalloc.models.spec import LinearModel
 
 if TYPE_CHECKING:
     import torch
 
     from xwalloc.models.neural import Network
 
-__all__ = [
-    "alike", "as_float16", "certain", "inverse", "largest_coefficient", "reach_of", "torch_type",
-]  # fmt: skip
-
+__all__ = ["alike", "as_float16", "inverse", "largest_coefficient", "reach_of", "torch_type"]
 
 T = TypeVar("T")
 
@@ -108,19 +103,6 @@ def reach_of(model: LinearModel, planes: NDArray[np.float64]) -> NDArray[np.floa
 def largest_coefficient(model: LinearModel, symbol: int) -> float:
     """What no coefficient of symbols exceeds, whose largest is given; networks move them by less than a quantum."""
     return float((int(symbol) + 1) * model.quantum + max(map(abs, model.points)))
-
-
-@lru_cache(maxsize=256)
-def certain(grid: Grid, shift: int) -> float:
-    """Largest coefficients for which synthesis is exact whatever else they are; 0 where that takes a look at them."""
-    low, high = 0, 1 << 53
-    while high - low > 1:
-        middle = (low + high) // 2
-        if math.isfinite(grid.inverse_bound(float(middle), shift)):
-            low = middle
-        else:
-            high = middle
-    return float(low)
 
 
 def as_float16(samples: torch.Tensor, nodata: NDArray[np.generic]) -> torch.Tensor:
