@@ -52,7 +52,7 @@ from xwalloc.codec.resident import encode as encoder
 from xwalloc.codec.resident import outcome
 from xwalloc.codec.resident.job import Job
 from xwalloc.codec.resident.sections import latent_section, residual_section
-from xwalloc.codec.resident.steps import certain, inverse
+from xwalloc.codec.resident.steps import inverse
 from xwalloc.device import coder
 from xwalloc.device.memory import download
 from xwalloc.models import library
@@ -227,7 +227,7 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     yield batch.timing("decode, entropy coder", timed(lambda: coder.decode(sections, streams, values), repeats))
     symbols = [values[a:b].view(job.latent_shape) for a, b, job in zip(starts, starts[1:], jobs, strict=False)]
     models, none = [job.contents.model for job in jobs], [None] * len(jobs)
-    bounds = [certain(model.grid, model.filter_shift) for model in models]
+    bounds = [decoder.certain(model.grid, model.filter_shift) for model in models]
     yield batch.timing("decode, wavelet", timed(lambda: inverse(models, symbols, none, bounds), repeats))
     latents, _ = inverse(models, symbols, none)
     rest = [values[a:b] for a, b in zip(starts[len(jobs) :], starts[len(jobs) + 1 :], strict=False)]
@@ -249,20 +249,22 @@ def decoding(batch: Batch, repeats: int) -> Iterator[Timing]:
 def encoding(batch: Batch, repeats: int) -> Iterator[Timing]:
     """Stages of encoding, each with what the one before it made; samples are on the device beforehand."""
     device = batch.device
-    asked: dict[str, list[Any]] = {}
-    original = encoder.OnDevice._ask
+    works = {name: getattr(encoder, name) for name in ("moments", "trials", "quantise", "attempt")}
+    asked: dict[str, list[Any]] = {name: [] for name in works}
 
-    def ask(self: Any, work: Any, item: Any, **more: Any) -> Any:
-        asked.setdefault(work.__name__, []).append(item)
-        return original(self, work, item, **more)
+    def watched(name: str, device: torch.device, items: list[Any]) -> Any:
+        asked[name] += items
+        return works[name](device, items)
 
-    encoder.OnDevice._ask = ask  # type: ignore[method-assign]
     try:
+        for name in works:
+            setattr(encoder, name, partial(watched, name))
         for chunk in batch.chunks:
             batch.codec.encode(chunk)
     finally:
-        encoder.OnDevice._ask = original  # type: ignore[method-assign]
-    stages = {name: partial(getattr(encoder, name), device, items) for name, items in asked.items()}
+        for name, work in works.items():
+            setattr(encoder, name, work)
+    stages = {name: partial(work, device, asked[name]) for name, work in works.items()}
     tried = asked["attempt"]
     yield batch.timing("encode, moments", timed(stages["moments"], repeats))
     yield batch.timing("encode, trials in windows", timed(stages["trials"], repeats))

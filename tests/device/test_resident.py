@@ -170,7 +170,7 @@ def test_regions_of_chunks_that_are_alike_together(places, encode, chunks):
 def test_chunks_whose_arithmetic_is_not_certain(monkeypatch, places, encode, chunks):
     """They are decoded again together, and their symbols are looked at before."""
     frames = [encode(chunks.mixture((4, 11, 13), "f4", seed), max_error=2, levels=1) for seed in range(2)]
-    monkeypatch.setattr(resident, "_certain", lambda grid, shift: 0.0)
+    monkeypatch.setattr(resident, "certain", lambda grid, shift: 0.0)
     found = places.together(decode_frame, frames)
     for one, frame in zip(found, frames, strict=True):
         assert one.tobytes() == places.on_cpu(decode_frame, frame).tobytes()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from xwalloc.device.coder import Section
 
-__all__ = ["Batch", "decode", "restored", "samples_of"]
+__all__ = ["Batch", "certain", "decode", "restored", "samples_of"]
 
 SMALL = 1 << 20
 """A product of so many samples, or fewer, takes the device less time than a call takes the host."""
@@ -88,7 +88,7 @@ class Batch:
         model = self.jobs[index].contents.model
         if not self._measured:
             bound = _bound(model, rest[planes], rest[count:][planes])
-            if bound > _certain(model.grid, model.filter_shift):
+            if bound > certain(model.grid, model.filter_shift):
                 return False
         if not fits(model, reach_of(model, reach[planes])):
             raise FormatError(INEXACT)
@@ -130,7 +130,7 @@ def decode(device: torch.device, jobs: Sequence[Job], measured: bool = False) ->
         part = slice(at, at + len(group))
         models = [job.contents.model for job in own[part]]
         extremes.append(_extremes(symbols[part]))
-        bounds = [_certain(model.grid, model.filter_shift) for model in models]
+        bounds = [certain(model.grid, model.filter_shift) for model in models]
         if measured:
             edges = np.cumsum([math.prod(job.latent_shape[:2]) for job in own[part]])[:-1]
             parts = zip(*(np.split(found, edges) for found in download(*extremes[-1])), strict=True)
@@ -165,7 +165,7 @@ def _bound(model: LinearModel, low: NDArray[np.int32], high: NDArray[np.int32]) 
 
 
 @lru_cache(maxsize=256)
-def _certain(grid: Grid, shift: int) -> float:
+def certain(grid: Grid, shift: int) -> float:
     """Largest coefficients for which synthesis is exact whatever else they are; 0 where that takes a look at them."""
     low, high = 0, 1 << 53
     while high - low > 1:
