@@ -153,17 +153,33 @@ def test_numbers_of_devices(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_cuda_is_refused_in_a_child_of_a_process_that_used_it(monkeypatch):
+def test_a_child_of_a_process_that_used_cuda_has_none(monkeypatch):
     monkeypatch.setattr(devices, "_owners", {"cuda:0": None})
     child = os.fork()
     if child == 0:
         try:
             with settings.set({"device": "auto"}):
+                if engine.device() != "cpu":
+                    os._exit(3)
+            with settings.set({"device": "cuda"}):
                 engine.device()
         except ConfigError as error:
             os._exit(0 if "spawn" in str(error) and not devices._owners else 1)
         os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_child_of_a_process_whose_torch_used_cuda_has_none(monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    monkeypatch.setattr(devices, "_has_driver", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for forked, expected in ((False, "cuda:0"), (True, "cpu")):
+        monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda forked=forked: forked)
+        with settings.set({"device": "auto"}):
+            assert engine.device() == expected
+    with settings.set({"device": "cuda"}), pytest.raises(ConfigError, match="forked from one that had used CUDA"):
+        engine.device()
 
 
 def test_the_thread_of_a_device_is_one(monkeypatch):

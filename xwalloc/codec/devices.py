@@ -35,6 +35,10 @@ SHARE = 4
 """One call takes this part of the free memory of a device: others are prepared, and results on their way, meanwhile."""
 
 
+FORKED = "this process was forked from one that had used CUDA: start it with the method 'spawn' or 'forkserver'"
+"""Why there is no device in workers of torch's DataLoader, say, once there is a network on the device."""
+
+
 class DeviceMemoryError(MemoryError):
     """A device has too little memory for a chunk, alone."""
 
@@ -60,7 +64,7 @@ _lock = threading.Lock()
 _network_lock = threading.Lock()
 _owners: dict[str, Owner] = {}
 _forked = False
-"""Whether a parent of this process used CUDA, which does not survive a fork."""
+"""Whether a parent of this process had threads of CUDA devices, which do not survive a fork."""
 _warned = False
 
 
@@ -86,11 +90,6 @@ def device() -> str:
     wanted = device_choice()
     if wanted == CPU:
         return CPU
-    if _forked:
-        raise ConfigError(
-            "Expected a process that can use CUDA. This one was forked from one that had used it. Start workers with "
-            "the method 'spawn' or 'forkserver', or set XWALLOC_DEVICE=cpu."
-        )
     count, reason = _cuda_devices()
     if wanted == "auto":
         return "cuda:0" if count else CPU
@@ -198,6 +197,8 @@ def is_cupy(array: Any) -> bool:
 
 def _cuda_devices() -> tuple[int, str]:
     """How many CUDA devices this process can use, and why not more; imports torch only where there may be some."""
+    if _forked:
+        return 0, FORKED
     if find_spec("torch") is None:
         return 0, "torch is not installed (pip install 'xwalloc[torch]')"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -209,6 +210,8 @@ def _cuda_devices() -> tuple[int, str]:
 
     if torch.version.cuda is None:
         return 0, "the torch that is installed is one without CUDA"
+    if getattr(torch.cuda, "_is_in_bad_fork", bool)():  # torch has no public name for it
+        return 0, FORKED
     count = int(torch.cuda.device_count())
     return count, f"this process sees {count} CUDA device{'s' * (count != 1)}"
 
