@@ -3,10 +3,12 @@
 import functools
 import http.server
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array
@@ -22,6 +24,9 @@ import xwalloc
 from xwalloc.cli import main
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.convert import convert as convert_anywhere
+from xwalloc.conversion.convert import prepare
+from xwalloc.conversion.prepare import array_metadata, layout
+from xwalloc.conversion.unit import Job
 from xwalloc.conversion.verify import verify
 from xwalloc.errors import ConfigError
 from xwalloc.models import library, model
@@ -256,6 +261,17 @@ def test_shared_model(convert, tmp_path, monkeypatch, beside):
     assert verify(array, tmp_path / "a.zarr").ok
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_share_the_weights_that_workers_are_sent(zarr_format):
+    array = xr.DataArray(field(6, 96, 64).astype("f4"), dims=("band", "y", "x"), name="v")
+    fitted = xwalloc.fit(array, max_error=0.2)
+    weights = model.ModelReference.of(fitted).weights.encode()
+    dataset = xr.Dataset({f"v{number}": array for number in range(5)})
+    plan = prepare(dataset, model=fitted, zarr_format=zarr_format).plan
+    job = Job.of(plan, None, array_metadata(plan, layout(plan, "", {})))
+    assert 1 <= pickle.dumps(replace(job, granules=())).count(weights) <= 2
+
+
 def test_along_dimensions(convert, tmp_path):
     days = [field(2, 40, 30, seed=day).astype("f4") for day in range(3)]
     for day, values in enumerate(days):
@@ -330,8 +346,9 @@ def test_a_cut_file_costs_only_itself(folder, tmp_path):
             within(stored.band_data.values, file.read(), 0.1)
     with pytest.raises(FileNotFoundError):
         zarr.open_group(store, mode="r")
-    with pytest.raises(FileNotFoundError):
-        zarr.open_group(store, path="b", mode="r")
+    for path in ("b", "b/band_data"):
+        with pytest.raises(FileNotFoundError):
+            zarr.open(store, path=path, mode="r")
     untouched = {path: path.stat().st_mtime_ns for path in (store / "a" / "band_data" / "c").rglob("*")}
     (folder / "b.tif").write_bytes(whole)
     done = run(*command)

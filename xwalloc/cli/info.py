@@ -23,15 +23,20 @@ def info(store: str) -> None:
 
     STORE is the path or URL of a Zarr array or group. All its frames are read; none is decoded.
     """
-    from xwalloc.info import describe  # keeps `xwalloc --help` quick
+    from xwalloc.conversion.manifest import refuse_unfinished  # keeps `xwalloc --help` quick
+    from xwalloc.info import describe
 
     console = Console(soft_wrap=True, highlight=False)
     found = False
-    for item in describe(store):
-        found = True
-        console.print(Text(item.path, style="bold"))
-        for label, text in rows(item):
-            console.print(Text(f"  {label:<16}{text}"))
+    try:
+        for item in describe(store):
+            found = True
+            console.print(Text(item.path, style="bold"))
+            for label, text in rows(item):
+                console.print(Text(f"  {label:<16}{text}"))
+    except ConfigError:
+        refuse_unfinished(store)
+        raise
     if not found:
         raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
 

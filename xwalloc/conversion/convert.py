@@ -18,7 +18,7 @@ from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
 from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
-from xwalloc.conversion.prepare import finish_groups, is_finished, layout, put_arrays
+from xwalloc.conversion.prepare import array_metadata, finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.find import find
@@ -189,7 +189,8 @@ def convert(
 ) -> Conversion:
     """Convert sources to one Zarr store, compressed with xwalloc, on a Dask cluster or on this machine.
 
-    The same call again goes on where it was stopped. Until all is written, the root of the store cannot be opened.
+    The same call again goes on where it was stopped. Until all is written, neither the root of the store can be
+    opened nor an array by its own path; of several sources, groups that are whole can be.
 
     Parameters
     ----------
@@ -286,7 +287,7 @@ class Task:
 
     def work(self, tell: Callable[[Progress], None]) -> Conversion:
         """Write what is not written yet."""
-        job = Job.of(self.plan, self.store)
+        job = Job.of(self.plan, self.store, array_metadata(self.plan, self.made))
         names = {job.name(unit): unit for unit in self.plan.unit_ids()}
         records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
         progress = Progress(total=len(names), total_bytes=self.plan.nbytes)
@@ -296,7 +297,7 @@ class Task:
         earlier = len(records)
         todo = [unit for name, unit in names.items() if name not in records]
         if todo or not is_finished(self.store, self.made):
-            put_arrays(self.store, self.plan, self.made)
+            put_arrays(self.store, self.plan, self.made, at_once=self.manifest.at_once)
 
         def done(record: Record) -> None:
             records[record.unit] = record
@@ -338,7 +339,7 @@ class Task:
         if not open_ones and not waits and (repaired or not is_finished(self.store, self.made)):
             ordered = [records[name] for name in names]
             self.manifest.finish(self.manifest.plan() or {}, ordered, self.plan.zarr_format)
-        if not is_finished(self.store, self.made):
+        if repaired or not is_finished(self.store, self.made):
             finish_groups(self.store, self.plan, self.made, whole, root=not waits)
         if not open_ones and not waits:
             objects.sweep(self.store)
