@@ -88,12 +88,12 @@ def test_info_says_which_chunks_are_stored(tmp_path, dataset, options):
     )
     assert (item.storage.chunks, item.storage.metadata) == (sum(path.stat().st_size for path in files[1:]), metadata)
     text = run("info", store / "cube").output
-    assert f"{count - 1} of {count} {kind} are stored, the others read as the fill value" in text
+    assert f"{kind:<16}{count - 1} of {count} are stored, the others read as the fill value" in text
     assert f"ratio           {item.storage.nbytes / (item.storage.chunks + metadata):.2f} (" in text
     for path in files[1:]:
         path.unlink()
     text = run("info", store).output
-    assert f"0 of {count} {kind} are stored" in text
+    assert f"0 of {count} are stored" in text
     assert "ratio           none (0 B in " in text
 
 

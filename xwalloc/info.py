@@ -22,7 +22,7 @@ from xwalloc.frames import configuration, watch
 from xwalloc.models import sidecar
 from xwalloc.models.model import parse_reference
 
-__all__ = ["ArrayInfo", "Storage", "describe"]
+__all__ = ["ArrayInfo", "Storage", "describe", "parts"]
 
 METADATA = ("zarr.json", ".zarray", ".zattrs")
 
@@ -86,7 +86,7 @@ class Storage:
     @property
     def parts(self) -> list[tuple[str, int]]:
         """Bytes of everything that is stored, by what it is."""
-        return [("chunks", self.chunks), ("metadata and model" if self.has_model else "metadata", self.metadata)]
+        return parts(self.chunks, self.metadata, self.has_model)
 
     @property
     def ratio(self) -> float:
@@ -97,6 +97,11 @@ class Storage:
     def bits_per_sample(self) -> float:
         """Bits of everything that is stored, by samples in units that are; NaN where there are none."""
         return 8 * self.stored / self.samples if self.samples else math.nan
+
+
+def parts(chunks: int, metadata: int, has_model: bool) -> list[tuple[str, int]]:
+    """Bytes that are stored, by what they are."""
+    return [("chunks", chunks), ("metadata and model" if has_model else "metadata", metadata)]
 
 
 async def sizes_below(store: Store, prefix: str) -> dict[str, int]:

@@ -29,6 +29,7 @@ from xwalloc.conversion.prepare import array_metadata, layout
 from xwalloc.conversion.unit import Job
 from xwalloc.conversion.verify import verify
 from xwalloc.errors import ConfigError
+from xwalloc.info import describe
 from xwalloc.models import library, model
 
 rasterio = pytest.importorskip("rasterio")
@@ -254,7 +255,13 @@ def test_shared_model(convert, tmp_path, monkeypatch, beside):
     if beside:  # as if it were a large one
         monkeypatch.setattr(model, "INLINE_LIMIT", 100)
     chunks = {"y": 32, "x": 32}
-    assert convert(array, tmp_path / "a.zarr", model=fitted, chunks=chunks).ok
+    done = convert(array, tmp_path / "a.zarr", model=fitted, chunks=chunks)
+    assert done.ok
+    (item,) = describe(tmp_path / "a.zarr")
+    assert (item.storage.nbytes, item.storage.parts) == (done.nbytes, done.parts)
+    assert item.storage.ratio == done.ratio == array.nbytes / done.stored
+    assert done.parts[1][0] == "metadata and model"
+    assert done.metadata > len(model.ModelReference.inline(fitted).weights)
     assert (tmp_path / "a.zarr" / "_xwalloc" / fitted.id.removeprefix("sha256:")).exists() == beside
     library._known.clear()
     within(xr.open_zarr(tmp_path / "a.zarr").v.values, array.values, 0.2)
@@ -270,6 +277,22 @@ def test_arrays_share_the_weights_that_workers_are_sent(zarr_format):
     plan = prepare(dataset, model=fitted, zarr_format=zarr_format).plan
     job = Job.of(plan, None, array_metadata(plan, layout(plan, "", {})))
     assert 1 <= pickle.dumps(replace(job, granules=())).count(weights) <= 2
+
+
+@pytest.mark.parametrize(("shards", "zarr_format"), [(None, 2), (None, 3), ({"y": 32, "x": 64}, 3)])
+def test_what_is_all_fill_value_is_not_counted_as_compressed(convert, tmp_path, shards, zarr_format):
+    values = field(2, 96, 64).astype("f4")
+    values[:, :32] = np.nan
+    array = xr.DataArray(values, dims=("band", "y", "x"), name="v")
+    options = {"max_error": 0.2, "chunks": {"y": 32, "x": 32}, "shards": shards, "zarr_format": zarr_format}
+    shown = []
+    done = convert(array, tmp_path / "a.zarr", progress=shown.append, **options)
+    (item,) = describe(tmp_path / "a.zarr")
+    assert (done.nbytes, done.empty) == (values.nbytes, values.nbytes // 3)
+    assert (item.storage.nbytes, item.storage.parts) == (done.nbytes - done.empty, done.parts)
+    assert item.storage.ratio == done.ratio == shown[-1].ratio
+    assert (item.storage.present, item.storage.count) == ((2, 3) if shards else (4, 6))
+    assert done.parts[1] == ("metadata", done.metadata)
 
 
 def test_along_dimensions(convert, tmp_path):

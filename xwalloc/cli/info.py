@@ -57,10 +57,10 @@ def rows(item: Any) -> list[tuple[str, str]]:
     if item.shards:
         grid += f", shards {item.shards}"
     stored = item.storage
-    present = f"{stored.present} of {stored.count} {'shards' if item.shards else 'chunks'} are stored"
+    units, present = "shards" if item.shards else "chunks", f"{stored.present} of {stored.count} are stored"
     return [
         ("array", f"{grid}, Zarr v{item.zarr_format}"),
-        *([("stored", f"{present}, the others read as the fill value")] if stored.present < stored.count else []),
+        *([(units, f"{present}, the others read as the fill value")] if stored.present < stored.count else []),
         ("ratio", ratio(stored.ratio, stored.nbytes, stored.parts)),
         ("bits per sample", "none" if math.isnan(stored.bits_per_sample) else f"{stored.bits_per_sample:.3f}"),
         ("frames", f"{item.modes.total()}"),

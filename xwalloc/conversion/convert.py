@@ -18,7 +18,7 @@ from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
 from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
-from xwalloc.conversion.prepare import array_metadata, finish_groups, is_finished, layout, put_arrays
+from xwalloc.conversion.prepare import array_metadata, bytes_beside, finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.find import find
@@ -26,6 +26,7 @@ from xwalloc.conversion.sources.opened import release
 from xwalloc.conversion.unit import Job
 from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
+from xwalloc.info import parts
 from xwalloc.models.model import Model
 from xwalloc.xarray import as_dims
 from xwalloc.xarray.plan import PerVariable, Request
@@ -47,8 +48,15 @@ class Conversion:
         Where it went.
     units, earlier
         Units of the store, and how many of them were written before this run.
-    nbytes, stored
-        Bytes of the samples that are written, and what they take.
+    nbytes
+        Bytes of the samples that are written.
+    empty
+        Bytes of those in units (shards, or chunks) that are all fill value, which are not stored.
+    chunks, metadata
+        Bytes that are stored: of chunks, and of metadata and model of their arrays. Coordinates, groups, consolidated
+        metadata and the record of the conversion are not counted.
+    has_model
+        Whether there is a model among the latter.
     max_error
         Largest error of finite valid samples by path of the array, as stored; arrays without a bound are left out.
     failures
@@ -63,7 +71,10 @@ class Conversion:
     units: int
     earlier: int
     nbytes: int
-    stored: int
+    empty: int
+    chunks: int
+    metadata: int
+    has_model: bool
     max_error: dict[str, float]
     failures: tuple[Failure, ...]
     complete: bool
@@ -75,9 +86,20 @@ class Conversion:
         return self.complete and not self.failures
 
     @property
+    def stored(self) -> int:
+        """Bytes that are stored."""
+        return self.chunks + self.metadata
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Bytes that are stored, by what they are."""
+        return parts(self.chunks, self.metadata, self.has_model)
+
+    @property
     def ratio(self) -> float:
-        """Bytes of samples by bytes stored; NaN where nothing is stored."""
-        return self.nbytes / self.stored if self.stored else math.nan
+        """Bytes of samples in units that are stored, by bytes stored for them; NaN where there are none."""
+        counted = self.nbytes - self.empty
+        return counted / self.stored if counted else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +312,8 @@ class Task:
         job = Job.of(self.plan, self.store, array_metadata(self.plan, self.made))
         names = {job.name(unit): unit for unit in self.plan.unit_ids()}
         records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
-        progress = Progress(total=len(names), total_bytes=self.plan.nbytes)
+        beside = bytes_beside(self.plan, self.made)
+        progress = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
         for record in records.values():
             progress.add(record, self.path(names[record.unit]))
         progress.earlier = progress.nbytes
@@ -309,7 +332,8 @@ class Task:
         self.finish(names, records, repaired=bool(todo))
         lost = self.unreadable if not self.skip else ()
         return Conversion(
-            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, stored=progress.stored,
+            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, empty=progress.empty,
+            chunks=progress.stored - beside, metadata=beside, has_model=self.plan.model is not None,
             max_error=dict(sorted(progress.max_error.items())), failures=(*self.unreadable, *failures),
             complete=not failures and not lost, seconds=progress.seconds,
         )  # fmt: skip

@@ -15,10 +15,10 @@ from xwalloc.conversion.manifest import is_metadata
 from xwalloc.conversion.plan import ArrayPlan, Plan
 from xwalloc.errors import ConfigError
 from xwalloc.models import sidecar
-from xwalloc.models.model import ModelReference
+from xwalloc.models.model import PREFIX, ModelReference
 from xwalloc.version import __version__
 
-__all__ = ["array_metadata", "finish_groups", "is_finished", "layout", "put_arrays"]
+__all__ = ["array_metadata", "bytes_beside", "finish_groups", "is_finished", "layout", "put_arrays"]
 
 ATTRIBUTE = "xwalloc"
 """Attribute of the root group that says where a store comes from."""
@@ -114,6 +114,18 @@ def array_metadata(plan: Plan, made: dict[str, bytes]) -> tuple[Any, ...]:
     for key in filter(is_metadata, made):
         objects.put(memory, key, made[key])
     return tuple(zarr.open_array(memory, path=array.path, mode="r").metadata for array in plan.arrays)
+
+
+def bytes_beside(plan: Plan, made: dict[str, bytes]) -> int:
+    """Bytes of metadata and model that belong to the arrays that units are written of."""
+    arrays = {array.path for array in plan.arrays}
+    model = None if plan.model is None else f"{sidecar.FOLDER}/{plan.model.id.removeprefix(PREFIX)}"
+    folders = {key: key.rpartition("/")[0] for key in made}
+    return sum(
+        len(made[key])
+        for key, folder in folders.items()
+        if (is_metadata(key) and folder in arrays) or (model is not None and f"{key}/".startswith(f"{model}/"))
+    )
 
 
 def held_back(key: str, nodes: set[str]) -> bool:
