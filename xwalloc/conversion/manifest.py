@@ -55,7 +55,7 @@ def refuse_unfinished(place: Any) -> None:
     ConfigError
         If that is so.
     """
-    around = [place]
+    around: list[Any] = [place] if isinstance(place, Store | str) else []
     if isinstance(place, str | os.PathLike) and "://" not in os.fspath(place):
         path = Path(os.path.abspath(os.path.expanduser(place)))
         around = [path, *path.parents]
