@@ -153,6 +153,41 @@ def test_which_variables_are_taken(scene):
 
 
 @pytest.mark.parametrize(
+    ("attrs", "reason"),
+    [
+        *[
+            ({"standard_name": name}, f"standard_name '{name}'")
+            for name in (
+                "latitude longitude time grid_latitude grid_longitude projection_x_coordinate projection_y_coordinate"
+            ).split()
+        ],
+        *[({"units": name}, f"units '{name}'") for name in ("degrees_north", "degreesE", "degree_E", "degrees east")],
+        ({"standard_name": "latitude", "units": "degrees_north"}, "standard_name 'latitude'"),
+    ],
+)
+def test_geolocation_is_exact_where_it_is_not_named(scene, attrs, reason, caplog):
+    ds = scene.assign(place=(("y", "x"), np.zeros((70, 50)), attrs))
+    with caplog.at_level("INFO", "xwalloc"):
+        assert list(xwalloc.encoding(ds, max_error=1)) == ["radiance"]
+    assert f"'place' is stored exactly by another codec: it is a coordinate ({reason})." in caplog.text
+    assert list(xwalloc.encoding(ds, lossless=True)) == ["radiance"]
+    assert list(xwalloc.encoding(ds, max_error={"place": 1})) == ["place"]
+    assert list(xwalloc.encoding(ds.place, max_error=1)) == ["place"]
+    with pytest.raises(ConfigError, match=r"'place': it is a coordinate.*max_error=\{'name'"):
+        xwalloc.encoding(ds[["place"]], max_error=1)
+
+
+@pytest.mark.parametrize("where", ["attrs", "encoding"])
+def test_what_others_name_as_coordinates_is_exact(scene, where):
+    ds = scene.assign(place=(("y", "x"), np.zeros((70, 50))), slope=(("y", "x"), np.zeros((70, 50))))
+    getattr(ds.radiance, where)["coordinates"] = "place elsewhere"
+    getattr(ds.slope, where)["coordinates"] = "slope"
+    assert list(xwalloc.encoding(ds, max_error=1)) == ["radiance", "slope"]
+    assert list(xwalloc.encoding(ds, max_error={"place": 1})) == ["place"]
+    assert list(xwalloc.encoding(ds.place, max_error=1)) == ["place"]
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"channel_dim": "bnad"}, "Did you mean 'band'"),

@@ -52,8 +52,8 @@ STANDARD_NAMES: dict[str, Kind] = {
     "projection_x_coordinate": "x",
 }
 UNITS: dict[str, Kind] = {
-    **dict.fromkeys(("degrees_north", "degree_north", "degree_n", "degrees_n"), "y"),
-    **dict.fromkeys(("degrees_east", "degree_east", "degree_e", "degrees_e"), "x"),
+    **dict.fromkeys(("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"), "y"),
+    **dict.fromkeys(("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"), "x"),
     **dict.fromkeys(
         ("nm", "nanometer", "nanometers", "um", "micrometer", "micrometers", "µm", "μm", "cm-1", "angstrom"), "channel"
     ),
