@@ -192,6 +192,8 @@ def test_what_others_name_as_coordinates_is_exact(scene, where):
     [
         ({"channel_dim": "bnad"}, "Did you mean 'band'"),
         ({"signal_dims": ("y", "lon")}, "signal_dims to name dimensions"),
+        ({"signal_dims": ("band", "y", "x", "band")}, "each dimension once. Got .'band', 'y', 'x', 'band'"),
+        ({"signal_dims": ("y", "y")}, "each dimension once"),
         ({"chunks": {"z": 1}}, "chunks to name dimensions"),
         ({"chunks": {"y": 0}}, "positive integers"),
         ({"chunks": {"y": 2.5}}, "positive integers"),
@@ -223,6 +225,11 @@ def test_impossible_requests_are_refused(scene, options, words):
         (("component", "z", "y", "x"), 0, [1, 2, 3]),
         (("time", "depth"), None, [0, 1]),
         (("Band", "Y", "X"), 0, [1, 2]),
+        (("downtrack", "crosstrack", "bands"), 2, [0, 1]),
+        (("along_track", "across_track", "band"), 2, [0, 1]),
+        (("bands", "Along_Track", "Cross_Track"), 0, [1, 2]),
+        (("time", "scanline", "ground_pixel", "spectral_channel"), 3, [1, 2]),
+        (("number_of_lines", "pixels_per_line", "wavelength"), 2, [0, 1]),
     ],
 )
 def test_roles_from_names(dims, channel, signal):
