@@ -125,3 +125,18 @@ def test_fit_writes_a_model(tmp_path):
         wrong = CliRunner().invoke(main, ["fit", str(tmp_path / "s.zarr"), "q", str(target), "--snr", "30"])
     assert wrong.exit_code == 1
     assert "Expected VARIABLE" in wrong.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "none.zarr", "cube", "none/m"),
+        ("train", "none.zarr", "none/m", "--variable", "cube"),
+        ("import-checkpoint", "none.json", "none.pth", "none/m"),
+    ],
+)
+def test_where_a_model_cannot_be_is_said_before_anything_is_read(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: Expected MODEL to be a file in a folder that exists. Got 'none/m'.")
