@@ -32,7 +32,15 @@ import donfig
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["batch_limit", "decode_limit", "device_choice", "model_folders", "settings", "thread_count"]
+__all__ = [
+    "batch_limit",
+    "check_settings",
+    "decode_limit",
+    "device_choice",
+    "model_folders",
+    "settings",
+    "thread_count",
+]
 
 DEFAULTS = {
     "threads": None,
@@ -122,3 +130,18 @@ def model_folders() -> list[Path]:
         )
     own = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "xwalloc", "models")
     return [Path(folder).expanduser() for folder in [*path.split(os.pathsep), own] if folder]
+
+
+def check_settings() -> None:
+    """Refuse settings that no process can work with, before work begins.
+
+    Raises
+    ------
+    ConfigError
+        If one has an impossible value.
+    """
+    thread_count()
+    device_choice()
+    batch_limit(1)
+    decode_limit()
+    model_folders()

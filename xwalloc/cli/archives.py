@@ -153,6 +153,7 @@ def convert(
       xwalloc convert scene.tif scene.zarr --max-error 20
       xwalloc convert 'granules/*.nc' archive.zarr --along time --max-error temperature=0.05 --workers 4
     """
+    from xwalloc.codec import engine
     from xwalloc.conversion import convert as conversion
     from xwalloc.conversion import estimate
     from xwalloc.conversion.memory import room_for_unit
@@ -167,6 +168,7 @@ def convert(
     if dry_run:
         where = {key: options.pop(key) for key in ("scheduler", "workers")}
         del options["overwrite"]
+        engine.device()  # chunks are tried here, whoever will do the work
         with cluster(None, where["scheduler"], where["workers"]) as client:
             crew = look(client)
             ready = conversion.prepare(list(source), target=store, room=room_for_unit(crew), **options)
