@@ -12,6 +12,7 @@ from rich.text import Text
 
 import xwalloc
 from xwalloc.errors import XwallocError
+from xwalloc.extras import explained
 
 __all__ = ["amount", "counted", "debug_option", "main", "shares", "show"]
 
@@ -30,6 +31,8 @@ class Friendly(click.Group):
         except Exception as error:
             if ctx.meta.get("debug"):
                 raise
+            if isinstance(error, ModuleNotFoundError):
+                error = explained(error, f"`xwalloc {ctx.invoked_subcommand}`")
             if isinstance(error, XwallocError):
                 raise click.ClickException(str(error)) from error
             raise click.ClickException(
