@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 import xwalloc
+from xwalloc.errors import ConfigError
 from xwalloc.extras import CONVERT
 
 HEAVY = ("torch", "dask", "distributed", "numba", "zarr", "xarray", "scipy", "rasterio", "matplotlib")
@@ -140,3 +141,21 @@ def test_extras_are_known():
     project = Path(__file__).parents[1] / "pyproject.toml"
     convert = tomllib.loads(project.read_text())["project"]["optional-dependencies"]["convert"]
     assert {re.match(r"\w+", package)[0] for package in convert} <= CONVERT
+
+
+def test_settings_are_known_by_name():
+    settings = xwalloc.settings
+    for name in ("threads", "device", "batch.max_bytes", "decode.max_bytes", "model_path", "model_cache"):
+        assert f"``{name}``" in settings.__doc__
+        with settings.set({name: 3}):
+            assert settings.get(name) == 3
+    with settings.set(batch__max_bytes=5), settings.set({"decode": {"max_bytes": 7}}, threads=2):
+        found = [settings.get(name) for name in ("batch.max_bytes", "decode.max_bytes", "threads")]
+    assert found == [5, 7, 2]
+    for wrong in ({"thread": 2}, {"batch": {"bytes": 2}}, {"batch": 2}, {"threads.most": 2}):
+        with pytest.raises(ConfigError, match=r"threads, device, batch\.max_bytes, decode"):
+            settings.set(wrong)
+    with pytest.raises(ConfigError, match=r"Got 'batch.bytes'"):
+        settings.set(batch__bytes=2)
+    with pytest.raises(ConfigError, match=r"xwalloc.settings.set\(\{'threads': ...\}\)"):
+        settings.threads = 2
