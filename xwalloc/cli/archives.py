@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 import xwalloc
 from xwalloc.cli.shell import amount, debug_option, main, show
+from xwalloc.cli.words import in_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +88,13 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
     """Where log messages go: to the terminal, beside bars; nowhere but into JSON where that is wanted."""
     level = logging.INFO if verbose else logging.CRITICAL if as_json else logging.ERROR if quiet else logging.WARNING
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    parameters = click.get_current_context().command.params
+
+    def reword(record: logging.LogRecord) -> bool:
+        record.msg, record.args = in_options(record.getMessage(), parameters), ()
+        return True
+
+    handler.addFilter(reword)
     logger = logging.getLogger("xwalloc")
     logger.handlers = [handler]
     logger.setLevel(level)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import xwalloc
+from xwalloc.cli.words import in_options
 from xwalloc.errors import XwallocError
 from xwalloc.extras import explained
 
@@ -34,7 +35,8 @@ class Friendly(click.Group):
             if isinstance(error, ModuleNotFoundError):
                 error = explained(error, f"`xwalloc {ctx.invoked_subcommand}`")
             if isinstance(error, XwallocError):
-                raise click.ClickException(str(error)) from error
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                raise click.ClickException(in_options(str(error), command.params if command else ())) from error
             raise click.ClickException(
                 f"{type(error).__name__}: {error}\nRun the same command with --debug to see where this comes from."
             ) from error

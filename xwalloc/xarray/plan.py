@@ -279,9 +279,9 @@ def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[H
         return result
     wanted = any(value is not None for value in targets.values()) or request.lossless
     quality = parse_quality(lossless=request.lossless, **targets) if wanted or request.model is None else {}
-    exact = named_by_others(dataset, PARTS if named else ("coordinates", *PARTS))
+    parts = named_by_others(dataset, PARTS if named else ("coordinates", *PARTS))
     reasons = {
-        name: exact.get(name) or reason_against(variable, request, named)
+        name: parts.get(name) or reason_against(variable, request, named)
         for name, variable in dataset.data_vars.items()
     }
     result = {name: quality for name, reason in reasons.items() if reason is None}
