@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from xwalloc.conversion.sources.base import Region, Source, placeholder
 from xwalloc.conversion.sources.find import Granule
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model, ModelReference
+from xwalloc.types import cached_property
 from xwalloc.xarray.grid import Grid
 from xwalloc.xarray.plan import Request, by_variable
 from xwalloc.xarray.plan import plan as plan_variables

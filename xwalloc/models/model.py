@@ -14,7 +14,6 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError, FormatError
+from xwalloc.types import cached_property
 
 if TYPE_CHECKING:
     from xwalloc.models.fitted import Fitted

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from xwalloc.codec.config import CodecConfig, Profile
 from xwalloc.errors import ConfigError
 from xwalloc.models import library
 from xwalloc.models.model import INLINE_LIMIT, Model, ModelReference
+from xwalloc.types import cached_property
 from xwalloc.xarray.dims import STANDARD_NAMES, UNITS, Roles, guess_kinds, known, resolve_channel, resolve_roles
 from xwalloc.xarray.grid import Grid, choose_grid
 from xwalloc.xarray.stored import as_stored, find_nodata, in_packed_units
