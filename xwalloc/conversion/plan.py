@@ -269,7 +269,7 @@ def as_seen(template: xr.Dataset) -> xr.Dataset:
     for name, variable in template.data_vars.items():
         sample = xr.Variable(variable.dims, np.zeros((1,) * variable.ndim, variable.dtype), variable.attrs)
         seen = decode_cf_variable(name, sample, decode_times=False)
-        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs)
+        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs, variable.encoding)
     return template.assign(found)
 
 
