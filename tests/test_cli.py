@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import xwalloc
 from xwalloc.cli import main
+from xwalloc.cli.words import in_options
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.info import describe
 from xwalloc.numcodecs import Walloc
@@ -160,3 +161,68 @@ def test_fit_writes_a_model(tmp_path):
         wrong = CliRunner().invoke(main, ["fit", str(tmp_path / "s.zarr"), "q", str(target), "--snr", "30"])
     assert wrong.exit_code == 1
     assert "Expected VARIABLE" in wrong.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "none.zarr", "cube", "none/m"),
+        ("train", "none.zarr", "none/m", "--variable", "cube"),
+        ("import-checkpoint", "none.json", "none.pth", "none/m"),
+    ],
+)
+def test_where_a_model_cannot_be_is_said_before_anything_is_read(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: Expected MODEL to be a file in a folder that exists. Got 'none/m'.")
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "wanted"),
+    [
+        ("export", "It is there. Choose another, or give overwrite=True.", "Choose another, or give --overwrite."),
+        ("export", "Choose with variables=[...], or .nc", "Choose with --variable ..., or .nc"),
+        ("export", "Name others with variables=.", "Name others with --variable."),
+        ("convert", "that you mean: max_error={'name': bound}.", "that you mean: --max-error name=bound."),
+        ("convert", "such as chunks={'y': 256, 'x': 256}.", "such as --chunk y=256,x=256."),
+        (
+            "convert",
+            "Name them: channel_dim='band', signal_dims=('y', 'x'), for example.",
+            "Name them: --channel-dim band, --signal-dim y --signal-dim x, for example.",
+        ),
+        ("convert", "one of max_error, snr and lossless. Got", "one of --max-error, --snr and --lossless. Got"),
+        ("convert", "Got max_error=5.0, snr=None.", "Got --max-error 5.0, no --snr."),
+        ("convert", "leave them out with skip_unreadable.", "leave them out with --skip-unreadable."),
+        ("convert", "Leave shards out or make chunks smaller.", "Leave shards out or make chunks smaller."),
+        ("convert", "'max_error' and `snr` of my/max_error.tif", "'max_error' and `snr` of my/max_error.tif"),
+        ("verify", "give channel_dim='band'", "give channel_dim='band'"),
+    ],
+)
+def test_messages_speak_of_options(command, said, wanted):
+    assert wanted in in_options(said, main.commands[command].params)
+
+
+def test_errors_speak_of_options(tmp_path, dataset):
+    dataset = dataset.rename(band="p", y="q", x="r")
+    dataset.walloc.to_zarr(
+        tmp_path / "s.zarr", max_error=0.25, channel_dim="p", signal_dims=("q", "r"), consolidated=False
+    )
+    assert run("export", tmp_path / "s.zarr", tmp_path / "p.zarr").exit_code == 0
+    assert "or give --overwrite." in run("export", tmp_path / "s.zarr", tmp_path / "p.zarr").output
+    result = run("export", tmp_path / "s.zarr", tmp_path / "p.tif")
+    assert "Choose with --variable ..." in result.output
+    result = run("convert", tmp_path / "p.zarr", tmp_path / "t.zarr", "--max-error", "1")
+    assert result.exit_code == 1
+    assert "--channel-dim band, --signal-dim y --signal-dim x" in result.output
+    dims = ("--channel-dim", "p", "--signal-dim", "q", "--signal-dim", "r")
+    result = run("fit", tmp_path / "p.zarr", "cube", tmp_path / "m", *dims)
+    assert "exactly one of --max-error, --snr, --bits, --ratio, --latents. Got none" in result.output
+
+
+def test_warnings_speak_of_options(tmp_path):
+    pytest.importorskip("distributed", reason="dask is not installed")
+    values = np.random.default_rng(0).normal(size=(9, 16, 16))
+    xr.Dataset({"v": (("kind", "y", "x"), values)}).to_zarr(tmp_path / "s.zarr", consolidated=False)
+    result = run("convert", tmp_path / "s.zarr", tmp_path / "t.zarr", "--max-error", "1")
+    assert "say --channel-dim kind" in " ".join(result.stderr.split())

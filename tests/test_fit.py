@@ -155,6 +155,10 @@ def test_models_come_back_from_files(tmp_path, model):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ConfigError, match="Check the path"):
         xwalloc.load_model(tmp_path / "other")
+    with pytest.raises(ConfigError, match="Make the folder first"):
+        model.save(tmp_path / "none" / "m")
+    with pytest.raises(ConfigError, match="Got the folder"):
+        model.save(tmp_path)
     path.write_bytes(model.data[:-7])
     with pytest.raises(FormatError):
         xwalloc.load_model(path)

@@ -1,15 +1,20 @@
 """What a fresh interpreter imports, and what it can read without importing xwalloc."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import xwalloc
+from xwalloc.errors import ConfigError
+from xwalloc.extras import CONVERT
 
 HEAVY = ("torch", "dask", "distributed", "numba", "zarr", "xarray", "scipy", "rasterio", "matplotlib")
 
@@ -94,3 +99,63 @@ def test_public_names():
         xwalloc.nonsense  # noqa: B018
     with xwalloc.settings.set({"threads": 1}):
         assert xwalloc.settings.get("threads") == 1
+
+
+def test_what_is_not_installed_is_said_with_how_to_install_it(tmp_path):
+    """As after `pip install xwalloc` without extras."""
+    code = """
+        import json, sys
+        from xwalloc.extras import CONVERT
+        sys.modules.update(dict.fromkeys(CONVERT))
+        import xarray, xwalloc
+        from click.testing import CliRunner
+        from xwalloc.cli import main
+        from xwalloc.errors import MissingError
+
+        xarray.Dataset({"r": (("y", "x"), [[0.0]])}).to_zarr("s.zarr", consolidated=False)
+        said = []
+        for names in ("convert s.zarr t.zarr --max-error 1", "convert s.zarr t.zarr --dry-run", "verify s.zarr t.zarr",
+                      "report s.zarr t.zarr p.html", "export s.zarr p.nc", "export s.zarr p.tif"):
+            done = CliRunner().invoke(main, names.split())
+            said.append([done.exit_code, done.output])
+        for name in ("convert", "verify", "report", "persist"):
+            try:
+                getattr(xwalloc, name)(None)
+            except MissingError as error:
+                said.append([error.name, str(error)])
+        done = CliRunner().invoke(main, ["export", "s.zarr", "p.zarr"])
+        print(json.dumps([said, done.output]))
+    """
+    said, done = fresh(f"import os; os.chdir({str(tmp_path)!r})\n{textwrap.dedent(code)}")
+    cure = "Install it: pip install 'xwalloc[convert]'."
+    names = ["distributed", "distributed", "dask", "dask", "dask", "rasterio", "distributed", "dask", "dask"]
+    assert len(said) == 10
+    for (code, text), name in zip(said, [*names, "distributed"], strict=True):
+        assert code in (1, name)
+        assert text.endswith(f"needs {name}. {cure}" + "\n" * (code == 1))
+    assert said[0][1].startswith("Error: `xwalloc convert` needs")
+    assert done == "p.zarr\n"  # which needs none of them
+
+
+def test_extras_are_known():
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    convert = tomllib.loads(project.read_text())["project"]["optional-dependencies"]["convert"]
+    assert {re.match(r"\w+", package)[0] for package in convert} <= CONVERT
+
+
+def test_settings_are_known_by_name():
+    settings = xwalloc.settings
+    for name in ("threads", "device", "batch.max_bytes", "decode.max_bytes", "model_path", "model_cache"):
+        assert f"``{name}``" in settings.__doc__
+        with settings.set({name: 3}):
+            assert settings.get(name) == 3
+    with settings.set(batch__max_bytes=5), settings.set({"decode": {"max_bytes": 7}}, threads=2):
+        found = [settings.get(name) for name in ("batch.max_bytes", "decode.max_bytes", "threads")]
+    assert found == [5, 7, 2]
+    for wrong in ({"thread": 2}, {"batch": {"bytes": 2}}, {"batch": 2}, {"threads.most": 2}):
+        with pytest.raises(ConfigError, match=r"threads, device, batch\.max_bytes, decode"):
+            settings.set(wrong)
+    with pytest.raises(ConfigError, match=r"Got 'batch.bytes'"):
+        settings.set(batch__bytes=2)
+    with pytest.raises(ConfigError, match=r"xwalloc.settings.set\(\{'threads': ...\}\)"):
+        settings.threads = 2

@@ -64,6 +64,24 @@ def test_batches_have_no_batch_dimensions_of_the_array():
     assert labels.dtype == torch.float32
 
 
+@pytest.mark.parametrize("bound", [{"snr": 30}, {"max_error": 20.0}])
+def test_latents_that_are_not_comparable_are_warned_of(tmp_path, bound):
+    values = np.random.default_rng(2).normal(size=(3, 64, 64)).cumsum(1).cumsum(2).astype("f4")
+    data = xr.DataArray(values, dims=("band", "y", "x"), name="r")
+    options = {"chunks": {"y": 32, "x": 64}, "consolidated": False}
+    data.to_dataset().walloc.to_zarr(tmp_path / "own.zarr", **bound, **options)
+    latents = xwalloc.open_latents(tmp_path / "own.zarr", "r")
+    cure = r"comparable from chunk to chunk.*xwalloc.fit\(array, snr=...\).*model=model"
+    with pytest.warns(UserWarning, match=cure):
+        LatentDataset(latents)
+    with pytest.warns(UserWarning, match=cure):
+        LatentDataset(latents.isel(y_patch=[1, 2]))
+    LatentDataset(latents.isel(y_patch=slice(2)))  # of one chunk
+    model = xwalloc.fit(data, snr=30, levels=3)
+    data.to_dataset().walloc.to_zarr(tmp_path / "one.zarr", model=model, **options)
+    LatentDataset(xwalloc.open_latents(tmp_path / "one.zarr", "r"))
+
+
 def count_reads(dataset, monkeypatch):
     reads, original = [], xr.DataArray.__getitem__
     monkeypatch.setattr(

@@ -153,10 +153,47 @@ def test_which_variables_are_taken(scene):
 
 
 @pytest.mark.parametrize(
+    ("attrs", "reason"),
+    [
+        *[
+            ({"standard_name": name}, f"standard_name '{name}'")
+            for name in (
+                "latitude longitude time grid_latitude grid_longitude projection_x_coordinate projection_y_coordinate"
+            ).split()
+        ],
+        *[({"units": name}, f"units '{name}'") for name in ("degrees_north", "degreesE", "degree_E", "degrees east")],
+        ({"standard_name": "latitude", "units": "degrees_north"}, "standard_name 'latitude'"),
+    ],
+)
+def test_geolocation_is_exact_where_it_is_not_named(scene, attrs, reason, caplog):
+    ds = scene.assign(place=(("y", "x"), np.zeros((70, 50)), attrs))
+    with caplog.at_level("INFO", "xwalloc"):
+        assert list(xwalloc.encoding(ds, max_error=1)) == ["radiance"]
+    assert f"'place' is stored exactly by another codec: it is a coordinate ({reason})." in caplog.text
+    assert list(xwalloc.encoding(ds, lossless=True)) == ["radiance"]
+    assert list(xwalloc.encoding(ds, max_error={"place": 1})) == ["place"]
+    assert list(xwalloc.encoding(ds.place, max_error=1)) == ["place"]
+    with pytest.raises(ConfigError, match=r"'place': it is a coordinate.*max_error=\{'name'"):
+        xwalloc.encoding(ds[["place"]], max_error=1)
+
+
+@pytest.mark.parametrize("where", ["attrs", "encoding"])
+def test_what_others_name_as_coordinates_is_exact(scene, where):
+    ds = scene.assign(place=(("y", "x"), np.zeros((70, 50))), slope=(("y", "x"), np.zeros((70, 50))))
+    getattr(ds.radiance, where)["coordinates"] = "place elsewhere"
+    getattr(ds.slope, where)["coordinates"] = "slope"
+    assert list(xwalloc.encoding(ds, max_error=1)) == ["radiance", "slope"]
+    assert list(xwalloc.encoding(ds, max_error={"place": 1})) == ["place"]
+    assert list(xwalloc.encoding(ds.place, max_error=1)) == ["place"]
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"channel_dim": "bnad"}, "Did you mean 'band'"),
         ({"signal_dims": ("y", "lon")}, "signal_dims to name dimensions"),
+        ({"signal_dims": ("band", "y", "x", "band")}, "each dimension once. Got .'band', 'y', 'x', 'band'"),
+        ({"signal_dims": ("y", "y")}, "each dimension once"),
         ({"chunks": {"z": 1}}, "chunks to name dimensions"),
         ({"chunks": {"y": 0}}, "positive integers"),
         ({"chunks": {"y": 2.5}}, "positive integers"),
@@ -188,6 +225,11 @@ def test_impossible_requests_are_refused(scene, options, words):
         (("component", "z", "y", "x"), 0, [1, 2, 3]),
         (("time", "depth"), None, [0, 1]),
         (("Band", "Y", "X"), 0, [1, 2]),
+        (("downtrack", "crosstrack", "bands"), 2, [0, 1]),
+        (("along_track", "across_track", "band"), 2, [0, 1]),
+        (("bands", "Along_Track", "Cross_Track"), 0, [1, 2]),
+        (("time", "scanline", "ground_pixel", "spectral_channel"), 3, [1, 2]),
+        (("number_of_lines", "pixels_per_line", "wavelength"), 2, [0, 1]),
     ],
 )
 def test_roles_from_names(dims, channel, signal):

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from xwalloc._accessor import register
+from xwalloc.extras import explaining
 from xwalloc.settings import settings
 from xwalloc.version import __version__
 
@@ -57,7 +58,8 @@ def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = HOMES[name]
-    value = importlib.import_module(module)
+    with explaining(f"xwalloc.{name}"):
+        value = importlib.import_module(module)
     globals()[name] = value = value if attribute is None else getattr(value, attribute)
     return value
 

@@ -17,6 +17,7 @@ __all__ = [
     "FormatError",
     "GuaranteeError",
     "LimitError",
+    "MissingError",
     "ModelError",
     "TruncatedError",
     "UnsupportedFormatError",
@@ -30,6 +31,10 @@ class XwallocError(Exception):
 
 class ConfigError(XwallocError, ValueError):
     """A parameter is wrong: the message says what was expected, what was got and what to do."""
+
+
+class MissingError(ModuleNotFoundError, ConfigError):
+    """A package that this needs is not installed: the message says how to install it."""
 
 
 class FormatError(XwallocError, ValueError):

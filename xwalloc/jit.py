@@ -14,7 +14,9 @@ __all__ = ["allocating_kernel", "inline_kernel", "kernel"]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 logger = logging.getLogger(__name__)
-NOTICE = "Compiling kernels of xwalloc for this machine: the first chunk of a kind takes up to a minute, once."
+NOTICE = (
+    "Compiling kernels of xwalloc for this machine: the first chunk of a kind takes up to a minute of a core, once."
+)
 
 
 def kernel(function: Function) -> Function:

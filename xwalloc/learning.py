@@ -7,6 +7,7 @@ then every chunk is uploaded once, and windows are cut there.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ except ModuleNotFoundError as error:
 
 from xwalloc.device.memory import upload
 from xwalloc.errors import ConfigError
-from xwalloc.models.adapt import LATENT
+from xwalloc.models.adapt import LATENT, chunk_coordinate
 
 __all__ = ["IGNORED", "LatentDataset", "LatentLoader"]
 
@@ -61,6 +62,11 @@ class LatentDataset(Dataset[Any]):
     ------
     ConfigError
         If an argument does not suit the latents.
+
+    Warns
+    -----
+    UserWarning
+        If the latents come from several chunks and are not comparable from one to the other.
     """
 
     def __init__(
@@ -91,6 +97,15 @@ class LatentDataset(Dataset[Any]):
         whole = tuple(latents.sizes[d] for d in self.dims)
         chunks = latents.encoding.get("preferred_chunks", {})
         self.chunks = tuple(min(chunks.get(d, n), n) for d, n in zip(self.dims, whole, strict=True))
+        if latents.attrs.get("comparable") == 0 and several_chunks(latents, self.dims, self.chunks):
+            warnings.warn(
+                "Expected latents that are comparable from chunk to chunk. Got some that are not (attribute "
+                "comparable: 0): the same latent means something else in each chunk, and what is learned from one is "
+                "wrong for others. Fit a model, model = xwalloc.fit(array, snr=...), and write the store with "
+                "model=model and without a bound.",
+                UserWarning,
+                stacklevel=2,
+            )
         self.counts = tuple(n // w for n, w in zip(whole, self.window, strict=True))
         self.labels = None
         if labels is not None:
@@ -297,6 +312,13 @@ class ChunkOrder:
                 pool = pool[self.batch_size :]
         if pool:
             yield pool
+
+
+def several_chunks(latents: xr.DataArray, dims: Sequence[Hashable], chunks: Sequence[int]) -> bool:
+    """Whether latents come from more than one chunk; a selection may be smaller than one and lie in two."""
+    marks = [chunk_coordinate(str(dim).removesuffix("_patch")) for dim in dims]
+    larger = any(latents.sizes[dim] > size for dim, size in zip(dims, chunks, strict=True))
+    return larger or any(np.unique(latents[mark]).size > 1 for mark in marks if mark in latents.coords)
 
 
 def spans(begin: NDArray[Any], end: NDArray[Any], factors: Sequence[int]) -> list[slice]:

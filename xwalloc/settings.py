@@ -1,38 +1,26 @@
-"""Runtime choices of this process: never part of a codec's configuration, because Zarr rebuilds codecs from JSON.
-
-`settings` is a `donfig.Config`: set values for a block with ``with xwalloc.settings.set({"threads": 1}):``, for a
-process with an environment variable (``XWALLOC_THREADS=1``, ``XWALLOC_DECODE__MAX_BYTES=...``) or for a user with a
-YAML file in ``~/.config/xwalloc``.
-
-========================  ===========  ==========================================================================
-key                       default      meaning
-========================  ===========  ==========================================================================
-``threads``               null         kernel threads of this process; null: as many as the process may use
-``device``                auto         where chunks are computed: "cpu", "cuda" (the first CUDA device that this process
-                                       sees), "cuda:1"; "auto": "cuda" where there is one and torch is installed, else
-                                       "cpu"; without Triton, only networks are computed there
-``batch.max_bytes``       null         memory, about, of the chunks that a CUDA device works on at a time, and again of
-                                       those that wait there; null: a quarter of what is free when it is first used
-``decode.max_bytes``      2 GiB        largest array that a frame may claim where the caller does not say the shape
-``model_path``            none         folders of shared models, separated as in ``PATH``
-``model_cache``           null         folder of the user's models; null: ``~/.cache/xwalloc/models``
-========================  ===========  ==========================================================================
-
-On a Dask cluster, whoever starts a worker for each GPU (dask-cuda does) has CUDA_VISIBLE_DEVICES show a worker its own
-GPU first: it needs no setting.
-"""
+"""Runtime choices of this process: never part of a codec's configuration, because Zarr rebuilds codecs from JSON."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import donfig
 
 from xwalloc.errors import ConfigError
 
-__all__ = ["batch_limit", "decode_limit", "device_choice", "model_folders", "settings", "thread_count"]
+__all__ = [
+    "batch_limit",
+    "check_settings",
+    "decode_limit",
+    "device_choice",
+    "model_folders",
+    "settings",
+    "thread_count",
+]
 
 DEFAULTS = {
     "threads": None,
@@ -43,7 +31,79 @@ DEFAULTS = {
     "model_cache": None,
 }
 
-settings = donfig.Config("xwalloc", defaults=[DEFAULTS])
+
+class Settings(donfig.Config):  # type: ignore[misc]
+    """Runtime choices of this process, in `xwalloc.settings`.
+
+    Set values for a block with ``with xwalloc.settings.set({...}):``, or from now on without ``with``; for a process
+    with an environment variable (``XWALLOC_THREADS=1``, ``XWALLOC_DECODE__MAX_BYTES=...``); for a user with a YAML file
+    in ``~/.config/xwalloc``. ``xwalloc.settings.get("threads")`` says what holds.
+
+    ====================  ===========  ==============================================================================
+    key                   default      meaning
+    ====================  ===========  ==============================================================================
+    ``threads``           null         kernel threads of this process; null: as many as the process may use
+    ``device``            auto         where chunks are computed: "cpu", "cuda" (the first CUDA device that this process
+                                       sees), "cuda:1"; "auto": "cuda" where there is one and torch is installed, else
+                                       "cpu"; without Triton, only networks are computed there
+    ``batch.max_bytes``   null         memory, about, of the chunks that a CUDA device works on at a time, and again of
+                                       those that wait there; null: a quarter of what is free when it is first used
+    ``decode.max_bytes``  2 GiB        largest array that a frame may claim where the caller does not say the shape
+    ``model_path``        none         folders of shared models, separated as in ``PATH``
+    ``model_cache``       null         folder of the user's models; null: ``~/.cache/xwalloc/models``
+    ====================  ===========  ==============================================================================
+
+    On a Dask cluster, whoever starts a worker for each GPU (dask-cuda does) has CUDA_VISIBLE_DEVICES show a worker its
+    own GPU first: it needs no setting.
+
+    Examples
+    --------
+    >>> import xwalloc
+    >>> with xwalloc.settings.set({"threads": 1, "decode.max_bytes": 2**30}):
+    ...     xwalloc.settings.get("threads"), xwalloc.settings.get("decode.max_bytes")
+    (1, 1073741824)
+    """
+
+    def set(self, arg: Mapping[str, Any] | None = None, **values: Any) -> Any:
+        """Set values by name, for the block of a ``with`` statement or from now on.
+
+        Parameters
+        ----------
+        arg
+            Values by name, such as ``{"batch.max_bytes": 2**30}``.
+        **values
+            The same as arguments, with ``__`` for the dot: ``batch__max_bytes=2**30``.
+
+        Raises
+        ------
+        ConfigError
+            If there is no setting of that name. Values are checked when they are used.
+        """
+        known = list(named(DEFAULTS))
+        for name in (*named(arg or {}), *named({key.replace("__", "."): value for key, value in values.items()})):
+            if name.replace("-", "_") not in known:
+                raise ConfigError(f"Expected the name of an xwalloc setting: {', '.join(known)}. Got {name!r}.")
+        return super().set(arg, **values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in DEFAULTS:
+            raise ConfigError(
+                f"Expected xwalloc setting {name!r} to be set by name: xwalloc.settings.set({{{name!r}: ...}}). Got an "
+                "assignment, which would change nothing."
+            )
+        super().__setattr__(name, value)
+
+
+def named(values: Mapping[str, Any]) -> Iterator[str]:
+    """Names of nested values, with a dot between levels."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in named(value))
+        else:
+            yield key
+
+
+settings = Settings("xwalloc", defaults=[DEFAULTS])
 
 
 def thread_count() -> int:
@@ -122,3 +182,18 @@ def model_folders() -> list[Path]:
         )
     own = cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "xwalloc", "models")
     return [Path(folder).expanduser() for folder in [*path.split(os.pathsep), own] if folder]
+
+
+def check_settings() -> None:
+    """Refuse settings that no process can work with, before work begins.
+
+    Raises
+    ------
+    ConfigError
+        If one has an impossible value.
+    """
+    thread_count()
+    device_choice()
+    batch_limit(1)
+    decode_limit()
+    model_folders()

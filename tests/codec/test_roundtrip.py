@@ -304,6 +304,12 @@ def test_more_levels_than_fit(shape, tree, boundary):
         roundtrip(array, CodecConfig(**CUBE, levels=8, tree=tree, boundary=boundary, **quality))
 
 
+def test_more_levels_than_packets_of_three_axes_have():
+    ramp = np.add.outer(np.add.outer(np.arange(128), np.arange(128)), np.arange(64))
+    frame, _ = roundtrip(ramp.astype("u1"), CodecConfig(signal_axes=(0, 1, 2), step=100.0, tree="packet", levels=8))
+    assert inspect(frame).mode == "transform"
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_small_and_degenerate_chunks(quality, dtype):

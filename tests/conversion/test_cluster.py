@@ -19,6 +19,8 @@ from xwalloc.conversion.convert import convert
 from xwalloc.conversion.sources.netcdf import NetcdfSource
 from xwalloc.conversion.verify import verify
 from xwalloc.errors import ConfigError
+from xwalloc.settings import settings
+from xwalloc.version import __version__
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers don't have this module
 
@@ -259,3 +261,27 @@ def test_worker_processes_of_its_own(source, whole, tmp_path):
     assert verify(source, tmp_path / "a.zarr").ok
     with pytest.raises(ConfigError, match="one of client, scheduler and workers"):
         convert(source, tmp_path / "b.zarr", workers=2, scheduler="tcp://127.0.0.1:1", **SETTINGS)
+
+
+def test_only_workers_that_encode_need_the_device_of_their_settings():
+    def crew(*trouble):
+        facts = {"threads": 1, "memory_limit": 0, "resident": 0, "version": __version__, "plan": None}
+        return [
+            workers.Worker(address=f"tcp://{n}", gpus=gpus, trouble=said, **facts)
+            for n, (gpus, said) in enumerate(trouble)
+        ]
+
+    workers.check(crew((1, None), (0, "no device")), None)
+    with pytest.raises(ConfigError, match=r"^no device \(worker tcp://1\)$"):
+        workers.check(crew((0, None), (0, "no device")), None)
+    with pytest.raises(ConfigError, match="worker tcp://0"):
+        workers.check(crew((1, "no device"), (0, "no device")), None)
+
+
+def test_the_device_is_that_of_the_workers(source, tmp_path, client):
+    """The process that asks for a conversion may name a device that only workers have."""
+    with settings.set({"device": "cuda:999"}):
+        assert convert(source, tmp_path / "a.zarr", client=client, **SETTINGS).ok
+    with settings.set({"device": "gpu"}), pytest.raises(ConfigError, match="XWALLOC_DEVICE"):
+        convert(source, tmp_path / "b.zarr", client=client, **SETTINGS)
+    assert not (tmp_path / "b.zarr").exists()

@@ -606,3 +606,25 @@ def test_json_of_results_is_strict(tmp_path):
     assert [event["event"] for event in events] == ["progress"] * (len(events) - 1) + ["result"]
     assert events[-1]["ok"] is True
     assert objects.is_empty(objects.open_store(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"device": "cuda:999"}, "Expected a CUDA device for the xwalloc setting 'device'"),
+        ({"device": "gpu"}, "Expected xwalloc setting 'device' (XWALLOC_DEVICE) to be"),
+        ({"threads": 0}, "Expected xwalloc setting 'threads' to be null or a positive integer. Got 0."),
+        ({"batch.max_bytes": "much"}, "Expected xwalloc setting 'batch.max_bytes' to be a number of bytes"),
+    ],
+)
+@pytest.mark.parametrize("dry", [False, True])
+def test_settings_are_looked_at_before_work_begins(tmp_path, changed, words, dry, monkeypatch):
+    raster(tmp_path / "s.tif", field(2, 16, 16).astype("f4"))
+    monkeypatch.setattr("xwalloc.conversion.convert.find", lambda *_, **__: pytest.fail("sources were opened"))
+    command = ["convert", str(tmp_path / "s.tif"), str(tmp_path / "s.zarr"), "--max-error", "5"]
+    with xwalloc.settings.set(changed):
+        result = CliRunner().invoke(main, [*command, *["--dry-run"] * dry])
+    assert result.exit_code == 1
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith(f"Error: {words}")
+    assert not (tmp_path / "s.zarr").exists()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from xwalloc.conversion.convert import convert, prepare
 from xwalloc.conversion.memory import MOST_ROOM, room_for_unit
 from xwalloc.conversion.plan import with_shards
+from xwalloc.conversion.verify import verify
 from xwalloc.conversion.workers import Worker
 from xwalloc.errors import ConfigError
 
@@ -87,6 +88,42 @@ def test_equal_plans_have_equal_fingerprints():
 
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint(max_error=0.2), fingerprint(chunks={"y": 32}), fingerprint(nodata=3)}) == 4
+
+
+def geolocated():
+    """A swath whose latitude and longitude are data variables."""
+    y, x = np.meshgrid(np.arange(32.0), np.arange(40.0), indexing="ij")
+    radiance = np.random.default_rng(3).normal(size=(4, 32, 40)).cumsum(1).cumsum(2)
+    return xr.Dataset(
+        {
+            "radiance": (("band", "y", "x"), radiance),
+            "lat": (("y", "x"), 50 + 1e-4 * (y + 0.3 * x), {"units": "degrees_north"}),
+            "lon": (("y", "x"), 8 + 1e-4 * (x - 0.3 * y), {"standard_name": "longitude"}),
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["dataset", "netcdf"])
+def test_geolocation_stays_exact(tmp_path, kind):
+    ds = geolocated()
+    ds.to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
+    source = str(tmp_path / "s.nc") if kind == "netcdf" else ds
+    assert convert(source, tmp_path / "s.zarr", max_error=0.5).ok
+    back = xr.open_zarr(tmp_path / "s.zarr", consolidated=False).load()
+    for name in ("lat", "lon"):
+        xr.testing.assert_identical(back[name], ds[name])
+    assert 0 < abs(back.radiance - ds.radiance).max() <= 0.5
+    assert verify(source, tmp_path / "s.zarr").ok
+    arrays = prepare(source, max_error={"lat": 0.5}).plan.arrays
+    assert [array.variable for array in arrays if array.config] == ["lat"]
+
+
+@pytest.mark.parametrize("where", ["attrs", "encoding"])
+def test_what_others_name_as_coordinates_stays_exact(where):
+    ds = geolocated().assign(seconds=(("y", "x"), np.ones((32, 40))))
+    getattr(ds.radiance, where)["coordinates"] = "seconds"
+    arrays = prepare(ds, max_error=0.5).plan.arrays
+    assert [array.variable for array in arrays if array.config] == ["radiance"]
 
 
 def test_bounds_of_packed_values_are_said_as_stored(tmp_path, caplog, monkeypatch):

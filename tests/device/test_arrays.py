@@ -21,7 +21,7 @@ from xwalloc import numcodecs as v2  # noqa: E402
 from xwalloc import zarr as v3  # noqa: E402
 from xwalloc.bitstream import planes  # noqa: E402
 from xwalloc.codec import chunk as chunk_module  # noqa: E402
-from xwalloc.codec import engine, resident  # noqa: E402
+from xwalloc.codec import devices, engine, resident  # noqa: E402
 from xwalloc.codec.decode import decode_frame, decode_there  # noqa: E402
 from xwalloc.codec.resident import decode  # noqa: E402
 from xwalloc.models import choice  # noqa: E402
@@ -251,6 +251,20 @@ def test_bytes_are_those_of_arrays_on_the_host(there, dtype, more):
     data = mixture((16, 5, 6), dtype)
     codec = v2.Walloc(**{**CODEC, **more})
     assert codec.encode(there.cupy.asarray(data)) == codec.encode(data)
+
+
+def test_arrays_that_do_not_fit_there_again_come_to_the_host(there):
+    """A copy of what lies backwards, or on another device, may be too much."""
+    data = mixture((16, 5, 6), "f4")
+    codec = v2.Walloc(**CODEC)
+
+    def no_memory(array):
+        raise MemoryError("too little")
+
+    there.monkeypatch.setattr(resident.DeviceArray, "of", no_memory)
+    there.monkeypatch.setattr(devices, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="on the CPU"):
+        assert codec.encode(there.cupy.asarray(data)) == codec.encode(data)
 
 
 def test_memory_order(there):

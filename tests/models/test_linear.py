@@ -10,7 +10,7 @@ from xwalloc.errors import FormatError
 from xwalloc.models import linear
 from xwalloc.models.analysis import Scale
 from xwalloc.models.samples import HostSamples
-from xwalloc.models.spec import Grid, LinearModel, padded
+from xwalloc.models.spec import HEAD, Grid, LinearModel, padded
 from xwalloc.types import in_turn
 
 
@@ -101,3 +101,9 @@ def test_every_partial_sum_stays_exact(fitted):
         for row in model.matrix
     ]
     assert np.array_equal(whole(model, latents)[0][:, [0, 77]], np.array(exact, np.float64))
+
+
+def test_too_many_subbands_are_refused_before_anything_is_made():
+    data = HEAD.pack(1, 0, 8, 20, 128, 0, 0, 0, 1, 0) + bytes(60)
+    with pytest.raises(FormatError, match="65536 subbands"):
+        LinearModel.from_bytes(data, (1 << 10, 1 << 10, 1 << 10), 3, 1)

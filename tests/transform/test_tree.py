@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xwalloc.errors import ConfigError
-from xwalloc.transform.tree import plan, split_count
+from xwalloc.transform.tree import Plan, fitting_levels, most_subbands, plan, split_count
 
 
 @pytest.mark.parametrize(("n", "count"), [(1, 0), (3, 0), (4, 1), (6, 1), (7, 2), (8, 2), (12, 2), (13, 3), (1024, 9)])
@@ -83,3 +83,24 @@ def test_plans_are_cached_and_hashable() -> None:
 def test_wrong_arguments(arguments: tuple) -> None:
     with pytest.raises(ConfigError, match="Expected"):
         plan(*arguments)
+
+
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3).map(tuple),
+    levels=st.integers(0, 8),
+    tree=st.sampled_from(["dyadic", "packet"]),
+)
+def test_most_subbands(shape: tuple[int, ...], levels: int, tree: str) -> None:
+    assert len(plan(shape, levels, tree).subbands) <= most_subbands(shape, levels, tree)
+
+
+def test_packet_trees_have_a_limit() -> None:
+    """No plan of millions of subbands is made, and none of thousands kept."""
+    assert fitting_levels((1024, 1024), 8, "packet") == 8
+    assert fitting_levels((256, 256, 256), 8, "dyadic") == 8
+    assert fitting_levels((256, 256, 256), 8, "packet") == 5
+    assert fitting_levels((256, 256, 16), 8, "packet") == 6
+    with pytest.raises(ConfigError, match="65536 subbands"):
+        Plan(shape=(256, 256, 256), levels=6, tree="packet")
+    assert plan((64, 64), 6, "packet") is plan((64, 64), 6, "packet")
+    assert plan((256, 256), 7, "packet") is not plan((256, 256), 7, "packet")

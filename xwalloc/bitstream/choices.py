@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from xwalloc.bitstream.rans import DIRECT, split
 from xwalloc.bitstream.tables import ESCAPE, PROB_BITS, TOKENS, Tables, shipped
 from xwalloc.errors import FormatError
 from xwalloc.jit import kernel
-from xwalloc.types import Buffer
+from xwalloc.types import Buffer, cached_property
 
 __all__ = ["BITS_PER_CHOICE", "CLASS_IDS", "Choice", "choose", "choose_for", "costs", "count", "identities", "usual"]
 

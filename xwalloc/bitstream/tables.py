@@ -7,7 +7,7 @@ end: one float in them would make a stream undecodable on another machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib import resources
 
 import google_crc32c
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import FormatError
+from xwalloc.types import cached_property
 
 __all__ = ["ESCAPE", "PROB_BITS", "SHIPPED", "TOKENS", "Tables", "from_counts", "shipped", "shipped_id"]
 

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 
 import xwalloc
 from xwalloc.cli.shell import amount, debug_option, main, ratio, show
+from xwalloc.cli.words import in_options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +88,13 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
     """Where log messages go: to the terminal, beside bars; nowhere but into JSON where that is wanted."""
     level = logging.INFO if verbose else logging.CRITICAL if as_json else logging.ERROR if quiet else logging.WARNING
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    parameters = click.get_current_context().command.params
+
+    def reword(record: logging.LogRecord) -> bool:
+        record.msg, record.args = in_options(record.getMessage(), parameters), ()
+        return True
+
+    handler.addFilter(reword)
     logger = logging.getLogger("xwalloc")
     logger.handlers = [handler]
     logger.setLevel(level)
@@ -153,6 +161,7 @@ def convert(
       xwalloc convert scene.tif scene.zarr --max-error 20
       xwalloc convert 'granules/*.nc' archive.zarr --along time --max-error temperature=0.05 --workers 4
     """
+    from xwalloc.codec import engine
     from xwalloc.conversion import convert as conversion
     from xwalloc.conversion import estimate
     from xwalloc.conversion.memory import room_for_unit
@@ -167,6 +176,7 @@ def convert(
     if dry_run:
         where = {key: options.pop(key) for key in ("scheduler", "workers")}
         del options["overwrite"]
+        engine.device()  # chunks are tried here, whoever will do the work
         with cluster(None, where["scheduler"], where["workers"]) as client:
             crew = look(client)
             ready = conversion.prepare(list(source), target=store, room=room_for_unit(crew), **options)

@@ -11,6 +11,7 @@ from rich.console import Console
 import xwalloc
 from xwalloc.cli.shell import debug_option, main, show
 from xwalloc.errors import ConfigError
+from xwalloc.models.model import check_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +44,7 @@ def fit(store: str, variable: str, model: str, signal_dim: tuple[str, ...], **op
 
     STORE is the path or URL of a Zarr store that xarray opens; a sample of blocks is read. Exactly one target is given.
     """
+    check_place("MODEL", model)
     with opened(store) as dataset:
         if variable not in dataset.data_vars:
             raise ConfigError(f"Expected VARIABLE to be one of {list(dataset.data_vars)}. Got {variable!r}.")
@@ -82,6 +84,7 @@ def import_checkpoint(
     from xwalloc.codec import trial
     from xwalloc.models import published
 
+    check_place("MODEL", model)
     found = published.import_checkpoint(config, checkpoint, value_range=value_range, allow_pickle=pickle)
     chunk = trial.made(found, size) if image is None else trial.picture(found, image, size)
     found.save(model)
@@ -125,6 +128,7 @@ def train(
 
     from rich.progress import Progress
 
+    check_place("MODEL", model)
     with ExitStack() as stack:
         datasets = [stack.enter_context(opened(store)) for store in source]
         for dataset in datasets:

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.text import Text
 
 import xwalloc
+from xwalloc.cli.words import in_options
 from xwalloc.errors import XwallocError
+from xwalloc.extras import explained
 
 __all__ = ["amount", "counted", "debug_option", "main", "ratio", "shares", "show"]
 
@@ -31,8 +33,11 @@ class Friendly(click.Group):
         except Exception as error:
             if ctx.meta.get("debug"):
                 raise
+            if isinstance(error, ModuleNotFoundError):
+                error = explained(error, f"`xwalloc {ctx.invoked_subcommand}`")
             if isinstance(error, XwallocError):
-                raise click.ClickException(str(error)) from error
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                raise click.ClickException(in_options(str(error), command.params if command else ())) from error
             raise click.ClickException(
                 f"{type(error).__name__}: {error}\nRun the same command with --debug to see where this comes from."
             ) from error

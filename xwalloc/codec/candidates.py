@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from xwalloc.codec.layout import Special, fill_holes
 from xwalloc.codec.resident.arrays import DeviceArray, on_host
 from xwalloc.codec.survey import Survey
 from xwalloc.errors import BudgetError
+from xwalloc.types import cached_property
 
 __all__ = [
     "Candidate", "Chunk", "draft_of", "exact_draft", "exactly", "in_lattice_mode", "lossless", "promising", "search",

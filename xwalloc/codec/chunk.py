@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,6 +52,8 @@ from xwalloc.errors import ConfigError
 from xwalloc.models import library
 from xwalloc.models.model import PUBLISHED, Model
 from xwalloc.models.spec import Grid, padded
+from xwalloc.transform.tree import fitting_levels
+from xwalloc.types import cached_property
 
 __all__ = ["ChunkCodec", "decode_frame"]
 
@@ -258,10 +259,11 @@ class ChunkCodec:
         if self.shared is not None:
             z, y, x = layout.canonical[2:]
             return self.shared.fitted.grid((z, y, x))
+        levels = fitting_levels(layout.canonical[2:], config.levels, config.tree)
         return Grid(
-            signal=padded(layout.canonical[2:], config.levels, config.tree, config.boundary),
+            signal=padded(layout.canonical[2:], levels, config.tree, config.boundary),
             dimensions=layout.dimensions,
-            levels=config.levels,
+            levels=levels,
             tree=config.tree,
             boundary=config.boundary,
             wavelet=config.wavelet,

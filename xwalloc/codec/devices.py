@@ -176,7 +176,7 @@ def arithmetic(networks: bool = False) -> Iterator[None]:
         raise DeviceMemoryError(f"The device has too little memory: {error}") from None
 
 
-def fall_back(error: DeviceMemoryError) -> None:
+def fall_back(error: MemoryError) -> None:
     """Say, once in a process, that chunks are computed on the CPU because the device is too small for one."""
     global _warned
     with _lock:

@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -23,7 +22,7 @@ from xwalloc.bitstream.contexts import MAGNITUDES, Kind, magnitude_code
 from xwalloc.bitstream.frame import AxisRole
 from xwalloc.codec.engine import map_parallel
 from xwalloc.errors import FormatError
-from xwalloc.types import Buffer, Region
+from xwalloc.types import Buffer, Region, cached_property
 
 __all__ = ["Layout", "Special", "fill_holes", "pack_exceptions", "pack_mask", "unpack_exceptions", "unpack_mask"]
 

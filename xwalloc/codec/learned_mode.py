@@ -15,7 +15,6 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from xwalloc.codec.transform_sections import Models, decode_residuals, encode_re
 from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.model import KEY_BYTES, PREFIX, Model
 from xwalloc.models.published import STABLE, TOLERANCE, Published
-from xwalloc.types import Buffer, Region
+from xwalloc.types import Buffer, Region, cached_property
 
 __all__ = ["Draft", "Learned", "decode", "draft", "named_model", "read_latents"]
 

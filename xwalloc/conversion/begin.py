@@ -152,7 +152,7 @@ def refuse_changes(manifest: Manifest, before: dict[str, Any], plan: Plan, missi
     if details:
         raise ConfigError(
             f"Expected the settings and sources with which the conversion to {manifest.store} was begun. "
-            f"{'; '.join(details)}. Use those, choose another place, or give overwrite to build it anew."
+            f"{'; '.join(details)}. Use those, choose another place, or give overwrite=True to build it anew."
         )
     return outdated
 

@@ -10,6 +10,7 @@ from typing import Any
 from xwalloc.conversion.part import BEFORE, part_of
 from xwalloc.conversion.targets.contents import open_contents
 from xwalloc.errors import ConfigError
+from xwalloc.extras import explaining
 
 __all__ = ["export"]
 
@@ -17,6 +18,7 @@ STORE_FILES = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
 KINDS = {".zarr": "zarr", ".nc": "netcdf", ".nc4": "netcdf", ".tif": "geotiff", ".tiff": "geotiff"}
 
 
+@explaining("xwalloc.export")
 def export(
     store: Any,
     target: str | os.PathLike[str],

@@ -209,7 +209,7 @@ class Manifest:
         except (ValueError, AttributeError):
             raise ConfigError(
                 f"Expected the record of a conversion in {self.store}, at {FOLDER}. It is damaged. Convert into "
-                "another store, or again with overwrite."
+                "another store, or again with overwrite=True."
             ) from None
         if version != VERSION:
             raise ConfigError(

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from xwalloc.errors import ConfigError
+from xwalloc.extras import explaining
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,6 +33,7 @@ def gpu_workers(client: Client) -> list[str]:
     return sorted(at for at, worker in workers.items() if (worker.get("resources") or {}).get("GPU", 0) >= GPU["GPU"])
 
 
+@explaining("xwalloc.persist")
 def persist(obj: T, *, client: Client | None = None) -> T:
     """Read and decode an array on workers with GPUs, into the memory of the cluster.
 

@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from xwalloc.conversion.sources.base import Region, Source, placeholder
 from xwalloc.conversion.sources.find import Granule
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model, ModelReference
+from xwalloc.types import cached_property
 from xwalloc.xarray.grid import Grid
 from xwalloc.xarray.plan import Request, by_variable
 from xwalloc.xarray.plan import plan as plan_variables
@@ -269,7 +269,7 @@ def as_seen(template: xr.Dataset) -> xr.Dataset:
     for name, variable in template.data_vars.items():
         sample = xr.Variable(variable.dims, np.zeros((1,) * variable.ndim, variable.dtype), variable.attrs)
         seen = decode_cf_variable(name, sample, decode_times=False)
-        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs)
+        found[name] = xr.Variable(variable.dims, placeholder(variable.shape, seen.dtype), seen.attrs, variable.encoding)
     return template.assign(found)
 
 

@@ -16,10 +16,11 @@ from distributed.comm.addressing import parse_address, parse_host_port
 from distributed.comm.registry import get_backend
 from zarr.abc.store import Store
 
+from xwalloc.codec import engine
 from xwalloc.conversion.here import Here
 from xwalloc.conversion.manifest import Manifest
 from xwalloc.errors import ConfigError
-from xwalloc.settings import thread_count
+from xwalloc.settings import check_settings, device_choice, thread_count
 from xwalloc.version import __version__
 
 __all__ = ["Worker", "cluster", "look", "refuse_unseen"]
@@ -50,6 +51,8 @@ class Worker:
         Of xwalloc.
     plan
         Fingerprint of the conversion that it finds in the store; None where it finds none.
+    trouble
+        Why it cannot encode with its settings; None where it can.
     """
 
     address: str
@@ -59,6 +62,7 @@ class Worker:
     resident: int
     version: str
     plan: str | None
+    trouble: str | None = None
 
 
 def _check_address(address: str) -> None:
@@ -90,6 +94,7 @@ def cluster(client: Client | None, scheduler: str | None, workers: int | None) -
     """
     if sum(value is not None for value in (client, scheduler, workers)) > 1:
         raise ConfigError("Expected one of client, scheduler and workers. Got several. Leave out all but one.")
+    check_settings()
     if client is not None:
         yield client
         return
@@ -122,7 +127,8 @@ def look(client: Client, manifest: Manifest | None = None) -> list[Worker]:
     Raises
     ------
     ConfigError
-        If there is no worker, or xwalloc is missing or another version on one, or one does not see the store.
+        If there is no worker, or xwalloc is missing or another version on one, or one does not see the store, or one
+        that will encode cannot do so with its settings.
     """
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
@@ -185,17 +191,34 @@ def probe(manifest: Manifest | None) -> dict[str, Any]:
         "resident": psutil.Process(os.getpid()).memory_info().rss,
         "version": __version__,
         "plan": None if plan is None else plan.get("fingerprint"),
+        "trouble": trouble(),
     }
 
 
+def trouble() -> str | None:
+    """Why this process cannot encode with its settings; None where it can."""
+    try:
+        check_settings()
+        if device_choice() != "auto":  # which need not be looked for yet
+            engine.device()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def check(workers: list[Worker], manifest: Manifest | None) -> None:
-    """Refuse workers of another version, and such that do not see the store."""
+    """Refuse workers of another version, and such that cannot encode or do not see the store."""
     others = [worker for worker in workers if worker.version != __version__]
     if others:
         raise ConfigError(
             f"Expected xwalloc {__version__} on all workers, as here. Got {others[0].version} on {others[0].address}. "
             "Install the same version everywhere."
         )
+    apart = any(worker.gpus for worker in workers)
+    for worker in workers:
+        if worker.trouble is not None and (worker.gpus or not apart):
+            where = "" if worker.address.startswith("inproc://") else f" (worker {worker.address})"
+            raise ConfigError(f"{worker.trouble}{where}")
     plan = None if manifest is None else (manifest.plan() or {}).get("fingerprint")
     blind = [worker for worker in workers if worker.plan != plan]
     if blind and manifest is not None:

@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from xwalloc.errors import BudgetError, FormatError
 from xwalloc.models.spec import BOUNDARIES, MAX_PRECISION, SIDE_CODE, TREES, Boundary, Grid, LinearModel, Tree, padded
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import MAX_LEVELS, Plan
-from xwalloc.types import Buffer
+from xwalloc.types import Buffer, cached_property
 
 __all__ = ["Fitted", "book", "bookkeeping", "subband_ids"]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ from xwalloc.models.lattice_work import (
     Results,
     Sample,
 )
-from xwalloc.types import Buffer
+from xwalloc.types import Buffer, cached_property
 
 __all__ = ["Box", "Found", "Integers", "Mask", "Plan", "fits", "groups_of", "others_of", "slabs_of", "touching"]
 

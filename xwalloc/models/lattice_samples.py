@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.jit import allocating_kernel, kernel
 from xwalloc.models.lattice_grid import CLASSES, Offset, Tap
+from xwalloc.types import cached_property
 
 __all__ = [
     "FEWEST_SAMPLES",

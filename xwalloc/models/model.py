@@ -15,7 +15,6 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError, FormatError
+from xwalloc.types import cached_property
 
 if TYPE_CHECKING:
     from xwalloc.models.fitted import Fitted
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT", "INLINE_LIMIT", "KEY_BYTES", "LARGEST", "LINEAR", "PUBLISHED", "Model", "ModelReference",
-    "parse_reference",
+    "check_place", "parse_reference",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -222,7 +222,13 @@ class Model:
         ----------
         path
             Name of the file; ``.safetensors`` is the usual ending.
+
+        Raises
+        ------
+        ConfigError
+            If no file can be there.
         """
+        check_place("path", path)
         target = Path(path)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
@@ -416,3 +422,26 @@ def parse_reference(value: object) -> ModelReference | None:
         "Expected model to be null, a Model, or a mapping of 'id' ('sha256:' and 64 hexadecimal digits) and perhaps "
         f"'weights'. Got {value!r:.80}. xwalloc.fit and xwalloc.load_model return models."
     )
+
+
+def check_place(parameter: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a name for a file that cannot be written, before there is something to write.
+
+    Raises
+    ------
+    ConfigError
+        If its folder does not exist or cannot be written to, or a folder has this name.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ConfigError(
+            f"Expected {parameter} to be a file in a folder that exists. Got {os.fspath(path)!r}. Make the folder "
+            "first, or name another."
+        )
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(
+            f"Expected {parameter} to be a file in a folder that can be written to. Got {os.fspath(path)!r}. Name "
+            "another folder, or change its permissions."
+        )
+    if Path(path).is_dir():
+        raise ConfigError(f"Expected {parameter} to be a file. Got the folder {os.fspath(path)!r}. Name a file in it.")

@@ -15,7 +15,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.models.model import FORMAT, PUBLISHED, Model
+from xwalloc.types import cached_property
 
 if TYPE_CHECKING:
     from xwalloc.models.upstream import Architecture, Codec

@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,8 +19,8 @@ from xwalloc.errors import ConfigError, FormatError
 from xwalloc.jit import kernel
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.filters import check_boundary
-from xwalloc.transform.tree import Plan, Subband, plan, split_count
-from xwalloc.types import Buffer, Parallel, in_turn
+from xwalloc.transform.tree import KEPT_SUBBANDS, Plan, Subband, most_subbands, plan, split_count
+from xwalloc.types import Buffer, Parallel, cached_property, in_turn
 
 __all__ = ["Grid", "LinearModel", "pack_vectors", "padded", "unpack_vectors"]
 
@@ -333,7 +333,10 @@ class LinearModel:
         if quantum == 0 or code >= len(MAGNITUDES):
             raise FormatError("The model of the frame has impossible parameters.")
         try:
-            grid = _grid(signal, dimensions, levels, TREES[tree & 1], BOUNDARIES[boundary], wavelet, filter_shift)
+            kept = most_subbands(signal, levels, TREES[tree & 1]) <= KEPT_SUBBANDS
+            grid = (_kept_grid if kept else _grid)(
+                signal, dimensions, levels, TREES[tree & 1], BOUNDARIES[boundary], wavelet, filter_shift
+            )
             count = len(grid.subbands)
         except ConfigError as error:
             raise FormatError(f"The model of the frame does not fit its chunk: {error}") from None
@@ -352,7 +355,6 @@ class LinearModel:
         )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
 def _grid(
     signal: tuple[int, int, int],
     dimensions: int,
@@ -375,6 +377,9 @@ def _grid(
     )  # fmt: skip
     check_boundary(grid.filters("synthesis", filter_shift), grid.boundary)
     return grid
+
+
+_kept_grid = lru_cache(maxsize=64)(_grid)
 
 
 @kernel

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from xwalloc.jit import kernel
 from xwalloc.models import quantise as q
 from xwalloc.models.analysis import exact_shift, filter_shift, largest_product, project, to_units
 from xwalloc.models.spec import Grid
-from xwalloc.types import Parallel, in_turn
+from xwalloc.types import Parallel, cached_property, in_turn
 
 __all__ = [
     "Box", "HostTrials", "Trial", "Trials", "Windows", "boxes_of", "code_lengths", "counted_channels", "sum_of",

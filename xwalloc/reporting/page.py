@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xwalloc.conversion.pairs import Pair
+from xwalloc.extras import explaining
 from xwalloc.reporting.section import section
 from xwalloc.reporting.words import plain, settings
 
@@ -40,7 +41,8 @@ def write_page(
     Path
         The file.
     """
-    import jinja2
+    with explaining("xwalloc.report"):
+        import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("xwalloc.reporting", "."), autoescape=True, undefined=jinja2.StrictUndefined,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from xwalloc.models.trials import code_lengths
 from xwalloc.transform import wavelet as w
 from xwalloc.transform.linalg import solve_spd
 from xwalloc.transform.tree import Plan, Tree, plan
+from xwalloc.types import cached_property
 
 __all__ = ["QUANTUM", "Blocks", "Quantised", "analysis_of", "quantise", "varied"]
 

@@ -9,13 +9,18 @@ An axis is split as often as its low-pass part has at least `MIN_LENGTH` entries
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 from xwalloc.errors import ConfigError
+from xwalloc.types import cached_property
 
-__all__ = ["MAX_LEVELS", "MIN_LENGTH", "Plan", "Step", "Subband", "Tree", "plan", "split_count"]
+__all__ = [
+    "KEPT_SUBBANDS", "MAX_LEVELS", "MIN_LENGTH", "Plan", "Step", "Subband", "Tree", "fitting_levels", "most_subbands",
+    "plan", "split_count",
+]  # fmt: skip
 
 Tree = Literal["dyadic", "packet"]
 
@@ -23,6 +28,12 @@ MAX_LEVELS = 8
 
 MIN_LENGTH = 4
 """An axis with fewer entries is not split."""
+
+MOST_SUBBANDS = 1 << 16
+"""Packet trees of three axes could have millions, each an object; two axes never have more than this."""
+
+KEPT_SUBBANDS = 1 << 12
+"""Plans of more subbands are made anew each time: they would fill the memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +106,9 @@ class Plan:
             raise ConfigError(f"Expected levels from 0 to {MAX_LEVELS}. Got {self.levels!r}.")
         if self.tree not in ("dyadic", "packet"):
             raise ConfigError(f"Expected tree 'dyadic' or 'packet'. Got {self.tree!r}.")
+        subbands = most_subbands(self.shape, self.levels, self.tree)
+        if subbands > MOST_SUBBANDS:
+            raise ConfigError(f"Expected at most {MOST_SUBBANDS} subbands. Got {subbands}: take fewer levels.")
 
     @cached_property
     def splits(self) -> tuple[int, ...]:
@@ -131,9 +145,8 @@ class Plan:
         return tuple(_packet_subbands(self) if self.tree == "packet" else _dyadic_subbands(self))
 
 
-@lru_cache(maxsize=256)
 def plan(shape: tuple[int, ...], levels: int, tree: Tree = "dyadic") -> Plan:
-    """Geometry of a wavelet transform.
+    """Geometry of a wavelet transform; kept for the next call unless it is large.
 
     Parameters
     ----------
@@ -148,9 +161,30 @@ def plan(shape: tuple[int, ...], levels: int, tree: Tree = "dyadic") -> Plan:
     Raises
     ------
     ConfigError
-        If an argument is out of range.
+        If an argument is out of range, or there were more than 2^16 subbands.
     """
-    return Plan(shape=tuple(shape), levels=levels, tree=tree)
+    kept = most_subbands(shape, levels, tree) <= KEPT_SUBBANDS
+    return (_kept_plan if kept else _plan)(tuple(shape), levels, tree)
+
+
+def _plan(shape: tuple[int, ...], levels: int, tree: Tree) -> Plan:
+    return Plan(shape=shape, levels=levels, tree=tree)
+
+
+_kept_plan = lru_cache(maxsize=256)(_plan)
+
+
+def most_subbands(shape: Sequence[int], levels: int, tree: Tree) -> int:
+    """How many subbands there are, at most."""
+    splits = [min(levels, split_count(n)) for n in shape]
+    return 1 << sum(splits) if tree == "packet" else 1 + max(splits, default=0) * ((1 << len(splits)) - 1)
+
+
+def fitting_levels(shape: Sequence[int], levels: int, tree: Tree) -> int:
+    """As many of these levels as there may be."""
+    while most_subbands(shape, levels, tree) > MOST_SUBBANDS:
+        levels -= 1
+    return levels
 
 
 def split_count(length: int) -> int:

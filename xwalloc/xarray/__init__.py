@@ -47,8 +47,10 @@ def encoding(
 
     Exactly one of `max_error`, `snr` and `lossless` is given, or none where a model says it. One value applies to the
     variables that have `channel_dim` where that is given, else to the floating ones; integer flags (attributes
-    ``flag_values``, ``flag_masks``, ``flag_meanings``) are taken only where a mapping names them. Other variables and
-    all coordinates are left out and stored exactly.
+    ``flag_values``, ``flag_masks``, ``flag_meanings``) are taken only where a mapping names them. So are variables that
+    CF says are coordinates (``standard_name`` or ``units`` of time, latitude, longitude or a projection; named in
+    ``coordinates`` of another), unless `obj` is that variable. Other variables and all coordinates of `obj` are left
+    out and stored exactly.
 
     Parameters
     ----------

@@ -18,19 +18,22 @@ Kind = Literal["channel", "t", "z", "y", "x"]
 NAMES: dict[Kind, frozenset[str]] = {
     "channel": frozenset(
         "band bands wavelength wavelengths wavenumber wvl wl lambda channel channels chan component components comp "
-        "electrode electrodes lead leads sensor sensors spectral spectral_band spectral_bands bandpass frequency "
-        "frequencies freq wave wavenumbers polarization polarisation feature features variable variables axis".split()
+        "electrode electrodes lead leads sensor sensors spectral spectral_band spectral_bands spectral_channel "
+        "bandpass frequency frequencies freq wave wavenumbers polarization polarisation feature features variable "
+        "variables axis".split()
     ),
     "t": frozenset("time times t sample samples date valid_time forecast_time".split()),
     "z": frozenset(
         "z lev level levels depth height altitude alt plev pressure isobaricinhpa bottom_top lv_isbl slice".split()
     ),
     "y": frozenset(
-        "y lat latitude northing northings row rows line lines yc nlat rlat south_north nav_lat ycoord azimuth".split()
+        "y lat latitude northing northings row rows line lines yc nlat rlat south_north nav_lat ycoord azimuth "
+        "downtrack down_track alongtrack along_track along-track scanline number_of_lines".split()
     ),
     "x": frozenset(
         "x lon longitude easting eastings col cols column columns pixel xc nlon rlon west_east nav_lon xcoord "
-        "long".split()
+        "long crosstrack cross_track cross-track acrosstrack across_track across-track ground_pixel "
+        "pixels_per_line".split()
     ),
 }
 STANDARD_NAMES: dict[str, Kind] = {
@@ -52,8 +55,8 @@ STANDARD_NAMES: dict[str, Kind] = {
     "projection_x_coordinate": "x",
 }
 UNITS: dict[str, Kind] = {
-    **dict.fromkeys(("degrees_north", "degree_north", "degree_n", "degrees_n"), "y"),
-    **dict.fromkeys(("degrees_east", "degree_east", "degree_e", "degrees_e"), "x"),
+    **dict.fromkeys(("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"), "y"),
+    **dict.fromkeys(("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"), "x"),
     **dict.fromkeys(
         ("nm", "nanometer", "nanometers", "um", "micrometer", "micrometers", "µm", "μm", "cm-1", "angstrom"), "channel"
     ),
@@ -117,8 +120,10 @@ def resolve_roles(
     Raises
     ------
     ConfigError
-        If no signal dimension is found; the message shows what was guessed.
+        If no signal dimension is found, where the message shows what was guessed, or one is named twice.
     """
+    if signal_dims is not None and len(set(signal_dims)) < len(signal_dims):
+        raise ConfigError(f"Expected signal_dims to name each dimension once. Got {tuple(signal_dims)}.")
     kinds = guess_kinds(variable)
     channel = resolve_channel(variable, channel_dim, signal_dims)
     series = False

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +16,8 @@ from xwalloc.codec.config import CodecConfig, Profile
 from xwalloc.errors import ConfigError
 from xwalloc.models import library
 from xwalloc.models.model import INLINE_LIMIT, Model, ModelReference
-from xwalloc.xarray.dims import Roles, guess_kinds, known, resolve_channel, resolve_roles
+from xwalloc.types import cached_property
+from xwalloc.xarray.dims import STANDARD_NAMES, UNITS, Roles, guess_kinds, known, resolve_channel, resolve_roles
 from xwalloc.xarray.grid import Grid, choose_grid
 from xwalloc.xarray.stored import as_stored, find_nodata, in_packed_units
 
@@ -279,7 +279,7 @@ def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[H
         return result
     wanted = any(value is not None for value in targets.values()) or request.lossless
     quality = parse_quality(lossless=request.lossless, **targets) if wanted or request.model is None else {}
-    parts = parts_of_others(dataset)
+    parts = named_by_others(dataset, PARTS if named else ("coordinates", *PARTS))
     reasons = {
         name: parts.get(name) or reason_against(variable, request, named)
         for name, variable in dataset.data_vars.items()
@@ -323,6 +323,8 @@ def reason_against(variable: xr.DataArray, request: Request, named: bool) -> str
         return f"its dtype {dtype} is not one that xwalloc encodes"
     if flags and variable.dtype.kind in "iu":
         return f"it holds flags ({flags[0]})"
+    if not named and (attribute := coordinate_attribute(variable)) is not None:
+        return f"it is a coordinate ({attribute} {variable.attrs[attribute]!r})"
     if request.channel_dim is not None and request.channel_dim not in variable.dims:
         return f"it has no dimension {request.channel_dim!r}"
     asked = request.lossless or request.max_error == 0 or made_for(request.model, variable)
@@ -351,13 +353,21 @@ def reason_to_ask(variable: xr.DataArray, request: Request) -> str | None:
     return None
 
 
-def parts_of_others(dataset: xr.Dataset) -> dict[Hashable, str]:
-    """Variables that belong to coordinates or geometries, with the reason to leave them exact."""
+def coordinate_attribute(variable: xr.DataArray) -> str | None:
+    """Attribute by which CF says that a variable is time, latitude, longitude or a coordinate of a projection."""
+    said = {key: str(variable.attrs.get(key, "")).lower() for key in ("standard_name", "units")}
+    if STANDARD_NAMES.get(said["standard_name"]) in ("t", "y", "x"):
+        return "standard_name"
+    return "units" if UNITS.get(said["units"].replace(" ", "_")) in ("y", "x") else None
+
+
+def named_by_others(dataset: xr.Dataset, keys: Sequence[str]) -> dict[Hashable, str]:
+    """Variables that others name in some of their CF attributes, with the reason to leave them exact."""
     found: dict[Hashable, str] = {}
     for name, variable in dataset.variables.items():
-        for key in PARTS:
+        for key in keys:
             named = np.ravel({**variable.encoding, **variable.attrs}.get(key, ""))
-            for part in " ".join(map(str, named)).split():
+            for part in set(" ".join(map(str, named)).split()) - {name}:
                 found[part] = f"it is what {name!r} names as its {key}"
     return found
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xwalloc.errors import ConfigError
 from xwalloc.fitting.basis import with_basis
 from xwalloc.models import library
-from xwalloc.models.model import LINEAR, Model
+from xwalloc.models.model import LINEAR, Model, check_place
 from xwalloc.models.spec import Tree
 from xwalloc.xarray.fit import Source, fit_sources
 
@@ -128,8 +128,8 @@ def train(
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("Expected matplotlib, which plot needs. Got none: pip install matplotlib, or leave out plot.")
     for parameter, path in (("plot", plot), ("checkpoint", checkpoint)):
-        if path is not None and not Path(path).parent.is_dir():
-            raise ConfigError(f"Expected {parameter} to lie in a folder that exists. Got {os.fspath(path)!r}.")
+        if path is not None:
+            check_place(parameter, path)
     if kind not in ("shared", "fixed"):
         raise ConfigError(f"Expected kind to be 'shared' or 'fixed'. Got {kind!r}.")
     several = isinstance(obj, Sequence)

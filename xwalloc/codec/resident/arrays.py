@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xwalloc.codec import engine
-from xwalloc.codec.devices import CPU, arithmetic
+from xwalloc.codec.devices import CPU, arithmetic, fall_back
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +49,8 @@ class DeviceArray:
 
         Raises
         ------
-        DeviceMemoryError
-            If the device has too little memory.
+        MemoryError
+            If the device has too little memory: a `DeviceMemoryError`, or CuPy's own.
         """
         import torch
         from torch.utils.dlpack import from_dlpack
@@ -123,9 +123,12 @@ class DeviceArray:
 
 def from_cupy(array: Any) -> NDArray[Any] | DeviceArray:
     """An array of CuPy as it is, if this process computes chunks on a device; else a copy on the host."""
-    if engine.device() == CPU:
-        return np.asarray(sys.modules["cupy"].asnumpy(array))
-    return DeviceArray.of(array)
+    if engine.device() != CPU:
+        try:
+            return DeviceArray.of(array)
+        except MemoryError as error:  # of torch, as `DeviceMemoryError`, or of CuPy
+            fall_back(error)
+    return np.asarray(sys.modules["cupy"].asnumpy(array))
 
 
 def on_host(samples: NDArray[Any] | DeviceArray) -> NDArray[Any]:

@@ -40,7 +40,8 @@ class Source(ABC):
     def template(self) -> xr.Dataset:
         """Dimensions, dtypes, attributes and coordinates, as they are stored: nothing is unpacked or masked.
 
-        What CF says of values (``_FillValue``, ``scale_factor`` ...) is in ``attrs``, and ``encoding`` is empty.
+        What CF says of values (``_FillValue``, ``scale_factor`` ...) is in ``attrs``. ``encoding`` holds at most
+        ``coordinates``, the names of what xarray has taken out of ``attrs``.
         Coordinates, and variables that are neither numbers nor bool, have their values; all other data variables are a
         `placeholder`.
 

@@ -45,7 +45,8 @@ class DatasetSource(Source):
             stored = as_stored(variable)
             if stored.dtype.kind in "biuf":
                 data: Any = placeholder(variable.shape, stored.dtype)
-                found[name] = xr.Variable(variable.dims, data, stored.attrs)
+                named = {key: value for key, value in variable.encoding.items() if key == "coordinates"}
+                found[name] = xr.Variable(variable.dims, data, stored.attrs, named)
             else:
                 found[name] = variable.variable
         return xr.Dataset(found, self.dataset.coords, self.dataset.attrs)

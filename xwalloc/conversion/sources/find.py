@@ -23,6 +23,7 @@ from xwalloc.conversion.sources.raster import RasterSource, envi_data, envi_head
 from xwalloc.conversion.sources.stack import THREADS, StackSource
 from xwalloc.conversion.store import place
 from xwalloc.errors import ConfigError
+from xwalloc.extras import explained
 
 __all__ = ["Found", "Given", "Granule", "find"]
 
@@ -233,6 +234,8 @@ def _reason(path: str, error: Exception) -> str:
     if isinstance(error, ConfigError):
         cause = error.__cause__
         return _reason(path, cause) if isinstance(cause, OSError) else str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return str(explained(error, "Reading it"))
     if isinstance(error, FileNotFoundError):
         return "There is no such file or folder."
     if isinstance(error, PermissionError):

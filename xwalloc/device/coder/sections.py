@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,7 @@ from xwalloc.device.arithmetic import EXACT
 from xwalloc.device.coder.kernels import contexts
 from xwalloc.device.coder.kernels.decoder import STREAM
 from xwalloc.device.memory import upload
+from xwalloc.types import cached_property
 
 __all__ = ["BLOCK", "Call", "Geometry", "Section", "starts"]
 

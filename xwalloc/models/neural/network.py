@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -35,7 +34,7 @@ from xwalloc.models.neural.features import inputs, spectral_codes
 from xwalloc.models.neural.views import View, views
 from xwalloc.models.patches import NOWHERE
 from xwalloc.transform.tree import Plan
-from xwalloc.types import Parallel, in_turn
+from xwalloc.types import Parallel, cached_property, in_turn
 
 __all__ = ["CORRECTION_BITS", "Network", "refine"]
 
