@@ -39,15 +39,17 @@ def test_info(tmp_path, dataset, options, group):
     assert item.shape == (6, 48, 40)
     assert item.configuration == {"channel_axis": 0, "signal_axes": [1, 2], "max_error": 0.25}
     assert item.modes.total() == (9 if "shards" in options else 1)
-    assert item.ratio == array.nbytes / array.nbytes_stored()
-    assert item.bits_per_sample == 8 * array.nbytes_stored() / array.size
-    assert 0 < item.sections.total() <= item.stored
+    assert item.storage.stored == array.nbytes_stored()
+    assert item.storage.ratio == array.nbytes / array.nbytes_stored()
+    assert item.storage.bits_per_sample == 8 * array.nbytes_stored() / array.size
+    assert 0 < item.sections.total() <= item.storage.chunks
+    assert item.storage.present == item.storage.count == (4 if "shards" in options else 1)
     result = run("info", tmp_path / "s.zarr")
     assert result.exit_code == 0, result.output
     for text in (
         item.path,
         "max_error 0.25",
-        f"ratio           {item.ratio:.2f}",
+        f"ratio           {item.storage.ratio:.2f}",
         "bits per sample",
         "model",
         "header",
@@ -61,6 +63,39 @@ def test_info_of_an_array(tmp_path, dataset):
     result = run("info", tmp_path / "s.zarr" / "cube")
     assert result.exit_code == 0, result.output
     assert "max_error 0.25" in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"zarr_format": 2}, {"zarr_format": 3}, {"shards": {"y": 32, "x": 32}}],
+    ids=["v2", "v3", "sharded"],
+)
+def test_info_says_which_chunks_are_stored(tmp_path, dataset, options):
+    store = tmp_path / "s.zarr"
+    dataset.walloc.to_zarr(store, max_error=0.25, chunks={"y": 16, "x": 16}, consolidated=False, **options)
+    kind, count = ("shards", 4) if "shards" in options else ("chunks", 9)
+    assert "are stored" not in run("info", store).output
+    files = sorted(path for path in (store / "cube").rglob("*") if path.is_file() and path.name[0] in "0123456789")
+    assert len(files) == count
+    files[0].unlink()  # the first one is not at an edge
+    (item,) = describe(store)
+    side = 32 if "shards" in options else 16
+    assert (item.storage.present, item.storage.count) == (count - 1, count)
+    assert item.storage.nbytes == dataset.cube.nbytes - 6 * side * side * 4
+    metadata = sum(
+        (store / "cube" / name).stat().st_size
+        for name in ("zarr.json", ".zarray", ".zattrs")
+        if (store / "cube" / name).exists()
+    )
+    assert (item.storage.chunks, item.storage.metadata) == (sum(path.stat().st_size for path in files[1:]), metadata)
+    text = run("info", store / "cube").output
+    assert f"{kind:<16}{count - 1} of {count} are stored, the others read as the fill value" in text
+    assert f"ratio           {item.storage.nbytes / (item.storage.chunks + metadata):.2f} (" in text
+    for path in files[1:]:
+        path.unlink()
+    text = run("info", store).output
+    assert f"0 of {count} are stored" in text
+    assert "ratio           none (0 B in " in text
 
 
 def test_errors_are_messages_with_a_remedy(tmp_path, dataset):

@@ -11,6 +11,7 @@ import zarr
 
 import xwalloc
 from xwalloc.frames import configuration, watch
+from xwalloc.info import describe
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -93,6 +94,16 @@ def test_errors_of_each_pixel_are_those_of_numpy(tmp_path):
     np.testing.assert_allclose(found.rmse, np.sqrt((error**2).mean(0)), rtol=1e-6)
     np.testing.assert_allclose(found.error, np.nan_to_num(error.max(0)), rtol=1e-6)
     assert np.nanmax(found.rmse) < found.error.max() <= 1
+
+
+def test_the_ratio_is_that_of_info(tmp_path):
+    dataset = xr.Dataset({"cube": (("band", "y", "x"), cube())})
+    text, _ = page(dataset, tmp_path, max_error=0.1, channel_dim="band", chunks={"y": 16, "x": 16})
+    (item,) = describe(tmp_path / "s.zarr")
+    assert item.storage.nbytes == dataset.cube.nbytes
+    assert f"<dt>compression ratio</dt><dd>{item.storage.ratio:.4g}</dd>" in text
+    assert re.search(r"<dt>stored</dt><dd>chunks [\d.]+ kB, metadata [\d.]+ (kB|bytes)</dd>", text)
+    assert "units of storage" not in text
 
 
 def test_a_miss_is_said(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +13,107 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
+from zarr.core.sync import sync
 
 from xwalloc.codec.inspect import FrameInfo, inspect
 from xwalloc.errors import ConfigError, FormatError
 from xwalloc.frames import configuration, watch
+from xwalloc.models import sidecar
+from xwalloc.models.model import parse_reference
 
-__all__ = ["ArrayInfo", "describe"]
+__all__ = ["ArrayInfo", "Storage", "describe", "parts"]
+
+METADATA = ("zarr.json", ".zarray", ".zattrs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """What is stored for an array: its chunks, its metadata, and its model, there or beside the array.
+
+    Parameters
+    ----------
+    count, present
+        Units of storage (shards, or chunks where there are none): all, and those that are stored. The others read as
+        the fill value, be it that they hold nothing else or that they were never written.
+    samples, nbytes
+        Number of samples in units that are stored, and their bytes.
+    chunks, metadata
+        Bytes of these units, and of metadata and model.
+    has_model
+        Whether there is a model among the latter.
+    """
+
+    count: int
+    present: int
+    samples: int
+    nbytes: int
+    chunks: int
+    metadata: int
+    has_model: bool
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> Storage:
+        """What is stored for an array; sizes are looked up, nothing is read."""
+        path = array.store_path.path
+        prefix = f"{path}/" if path else ""
+        sizes = sync(sizes_below(array.store_path.store, prefix))
+        unit = array.shards or array.chunks
+        grid = [-(-n // step) for n, step in zip(array.shape, unit, strict=True)]
+        present = samples = chunks = 0
+        for place in np.ndindex(*grid):
+            size = sizes.get(prefix + array.metadata.encode_chunk_key(place))
+            if size is not None:
+                present += 1
+                chunks += size
+                ends = zip(place, unit, array.shape, strict=True)
+                samples += math.prod(min((p + 1) * step, n) - p * step for p, step, n in ends)
+        ours = watch(array, lambda frame: None) is not None
+        reference = parse_reference(configuration(array).get("model")) if ours else None
+        beside = sidecar.size(array.store_path, reference)
+        return cls(
+            count=math.prod(grid), present=present, samples=samples, nbytes=samples * array.dtype.itemsize,
+            chunks=chunks,
+            metadata=sum(sizes.get(prefix + name, 0) for name in METADATA) + beside,
+            has_model=bool(beside) or (reference is not None and reference.weights is not None),
+        )  # fmt: skip
+
+    @property
+    def stored(self) -> int:
+        """Bytes of everything that is stored."""
+        return self.chunks + self.metadata
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Bytes of everything that is stored, by what it is."""
+        return parts(self.chunks, self.metadata, self.has_model)
+
+    @property
+    def ratio(self) -> float:
+        """Bytes of the samples in units that are stored, by bytes of everything that is; NaN where there are none."""
+        return self.nbytes / self.stored if self.nbytes else math.nan
+
+    @property
+    def bits_per_sample(self) -> float:
+        """Bits of everything that is stored, by samples in units that are; NaN where there are none."""
+        return 8 * self.stored / self.samples if self.samples else math.nan
+
+
+def parts(chunks: int, metadata: int, has_model: bool) -> list[tuple[str, int]]:
+    """Bytes that are stored, by what they are."""
+    return [("chunks", chunks), ("metadata and model" if has_model else "metadata", metadata)]
+
+
+async def sizes_below(store: Store, prefix: str) -> dict[str, int]:
+    """Bytes of the objects below a prefix, by key."""
+    found = [key async for key in store.list_prefix(prefix)]
+    limit = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+
+    async def size(key: str) -> int:
+        async with limit:
+            return await store.getsize(key)
+
+    return dict(zip(found, await asyncio.gather(*map(size, found)), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +130,8 @@ class ArrayInfo:
         JSON configuration of the codec.
     zarr_format
         2 or 3.
-    nbytes, stored
-        Bytes of the decoded array, and of everything that is stored for it.
+    storage
+        What is stored for it.
     modes
         Number of frames by mode.
     models
@@ -50,21 +147,10 @@ class ArrayInfo:
     shards: tuple[int, ...] | None
     configuration: dict[str, Any]
     zarr_format: int
-    nbytes: int
-    stored: int
+    storage: Storage
     modes: Counter[str]
     models: Counter[str]
     sections: Counter[str]
-
-    @property
-    def ratio(self) -> float:
-        """Bytes of the array by bytes stored."""
-        return self.nbytes / self.stored
-
-    @property
-    def bits_per_sample(self) -> float:
-        """Bits stored by samples; NaN for an empty array."""
-        return 8 * self.stored * self.dtype.itemsize / self.nbytes if self.nbytes else float("nan")
 
 
 def describe(store: Any) -> Iterator[ArrayInfo]:
@@ -125,8 +211,7 @@ def summarise(path: str, array: zarr.Array[Any], frames: list[FrameInfo]) -> Arr
         shards=array.shards,
         configuration=configuration(array),
         zarr_format=array.metadata.zarr_format,
-        nbytes=array.nbytes,
-        stored=array.nbytes_stored(),
+        storage=Storage.of(array),
         modes=Counter(frame.mode for frame in frames),
         models=Counter(frame.model or "none" for frame in frames),
         sections=sections,

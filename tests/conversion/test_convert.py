@@ -3,10 +3,12 @@
 import functools
 import http.server
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array
@@ -22,8 +24,12 @@ import xwalloc
 from xwalloc.cli import main
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.convert import convert as convert_anywhere
+from xwalloc.conversion.convert import prepare
+from xwalloc.conversion.prepare import array_metadata, layout
+from xwalloc.conversion.unit import Job
 from xwalloc.conversion.verify import verify
 from xwalloc.errors import ConfigError
+from xwalloc.info import describe
 from xwalloc.models import library, model
 
 rasterio = pytest.importorskip("rasterio")
@@ -249,11 +255,44 @@ def test_shared_model(convert, tmp_path, monkeypatch, beside):
     if beside:  # as if it were a large one
         monkeypatch.setattr(model, "INLINE_LIMIT", 100)
     chunks = {"y": 32, "x": 32}
-    assert convert(array, tmp_path / "a.zarr", model=fitted, chunks=chunks).ok
+    done = convert(array, tmp_path / "a.zarr", model=fitted, chunks=chunks)
+    assert done.ok
+    (item,) = describe(tmp_path / "a.zarr")
+    assert (item.storage.nbytes, item.storage.parts) == (done.nbytes, done.parts)
+    assert item.storage.ratio == done.ratio == array.nbytes / done.stored
+    assert done.parts[1][0] == "metadata and model"
+    assert done.metadata > len(model.ModelReference.inline(fitted).weights)
     assert (tmp_path / "a.zarr" / "_xwalloc" / fitted.id.removeprefix("sha256:")).exists() == beside
     library._known.clear()
     within(xr.open_zarr(tmp_path / "a.zarr").v.values, array.values, 0.2)
     assert verify(array, tmp_path / "a.zarr").ok
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_share_the_weights_that_workers_are_sent(zarr_format):
+    array = xr.DataArray(field(6, 96, 64).astype("f4"), dims=("band", "y", "x"), name="v")
+    fitted = xwalloc.fit(array, max_error=0.2)
+    weights = model.ModelReference.of(fitted).weights.encode()
+    dataset = xr.Dataset({f"v{number}": array for number in range(5)})
+    plan = prepare(dataset, model=fitted, zarr_format=zarr_format).plan
+    job = Job.of(plan, None, array_metadata(plan, layout(plan, "", {})))
+    assert 1 <= pickle.dumps(replace(job, granules=())).count(weights) <= 2
+
+
+@pytest.mark.parametrize(("shards", "zarr_format"), [(None, 2), (None, 3), ({"y": 32, "x": 64}, 3)])
+def test_what_is_all_fill_value_is_not_counted_as_compressed(convert, tmp_path, shards, zarr_format):
+    values = field(2, 96, 64).astype("f4")
+    values[:, :32] = np.nan
+    array = xr.DataArray(values, dims=("band", "y", "x"), name="v")
+    options = {"max_error": 0.2, "chunks": {"y": 32, "x": 32}, "shards": shards, "zarr_format": zarr_format}
+    shown = []
+    done = convert(array, tmp_path / "a.zarr", progress=shown.append, **options)
+    (item,) = describe(tmp_path / "a.zarr")
+    assert (done.nbytes, done.empty) == (values.nbytes, values.nbytes // 3)
+    assert (item.storage.nbytes, item.storage.parts) == (done.nbytes - done.empty, done.parts)
+    assert item.storage.ratio == done.ratio == shown[-1].ratio
+    assert (item.storage.present, item.storage.count) == ((2, 3) if shards else (4, 6))
+    assert done.parts[1] == ("metadata", done.metadata)
 
 
 def test_along_dimensions(convert, tmp_path):
@@ -330,8 +369,9 @@ def test_a_cut_file_costs_only_itself(folder, tmp_path):
             within(stored.band_data.values, file.read(), 0.1)
     with pytest.raises(FileNotFoundError):
         zarr.open_group(store, mode="r")
-    with pytest.raises(FileNotFoundError):
-        zarr.open_group(store, path="b", mode="r")
+    for path in ("b", "b/band_data"):
+        with pytest.raises(FileNotFoundError):
+            zarr.open(store, path=path, mode="r")
     untouched = {path: path.stat().st_mtime_ns for path in (store / "a" / "band_data" / "c").rglob("*")}
     (folder / "b.tif").write_bytes(whole)
     done = run(*command)

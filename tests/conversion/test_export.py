@@ -12,6 +12,7 @@ import zarr
 
 import xwalloc
 from xwalloc.conversion.export import export
+from xwalloc.conversion.part import part_of
 from xwalloc.errors import ConfigError
 
 pytest.importorskip("netCDF4")
@@ -198,3 +199,39 @@ def test_errors_say_what_to_do(store, tmp_path):
         export(store, tmp_path / "a.png")
     with pytest.raises(ConfigError, match="Check the path"):
         export(tmp_path / "none.zarr", tmp_path / "a.nc")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from xwalloc.conversion.part import part_of
+with part_of(Path(sys.argv[1])) as folder:
+    (folder / sys.argv[2]).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing tells whether a process has died")
+def test_what_killed_exports_left_is_removed_by_the_next(store, tmp_path):
+    def killed(target, name):
+        before = set(tmp_path.iterdir())
+        done = subprocess.run([sys.executable, "-c", KILLED, str(target), name], timeout=100)
+        assert done.returncode == -9
+        (left,) = set(tmp_path.iterdir()) - before
+        assert (left / name).read_text() == "half"
+        return left
+
+    target = tmp_path / "a.nc"
+    dead, other = killed(target, "part.nc"), killed(tmp_path / "a.nc-b.nc", "part.nc")
+    replaced, elsewhere = killed(target, "before"), killed(tmp_path / "a.nc", "part.nc")
+    assert not dead.exists()  # two of the same name: the second removed what the first had left
+    (elsewhere / "lock").write_text("another machine")
+    unknown = tmp_path / ".a.nc-abcd1234.part"
+    unknown.mkdir()
+    with part_of(target) as alive:
+        export(store, target, variables=["mask"])
+        assert all(folder.exists() for folder in (replaced, elsewhere, unknown, other, alive))
+        export(store, target, variables=["mask"], overwrite=True)
+        assert not replaced.exists()  # what was there before it has a successor now
+        assert alive.exists()
+    assert {path for path in tmp_path.iterdir() if path.suffix == ".part"} == {elsewhere, unknown, other}

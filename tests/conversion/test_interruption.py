@@ -72,8 +72,9 @@ def test_killed_at_any_moment_the_same_command_completes(source, whole, tmp_path
                 kills += 1
         if process.wait() == 0:
             break
-        with pytest.raises(FileNotFoundError):
-            zarr.open_group(store, mode="r")
+        for path in (store, store / "radiance"):
+            with pytest.raises(FileNotFoundError):
+                zarr.open(path, mode="r")
         with pytest.raises(ConfigError, match=r"whole|Got none"):
             verify(source, store)
     assert kills >= 3
@@ -236,6 +237,38 @@ def test_half_a_store_fails_verification(source, tmp_path):
     result = CliRunner().invoke(main, ["verify", str(source), str(store)])
     assert result.exit_code == 1
     assert "not finished" in result.output
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_nothing_that_lacks_units_can_be_opened(source, tmp_path, zarr_format):
+    store, settings = tmp_path / "out.zarr", {**SETTINGS, "zarr_format": zarr_format}
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, store, progress=stop_after(3), **settings)
+    assert chunks(store)
+    for path in (store, store / "radiance"):
+        with pytest.raises(FileNotFoundError):
+            zarr.open(path, mode="r")
+        for arguments in (["info", str(path)], ["export", str(path), str(tmp_path / "out.nc")]):
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 1
+            assert f"The conversion to file://{store} was not finished: run the same command again." in result.output
+    assert zarr.open_array(store / "wavelength", mode="r")[:].tolist() == np.linspace(400.0, 900, 8).tolist()
+    again = convert(source, store, **settings)
+    assert again.ok
+    assert again.earlier >= 3
+    assert verify(source, store).ok
+    typo = CliRunner().invoke(main, ["info", str(store / "radiant")])
+    assert "Check the path" in typo.output
+
+
+def test_metadata_that_were_damaged_are_written_again_with_a_unit(source, whole, tmp_path):
+    store = tmp_path / "out.zarr"
+    convert(source, store, **SETTINGS)
+    (store / "radiance/zarr.json").unlink()
+    next(store.glob("radiance/c/*/*/*")).unlink()
+    assert convert(source, store, **SETTINGS).ok
+    assert (store / "radiance/zarr.json").read_bytes() == (whole / "radiance/zarr.json").read_bytes()
+    assert verify(source, store).ok
 
 
 def test_the_record_tells_what_was_written(source, whole):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import xwalloc
-from xwalloc.cli.shell import amount, debug_option, main, show
+from xwalloc.cli.shell import amount, debug_option, main, ratio, show
 from xwalloc.cli.words import in_options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -193,7 +193,7 @@ def convert(
         click.echo("Interrupted. The same command goes on where this stopped.", err=True)
         ctx.exit(INTERRUPTED)
     if as_json:
-        facts = {**asdict(result), "ok": result.ok, "ratio": finite(result.ratio)}
+        facts = {**asdict(result), "ok": result.ok, "stored": result.stored, "ratio": finite(result.ratio)}
         click.echo(json.dumps({"event": "result", **facts}, default=str))
     elif not quiet:
         show(store, summary(result))
@@ -219,7 +219,8 @@ def summary(result: Any) -> list[tuple[str, str]]:
         errors.append(("others", f"{len(worst) - MOST_LINES} arrays with smaller errors"))
     return [
         ("units", f"{result.units}, {result.earlier} of them before" if result.earlier else f"{result.units}"),
-        ("ratio", f"{result.ratio:.2f} ({amount(result.nbytes)} in {amount(result.stored)})"),
+        ("ratio", ratio(result.ratio, result.nbytes - result.empty, result.parts)),
+        *([("fill value", f"{amount(result.empty)} of nothing else, not stored")] if result.empty else []),
         *errors,
         ("time", duration(result.seconds)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from xwalloc.cli.shell import amount, counted, debug_option, main, shares
+from xwalloc.cli.shell import counted, debug_option, main, ratio, shares
 from xwalloc.errors import ConfigError, ModelError
 from xwalloc.models import library
 from xwalloc.models.model import parse_reference
@@ -23,15 +24,20 @@ def info(store: str) -> None:
 
     STORE is the path or URL of a Zarr array or group. All its frames are read; none is decoded.
     """
-    from xwalloc.info import describe  # keeps `xwalloc --help` quick
+    from xwalloc.conversion.manifest import refuse_unfinished  # keeps `xwalloc --help` quick
+    from xwalloc.info import describe
 
     console = Console(soft_wrap=True, highlight=False)
     found = False
-    for item in describe(store):
-        found = True
-        console.print(Text(item.path, style="bold"))
-        for label, text in rows(item):
-            console.print(Text(f"  {label:<16}{text}"))
+    try:
+        for item in describe(store):
+            found = True
+            console.print(Text(item.path, style="bold"))
+            for label, text in rows(item):
+                console.print(Text(f"  {label:<16}{text}"))
+    except ConfigError:
+        refuse_unfinished(store)
+        raise
     if not found:
         raise ConfigError(f"Expected arrays encoded by xwalloc in {store}. Got none. Write them with xwalloc.encoding.")
 
@@ -47,14 +53,17 @@ def rows(item: Any) -> list[tuple[str, str]]:
             bound += " for the channel of the smallest bound, more for others"
     if "nodata" in settings:
         bound += f", nodata {settings['nodata']:g}"
-    frames = f"{item.modes.total()} frame{'s' * (item.modes.total() != 1)}"
     grid = f"{item.dtype} {item.shape}, chunks {item.chunks}"
     if item.shards:
         grid += f", shards {item.shards}"
+    stored = item.storage
+    units, present = "shards" if item.shards else "chunks", f"{stored.present} of {stored.count} are stored"
     return [
         ("array", f"{grid}, Zarr v{item.zarr_format}"),
-        ("ratio", f"{item.ratio:.2f} ({amount(item.nbytes)} in {amount(item.stored)}, {frames})"),
-        ("bits per sample", f"{item.bits_per_sample:.3f}"),
+        *([(units, f"{present}, the others read as the fill value")] if stored.present < stored.count else []),
+        ("ratio", ratio(stored.ratio, stored.nbytes, stored.parts)),
+        ("bits per sample", "none" if math.isnan(stored.bits_per_sample) else f"{stored.bits_per_sample:.3f}"),
+        ("frames", f"{item.modes.total()}"),
         ("bound", bound),
         ("model", counted(item.models)),
         ("modes", counted(item.modes)),

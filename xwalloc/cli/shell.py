@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from xwalloc.cli.words import in_options
 from xwalloc.errors import XwallocError
 from xwalloc.extras import explained
 
-__all__ = ["amount", "counted", "debug_option", "main", "shares", "show"]
+__all__ = ["amount", "counted", "debug_option", "main", "ratio", "shares", "show"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,6 +79,13 @@ def counted(counts: Counter[str]) -> str:
 def shares(sizes: Counter[str]) -> str:
     """Names with their shares, the largest first."""
     return ", ".join(f"{name} {n / sizes.total():.1%}" for name, n in sizes.most_common() if n) or "none"
+
+
+def ratio(value: float, nbytes: int, parts: list[tuple[str, int]]) -> str:
+    """A ratio, the bytes of samples that it is of, and the bytes stored for them by what they are."""
+    stored = amount(sum(size for _, size in parts))
+    words = f"{amount(nbytes)} in {stored}: " + ", ".join(f"{name} {amount(size)}" for name, size in parts)
+    return ("none" if math.isnan(value) else f"{value:.2f}") + f" ({words})"
 
 
 def amount(nbytes: int) -> str:

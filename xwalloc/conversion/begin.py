@@ -11,7 +11,6 @@ from zarr.abc.store import Store
 from xwalloc.conversion import store as objects
 from xwalloc.conversion.manifest import Manifest
 from xwalloc.conversion.plan import Plan
-from xwalloc.conversion.unit import Job
 from xwalloc.errors import ConfigError
 
 __all__ = ["Beginning", "agree", "plan_in"]
@@ -138,9 +137,10 @@ def refuse_changes(manifest: Manifest, before: dict[str, Any], plan: Plan, missi
     details += [f"array {path} has changed" for path in arrays]
     outdated: list[str] = []
     if sources and not details:
-        records, job = manifest.records(), Job.of(plan, manifest.store)
+        records = manifest.records()
         for path in sources:
-            units = [job.name(unit) for unit in plan.unit_ids() if plan.granule_of(unit).path == path]
+            own = [array for array in plan.arrays if plan.granules[array.granule].path == path]
+            units = [array.unit_name(place) for array in own for place in array.places()]
             written = [name for name in units if name in records]
             if len(written) == len(units):
                 details.append(f"source {path or '/'} has changed")

@@ -18,7 +18,7 @@ from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
 from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
-from xwalloc.conversion.prepare import finish_groups, is_finished, layout, put_arrays
+from xwalloc.conversion.prepare import array_metadata, bytes_beside, finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.find import find
@@ -26,6 +26,7 @@ from xwalloc.conversion.sources.opened import release
 from xwalloc.conversion.unit import Job
 from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
+from xwalloc.info import parts
 from xwalloc.models.model import Model
 from xwalloc.xarray import as_dims
 from xwalloc.xarray.plan import PerVariable, Request
@@ -47,8 +48,15 @@ class Conversion:
         Where it went.
     units, earlier
         Units of the store, and how many of them were written before this run.
-    nbytes, stored
-        Bytes of the samples that are written, and what they take.
+    nbytes
+        Bytes of the samples that are written.
+    empty
+        Bytes of those in units (shards, or chunks) that are all fill value, which are not stored.
+    chunks, metadata
+        Bytes that are stored: of chunks, and of metadata and model of their arrays. Coordinates, groups, consolidated
+        metadata and the record of the conversion are not counted.
+    has_model
+        Whether there is a model among the latter.
     max_error
         Largest error of finite valid samples by path of the array, as stored; arrays without a bound are left out.
     failures
@@ -63,7 +71,10 @@ class Conversion:
     units: int
     earlier: int
     nbytes: int
-    stored: int
+    empty: int
+    chunks: int
+    metadata: int
+    has_model: bool
     max_error: dict[str, float]
     failures: tuple[Failure, ...]
     complete: bool
@@ -75,9 +86,20 @@ class Conversion:
         return self.complete and not self.failures
 
     @property
+    def stored(self) -> int:
+        """Bytes that are stored."""
+        return self.chunks + self.metadata
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Bytes that are stored, by what they are."""
+        return parts(self.chunks, self.metadata, self.has_model)
+
+    @property
     def ratio(self) -> float:
-        """Bytes of samples by bytes stored; NaN where nothing is stored."""
-        return self.nbytes / self.stored if self.stored else math.nan
+        """Bytes of samples in units that are stored, by bytes stored for them; NaN where there are none."""
+        counted = self.nbytes - self.empty
+        return counted / self.stored if counted else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +211,8 @@ def convert(
 ) -> Conversion:
     """Convert sources to one Zarr store, compressed with xwalloc, on a Dask cluster or on this machine.
 
-    The same call again goes on where it was stopped. Until all is written, the root of the store cannot be opened.
+    The same call again goes on where it was stopped. Until all is written, neither the root of the store can be
+    opened nor an array by its own path; of several sources, groups that are whole can be.
 
     Parameters
     ----------
@@ -286,17 +309,18 @@ class Task:
 
     def work(self, tell: Callable[[Progress], None]) -> Conversion:
         """Write what is not written yet."""
-        job = Job.of(self.plan, self.store)
+        job = Job.of(self.plan, self.store, array_metadata(self.plan, self.made))
         names = {job.name(unit): unit for unit in self.plan.unit_ids()}
         records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
-        progress = Progress(total=len(names), total_bytes=self.plan.nbytes)
+        beside = bytes_beside(self.plan, self.made)
+        progress = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
         for record in records.values():
             progress.add(record, self.path(names[record.unit]))
         progress.earlier = progress.nbytes
         earlier = len(records)
         todo = [unit for name, unit in names.items() if name not in records]
         if todo or not is_finished(self.store, self.made):
-            put_arrays(self.store, self.plan, self.made)
+            put_arrays(self.store, self.plan, self.made, at_once=self.manifest.at_once)
 
         def done(record: Record) -> None:
             records[record.unit] = record
@@ -308,7 +332,8 @@ class Task:
         self.finish(names, records, repaired=bool(todo))
         lost = self.unreadable if not self.skip else ()
         return Conversion(
-            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, stored=progress.stored,
+            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, empty=progress.empty,
+            chunks=progress.stored - beside, metadata=beside, has_model=self.plan.model is not None,
             max_error=dict(sorted(progress.max_error.items())), failures=(*self.unreadable, *failures),
             complete=not failures and not lost, seconds=progress.seconds,
         )  # fmt: skip
@@ -338,7 +363,7 @@ class Task:
         if not open_ones and not waits and (repaired or not is_finished(self.store, self.made)):
             ordered = [records[name] for name in names]
             self.manifest.finish(self.manifest.plan() or {}, ordered, self.plan.zarr_format)
-        if not is_finished(self.store, self.made):
+        if repaired or not is_finished(self.store, self.made):
             finish_groups(self.store, self.plan, self.made, whole, root=not waits)
         if not open_ones and not waits:
             objects.sweep(self.store)

@@ -76,7 +76,7 @@ class Estimate:
             ("units", f"{self.plan.count} on {self.workers} worker{'s' * (self.workers != 1)}{gpus}"),
             ("memory", f"{self.projection.peak / 1e6:.0f} MB at most on each worker"),
             ("size", f"about {self.stored / 1e6:.3g} MB of {self.plan.nbytes / 1e6:.3g} MB (ratio "
-                     f"{self.plan.nbytes / self.stored:.2f}), from {self.sampled} chunks"),
+                     f"{self.plan.nbytes / self.stored:.2f}, chunks alone), from {self.sampled} chunks"),
             ("time", f"about {seconds:.0f} s of encoding in one process like this"),
         ]  # fmt: skip
 

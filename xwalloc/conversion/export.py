@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xwalloc.conversion.part import BEFORE, part_of
 from xwalloc.conversion.targets.contents import open_contents
 from xwalloc.errors import ConfigError
 from xwalloc.extras import explaining
@@ -62,8 +61,7 @@ def export(
         raise ConfigError(f"Expected a local path that ends in {', '.join(KINDS)}. Got {os.fspath(target)!r}.")
     check_target(path, kind, store, overwrite)
     contents = open_contents(store, variables)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}-", suffix=".part", dir=path.parent))
-    try:
+    with part_of(path) as folder:
         part = folder / f"part{path.suffix}"
         if kind == "zarr":
             from xwalloc.conversion.targets.plain import write_zarr
@@ -80,10 +78,8 @@ def export(
         if path.exists():
             check_target(path, kind, store, overwrite)  # again: it may be another one by now
             if path.is_dir():
-                os.replace(path, folder / "before")
+                os.replace(path, folder / BEFORE)
         os.replace(part, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return path
 
 

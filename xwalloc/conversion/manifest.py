@@ -12,9 +12,12 @@ nothing that they do not know.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from xwalloc.conversion import store as objects
 from xwalloc.conversion.here import Here
 from xwalloc.errors import ConfigError
 
-__all__ = ["FOLDER", "Manifest", "Record", "is_metadata"]
+__all__ = ["FOLDER", "Manifest", "Record", "is_metadata", "refuse_unfinished"]
 
 FOLDER = "_xwalloc/conversion"
 PLAN, UNITS = f"{FOLDER}/plan.json", f"{FOLDER}/units/"
@@ -37,6 +40,34 @@ READERS = 16
 def is_metadata(key: str) -> bool:
     """Whether a key is that of metadata of Zarr."""
     return key.rpartition("/")[2] in ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+def refuse_unfinished(place: Any) -> None:
+    """Refuse what cannot be opened because a conversion to it, or to a store around it, was not finished.
+
+    Parameters
+    ----------
+    place
+        Path, URL or store.
+
+    Raises
+    ------
+    ConfigError
+        If that is so.
+    """
+    around: list[Any] = [place] if isinstance(place, Store | str) else []
+    if isinstance(place, str | os.PathLike) and "://" not in os.fspath(place):
+        path = Path(os.path.abspath(os.path.expanduser(place)))
+        around = [path, *path.parents]
+    for each in around:
+        store, begun = objects.open_store(each), False
+        with suppress(OSError):  # of folders around that cannot be looked into
+            begun = objects.exists(Manifest(store).notes, PLAN)
+        if begun:
+            raise ConfigError(
+                f"Expected a store that is whole. The conversion to {store} was not finished: run the same command "
+                "again."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +115,11 @@ class Manifest:
     def notes(self) -> Store:
         """Where single objects are."""
         return self.store.notes if isinstance(self.store, Here) else self.store
+
+    @property
+    def at_once(self) -> bool:
+        """Whether readers see nothing before they see all: then samples come after their array, else before."""
+        return self.notes is not self.store
 
     def plan(self) -> dict[str, Any] | None:
         """The plan of the conversion that is under way or complete; None where there was none.
@@ -146,8 +182,7 @@ class Manifest:
         text = "record of the conversion that wrote this store, as JSON"
         root.create_array(FOLDER, data=data, chunks=(len(data),), attributes={"long_name": text}, **names)
         inner = objects.keys(memory, FOLDER.partition("/")[0] + "/")
-        at_once = self.notes is not self.store  # then samples come after their array, else what makes it one comes last
-        for key in sorted(inner, key=is_metadata, reverse=at_once):
+        for key in sorted(inner, key=is_metadata, reverse=self.at_once):
             objects.put(self.store, key, objects.get(memory, key) or b"")
 
     def clean(self) -> None:

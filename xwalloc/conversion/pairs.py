@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from xwalloc.codec.config import CodecConfig
-from xwalloc.conversion.manifest import Manifest
+from xwalloc.conversion.manifest import refuse_unfinished
 from xwalloc.conversion.prepare import ATTRIBUTE
 from xwalloc.conversion.sources.base import Region, Source
 from xwalloc.conversion.sources.find import find
@@ -102,10 +102,7 @@ def open_root(store: Store) -> zarr.Group:
         root = zarr.open_group(store, mode="r")
         if isinstance(root, zarr.Group):
             return root
-    if Manifest(store).plan() is not None:
-        raise ConfigError(
-            f"Expected a store that is whole. The conversion to {store} was not finished: run the same command again."
-        )
+    refuse_unfinished(store)
     raise ConfigError(f"Expected a Zarr group at {store}. Got none. Check the path.")
 
 

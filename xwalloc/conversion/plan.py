@@ -98,6 +98,10 @@ class ArrayPlan:
             for p, size, n in zip(place, self.grid.unit, self.shape, strict=True)
         )
 
+    def unit_name(self, place: tuple[int, ...]) -> str:
+        """Name of a unit in the manifest."""
+        return ".".join([self.path, *map(str, place)])
+
     @property
     def unit_nbytes(self) -> int:
         """Bytes of samples of a whole unit."""
@@ -141,10 +145,6 @@ class Plan:
         for number, array in enumerate(self.arrays):
             for place in array.places():
                 yield number, place
-
-    def granule_of(self, unit: UnitId) -> Granule:
-        """Where a unit comes from."""
-        return self.granules[self.arrays[unit[0]].granule]
 
     @property
     def count(self) -> int:

@@ -15,10 +15,10 @@ from xwalloc.conversion.manifest import is_metadata
 from xwalloc.conversion.plan import ArrayPlan, Plan
 from xwalloc.errors import ConfigError
 from xwalloc.models import sidecar
-from xwalloc.models.model import ModelReference
+from xwalloc.models.model import PREFIX, ModelReference
 from xwalloc.version import __version__
 
-__all__ = ["finish_groups", "is_finished", "layout", "put_arrays"]
+__all__ = ["array_metadata", "bytes_beside", "finish_groups", "is_finished", "layout", "put_arrays"]
 
 ATTRIBUTE = "xwalloc"
 """Attribute of the root group that says where a store comes from."""
@@ -104,10 +104,34 @@ def provenance(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, A
     return {**found, "missing": missing} if missing else found
 
 
-def held_back(key: str, groups: set[str]) -> bool:
-    """Whether an object makes a group of the store: it is written last, so that half a store cannot be opened."""
+ORDER = (".zattrs", ".zarray", ".zgroup", "zarr.json", ".zmetadata")
+"""Names of metadata in the order in which they are written: what makes an array or a group comes after attributes."""
+
+
+def array_metadata(plan: Plan, made: dict[str, bytes]) -> tuple[Any, ...]:
+    """What Zarr knows of each array that units are written of, from what `layout` made."""
+    memory = MemoryStore()
+    for key in filter(is_metadata, made):
+        objects.put(memory, key, made[key])
+    return tuple(zarr.open_array(memory, path=array.path, mode="r").metadata for array in plan.arrays)
+
+
+def bytes_beside(plan: Plan, made: dict[str, bytes]) -> int:
+    """Bytes of metadata and model that belong to the arrays that units are written of."""
+    arrays = {array.path for array in plan.arrays}
+    model = None if plan.model is None else f"{sidecar.FOLDER}/{plan.model.id.removeprefix(PREFIX)}"
+    folders = {key: key.rpartition("/")[0] for key in made}
+    return sum(
+        len(made[key])
+        for key, folder in folders.items()
+        if (is_metadata(key) and folder in arrays) or (model is not None and f"{key}/".startswith(f"{model}/"))
+    )
+
+
+def held_back(key: str, nodes: set[str]) -> bool:
+    """Whether an object makes one of some nodes of the store what readers can open, or lists the store."""
     folder, _, name = key.rpartition("/")
-    return is_metadata(key) and (folder in groups or name == ".zmetadata")
+    return is_metadata(key) and (folder in nodes or name == ".zmetadata")
 
 
 def groups_of(plan: Plan) -> set[str]:
@@ -119,16 +143,25 @@ def groups_of(plan: Plan) -> set[str]:
     return found
 
 
-def put_arrays(store: Store, plan: Plan, made: dict[str, bytes]) -> None:
-    """Write all that must be there before units are: arrays, coordinates, models."""
-    groups = groups_of(plan)
-    for key, data in made.items():
-        if not held_back(key, groups):
-            objects.put(store, key, data)
+def put_arrays(store: Store, plan: Plan, made: dict[str, bytes], *, at_once: bool) -> None:
+    """Write all that must be there before units are: coordinates and models.
+
+    Metadata of groups, and of arrays that units are written of, come last (`finish_groups`): what lacks units cannot
+    be opened, neither the store nor an array by its own path.
+
+    Parameters
+    ----------
+    at_once
+        Whether readers see nothing before they see all, as with Icechunk, which wants arrays before their samples.
+    """
+    held = groups_of(plan) | (set() if at_once else {array.path for array in plan.arrays})
+    for key in sorted(made, key=is_metadata, reverse=at_once):
+        if not held_back(key, held):
+            objects.put(store, key, made[key])
 
 
 def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[str], *, root: bool) -> None:
-    """Make groups what readers can open, the innermost first and the root last.
+    """Make arrays and groups what readers can open, the innermost first and the root last.
 
     Parameters
     ----------
@@ -138,10 +171,11 @@ def finish_groups(store: Store, plan: Plan, made: dict[str, bytes], whole: set[s
         Whether the root may come.
     """
     groups = groups_of(plan)
+    arrays = {array.path for array in plan.arrays if plan.granules[array.granule].path in whole}
     complete = root and whole >= {granule.path for granule in plan.granules}
-    done = groups if complete else whole - {""}
-    held = [key for key in made if held_back(key, groups) and key.rpartition("/")[0] in done]
-    for key in sorted(held, key=lambda key: (-key.count("/") if "/" in key else 1, key)):
+    done = arrays | (groups if complete else whole - {""})
+    held = [key for key in made if held_back(key, groups | arrays) and key.rpartition("/")[0] in done]
+    for key in sorted(held, key=lambda key: (-key.count("/") if "/" in key else 1, ORDER.index(key.split("/")[-1]))):
         objects.put(store, key, made[key])
 
 

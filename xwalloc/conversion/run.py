@@ -65,8 +65,12 @@ class Progress:
     ----------
     total, done
         Units: all, and those that are written. What earlier runs did counts as done.
-    total_bytes, nbytes, stored
-        Bytes of samples: all, and those that are written; bytes that they take in the store.
+    total_bytes, nbytes
+        Bytes of samples: all, and those that are written.
+    empty
+        Bytes of those in units that are all fill value, which are not stored.
+    stored
+        Bytes in the store: of metadata and model of the arrays, and of units.
     earlier
         Bytes of samples that earlier runs wrote.
     max_error
@@ -79,6 +83,7 @@ class Progress:
     total_bytes: int
     done: int = 0
     nbytes: int = 0
+    empty: int = 0
     stored: int = 0
     earlier: int = 0
     max_error: dict[str, float] = field(default_factory=dict)
@@ -88,6 +93,7 @@ class Progress:
         """Count a unit that is written."""
         self.done += 1
         self.nbytes += record.nbytes
+        self.empty += 0 if record.objects else record.nbytes
         self.stored += record.stored
         if record.max_error is not None:
             self.max_error[path] = max(self.max_error.get(path, 0.0), record.max_error)
@@ -104,8 +110,9 @@ class Progress:
 
     @property
     def ratio(self) -> float:
-        """Bytes of samples by bytes stored; NaN before anything is stored."""
-        return self.nbytes / self.stored if self.stored else float("nan")
+        """Bytes of samples in units that are stored, by bytes stored for them; NaN before there are any."""
+        counted = self.nbytes - self.empty
+        return counted / self.stored if counted else float("nan")
 
     @property
     def remaining(self) -> float:

@@ -53,6 +53,8 @@ class Job:
         Where to.
     granules, arrays
         As in `Plan`.
+    metadata
+        What Zarr knows of each array. It is not in the store while units are written (`prepare.put_arrays`).
     model
         Bytes of the model that chunks share.
     """
@@ -60,18 +62,17 @@ class Job:
     store: Store
     granules: tuple[Granule, ...]
     arrays: tuple[ArrayPlan, ...]
+    metadata: tuple[Any, ...]
     model: bytes | None
-    zarr_format: int
     _ready: threading.Event = field(default_factory=threading.Event, compare=False, repr=False)
 
     @classmethod
-    def of(cls, plan: Plan, store: Store) -> Job:
+    def of(cls, plan: Plan, store: Store, metadata: tuple[Any, ...]) -> Job:
         """The job of a plan."""
-        model = None if plan.model is None else plan.model.data
-        return cls(store, plan.granules, plan.arrays, model, plan.zarr_format)
+        return cls(store, plan.granules, plan.arrays, metadata, None if plan.model is None else plan.model.data)
 
     def __reduce__(self) -> Any:
-        return Job, (self.store, self.granules, self.arrays, self.model, self.zarr_format)
+        return Job, (self.store, self.granules, self.arrays, self.metadata, self.model)
 
     def source(self, unit: UnitId) -> Source:
         """Where the samples of a unit come from."""
@@ -80,7 +81,7 @@ class Job:
     def name(self, unit: UnitId) -> str:
         """Name of a unit in the manifest."""
         number, place = unit
-        return ".".join([self.arrays[number].path, *map(str, place)])
+        return self.arrays[number].unit_name(place)
 
     def prepare(self) -> None:
         """Have this process know the model, and keep the memory that it frees."""
@@ -128,7 +129,7 @@ def encode(job: Job, unit: UnitId, values: NDArray[Any]) -> Record:
     array = job.arrays[number]
     recorder = Recorder(job.store)
     place_in_store = StorePath(recorder, array.path)
-    target: Any = zarr.open_array(place_in_store, mode="r+", zarr_format=job.zarr_format)  # type: ignore[arg-type]
+    target: Any = zarr.Array(zarr.AsyncArray(metadata=job.metadata[number], store_path=place_in_store))
     errors: list[float | None] = []
     measured = frames.measure(target, errors.append)
     (target if measured is None else measured)[array.region(place)] = values

@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 import os
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -415,7 +416,8 @@ def parse_reference(value: object) -> ModelReference | None:
         name, weights = value["id"], value.get("weights")
         digits = name.removeprefix(PREFIX) if isinstance(name, str) and name.startswith(PREFIX) else ""
         if len(digits) == 64 and set(digits) <= set("0123456789abcdef") and isinstance(weights, str | None):
-            return ModelReference(name, weights)
+            # Arrays that share a model share its text, in memory and where they are pickled together.
+            return ModelReference(name, None if weights is None else sys.intern(weights))
     raise ConfigError(
         "Expected model to be null, a Model, or a mapping of 'id' ('sha256:' and 64 hexadecimal digits) and perhaps "
         f"'weights'. Got {value!r:.80}. xwalloc.fit and xwalloc.load_model return models."

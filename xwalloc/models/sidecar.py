@@ -24,7 +24,7 @@ from xwalloc.errors import FormatError
 from xwalloc.models import library
 from xwalloc.models.model import PREFIX, Model, ModelReference
 
-__all__ = ["FOLDER", "fetch", "keep", "kept", "wanted", "write"]
+__all__ = ["FOLDER", "fetch", "keep", "kept", "size", "wanted", "write"]
 
 FOLDER = "_xwalloc"
 DIMENSION = "byte"
@@ -148,6 +148,18 @@ def fetch(place: object, reference: ModelReference | None) -> None:
             if data is not None:
                 library.add(Model.from_bytes(data))
                 return
+
+
+def size(place: StorePath, reference: ModelReference | None) -> int:
+    """Bytes that are stored for the model beside an array; 0 where none is in sight, or the configuration carries it.
+
+    Must not be called on Zarr's event loop.
+    """
+    if reference is not None and reference.weights is None:
+        for group in _groups(place):
+            with suppress(FileNotFoundError, *DAMAGE):
+                return int(zarr.Array.open(_place(group, reference.id)).nbytes_stored())
+    return 0
 
 
 def _groups(place: StorePath) -> Iterator[StorePath]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from xwalloc.conversion.pairs import Pair
 from xwalloc.conversion.sources.base import Region
+from xwalloc.info import Storage
 from xwalloc.quality.metrics import Place
 from xwalloc.reporting import figures
 from xwalloc.reporting.figures import ONE, THREE, TWO, bar, png
@@ -28,12 +29,16 @@ def section(pair: Pair) -> dict[str, Any]:
     found = measure(pair, composite(pair.template, axes.channel), scale.offset / scale.factor)
     overall, whole = found.comparison.overall, found.comparison
     ours = pair.configuration is not None
-    stored = pair.array.nbytes_stored()
+    storage = Storage.of(pair.array)
+    stored = ", ".join(f"{name} {bytes_words(count)}" for name, count in storage.parts)
+    units = f"{storage.present} of {storage.count}, the others read as the fill value"
     unit = f" {scale.unit}" if scale.unit else ""
     exact = whole.missed == 0 and whole.changed == 0 and overall.count > 0 and overall.max_error == 0
     facts = [
-        ("compression ratio", number(pair.array.nbytes / max(stored, 1), 4)),
-        ("bits per sample", number(8 * stored / max(pair.array.size, 1), 4)),
+        ("compression ratio", number(storage.ratio, 4)),
+        ("stored", stored),
+        *([("units of storage", units)] if storage.present < storage.count else []),
+        ("bits per sample", number(storage.bits_per_sample, 4)),
         ("bound", bound_words(found, scale, pair.configuration) + unit * (found.bound is not None)),
         ("largest error", number(scale.error(overall.max_error)) + unit),
         ("RMSE", number(scale.error(overall.rmse), 4) + unit),
@@ -49,9 +54,10 @@ def section(pair: Pair) -> dict[str, Any]:
     dims = ", ".join(f"{plain(d, 40)} {n}" for d, n in zip(pair.template.dims, pair.array.shape, strict=True))
     return {
         "path": plain(pair.path), "title": plain(title) if isinstance(title, str) else "", "facts": facts,
-        "ratio": number(pair.array.nbytes / max(stored, 1), 4), "error": number(scale.error(overall.max_error)) + unit,
-        "snr": number(overall.snr, 4), "shape": f"{dims}; {pair.array.dtype.name}", "bytes": bytes_words(stored),
-        "raw": bytes_words(pair.array.nbytes), "good": whole.within, "verdict": verdict(found, pair, exact),
+        "ratio": number(storage.ratio, 4), "error": number(scale.error(overall.max_error)) + unit,
+        "snr": number(overall.snr, 4), "shape": f"{dims}; {pair.array.dtype.name}",
+        "bytes": bytes_words(storage.stored), "raw": bytes_words(pair.array.nbytes),
+        "good": whole.within, "verdict": verdict(found, pair, exact),
         "invalid": whole.invalid, "pictures": pictures(found, pair, scale) if ours else [],
         "plots": plots(found, pair, scale) if ours else [],
         "bands": bands(found, pair, scale), "worst": table(whole.worst, pair, scale),

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from xwalloc.conversion.manifest import refuse_unfinished
 from xwalloc.errors import ConfigError
 from xwalloc.models.sidecar import FOLDER
 
@@ -69,6 +70,7 @@ def open_contents(store: Any, variables: Sequence[str] | None) -> Contents:
     try:
         root = zarr.open_group(store, mode="r")
     except (FileNotFoundError, zarr.errors.ContainsArrayError) as error:
+        refuse_unfinished(store)
         raise ConfigError(f"Expected a Zarr group at {store}. Got none ({error}). Check the path.") from None
     members = [(path, node) for path, node in sorted(root.members(max_depth=None)) if FOLDER not in path.split("/")]
     arrays = {path: node for path, node in members if isinstance(node, zarr.Array)}
