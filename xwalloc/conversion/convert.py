@@ -223,8 +223,10 @@ def convert(
         Path or URL of the store to write, or a Zarr store.
     max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, profile, zarr_format
         As for `xwalloc.encoding`. Bounds are in the units that users see (where values are packed, in unpacked ones).
-        Variables of a raster are taken whatever their dtype. ``shards="auto"``: as many chunks as the memory of the
-        workers allows, up to 128 MiB of samples.
+        Variables of a raster are taken whatever their dtype. Names and dimensions are looked for in all groups and
+        sources together; a name is the end of a path ("lon" is any, "location/lon" that of a group) or, after a slash,
+        all of it ("/lon" is that of the root), and the longest that fits counts. ``shards="auto"``: as many chunks as
+        the memory of the workers allows, up to 128 MiB of samples.
     along
         Dimension along which several sources become one array; where they do not have it, it is made. None: each
         becomes a group of the store.
