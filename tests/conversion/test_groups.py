@@ -48,6 +48,7 @@ def emit(tmp_path_factory):
     with netCDF4.Dataset(path, "w") as file:
         for name, size in (("downtrack", 40), ("crosstrack", 32), ("bands", 6)):
             file.createDimension(name, size)
+        file.title = "a granule"
         cube = file.createVariable("reflectance", "f4", ("downtrack", "crosstrack", "bands"), fill_value=-9999)
         cube[:] = smooth(40, 32, 6) * 0.01
         cube[3:5, 7, :] = -9999
@@ -117,6 +118,8 @@ def test_groups_beside_a_cube_are_kept_exactly(convert, emit, tmp_path, bound):
     assert convert(emit, store, max_error=bound, nodata={"reflectance": -9999}, **EMIT).ok
     same_but(emit, store, {"reflectance": 0.002})
     assert len(codecs(store)) == 6
+    attrs = zarr.open_group(store, mode="r").attrs
+    assert (attrs["title"], attrs["xwalloc"]["sources"][""]) == ("a granule", str(emit))
     found = verify(emit, store)
     assert (found.ok, found.checked) == (True, 6)
     xwalloc.export(store, tmp_path / "plain.nc")
@@ -154,6 +157,7 @@ def test_integers_in_groups_and_a_root_without_variables(convert, neon, tmp_path
     same_but(neon, store, {NEON: 20})
     assert len(codecs(store)) == 6
     assert verify(neon, store).ok
+    assert "to-sun_Zenith_Angle" in xwalloc.report(neon, store, tmp_path / "page.html").read_text()
     xwalloc.export(store, tmp_path / "plain.zarr")
     plain = zarr.open_group(tmp_path / "plain.zarr", mode="r")
     assert plain["SITE/Reflectance/Metadata/Coordinate_System/EPSG Code"][()] == "32611"
