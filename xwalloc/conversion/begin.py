@@ -13,7 +13,7 @@ from xwalloc.conversion.manifest import Manifest
 from xwalloc.conversion.plan import Plan
 from xwalloc.errors import ConfigError
 
-__all__ = ["Beginning", "agree", "plan_in"]
+__all__ = ["Beginning", "agree", "note_of", "plan_in"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,6 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
     """
     manifest = Manifest(store)
     before = plan_in(store)
-    note = {"fingerprint": plan.fingerprint, "missing": missing, "description": plan.description}
     if before is None:
         if not objects.is_empty(store):
             remedy = "Choose another place; nothing is ever deleted that is not ours."
@@ -87,14 +86,23 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
                 f"{remedy}"
             )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Beginning(manifest=manifest, created=created, fresh=True, note={**note, "created": created}, outdated=())
+        return Beginning(
+            manifest=manifest, created=created, fresh=True, note=note_of(plan, missing, created), outdated=()
+        )
     created = str(before["created"])
     outdated = refuse_changes(manifest, before, plan, missing)
     same = before["fingerprint"] == plan.fingerprint and before["missing"] == missing
     return Beginning(
-        manifest=manifest, created=created, fresh=False, note=None if same else {**note, "created": created},
+        manifest=manifest, created=created, fresh=False, note=None if same else note_of(plan, missing, created),
         outdated=tuple(outdated),
     )  # fmt: skip
+
+
+def note_of(plan: Plan, missing: dict[str, str], created: str) -> dict[str, Any]:
+    """What the record says of a plan."""
+    return {
+        "fingerprint": plan.fingerprint, "missing": missing, "description": plan.description, "created": created,
+    }  # fmt: skip
 
 
 def plan_in(store: Store) -> dict[str, Any] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from distributed import Client
@@ -13,7 +14,7 @@ from zarr.abc.store import Store
 
 from xwalloc.codec.config import Profile
 from xwalloc.conversion import store as objects
-from xwalloc.conversion.begin import agree, plan_in
+from xwalloc.conversion.begin import agree, note_of, plan_in
 from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
@@ -23,6 +24,7 @@ from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.sources.opened import release
+from xwalloc.conversion.sources.stack import StackSource
 from xwalloc.conversion.unit import Job
 from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
@@ -148,7 +150,7 @@ def prepare(
     """
     sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
     found = find(sources, along=along, target=None if target is None else objects.place(target))
-    unreadable = tuple(Failure(source=name, reason=reason) for name, reason in found.unreadable)
+    unreadable = tuple(Failure(source=name, reason=reason, reading=True) for name, reason in found.unreadable)
     if not found.granules:
         raise ConfigError("Expected a source that can be read. Got none. " + "; ".join(map(str, unreadable)))
     if unreadable and along is not None and not skip_unreadable:
@@ -237,7 +239,8 @@ def convert(
         Replace a store that `convert` wrote: the new one is built beside it and renamed when it is complete. Only on
         file systems.
     skip_unreadable
-        Complete the store without sources that cannot be opened. They are still failures.
+        Complete the store without sources that cannot be opened, or read somewhere. They are still failures. Along a
+        dimension, only those that cannot be opened are left out.
     storage_options
         For fsspec, where `store` is a URL.
     progress, planned
@@ -283,8 +286,8 @@ def convert(
             beginning.undo()
             raise
         task = Task(
-            client=connected, crew=crew, store=target, manifest=beginning.manifest, plan=preparation.plan, made=made,
-            unreadable=preparation.unreadable, skip=skip_unreadable,
+            client=connected, crew=crew, store=target, manifest=beginning.manifest, created=beginning.created,
+            plan=preparation.plan, made=made, unreadable=preparation.unreadable, skip=skip_unreadable,
         )  # fmt: skip
         try:
             result = task.work(progress or (lambda progress: None))
@@ -304,6 +307,7 @@ class Task:
     crew: list[Worker]
     store: Store
     manifest: Manifest
+    created: str
     plan: Plan
     made: dict[str, bytes]
     unreadable: tuple[Failure, ...]
@@ -311,15 +315,11 @@ class Task:
 
     def work(self, tell: Callable[[Progress], None]) -> Conversion:
         """Write what is not written yet."""
-        job = Job.of(self.plan, self.store, array_metadata(self.plan, self.made))
-        names = {job.name(unit): unit for unit in self.plan.unit_ids()}
+        job, names = Job.of(self.plan, self.store, array_metadata(self.plan, self.made)), self.names
         records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
-        beside = bytes_beside(self.plan, self.made)
-        progress = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
-        for record in records.values():
-            progress.add(record, self.path(names[record.unit]))
+        progress = self.progress(records.values())
         progress.earlier = progress.nbytes
-        earlier = len(records)
+        earlier = set(records)
         todo = [unit for name, unit in names.items() if name not in records]
         if todo or not is_finished(self.store, self.made):
             put_arrays(self.store, self.plan, self.made, at_once=self.manifest.at_once)
@@ -331,14 +331,58 @@ class Task:
 
         tell(progress)
         failures = run(self.client, self.crew, job, todo, done)
-        self.finish(names, records, repaired=bool(todo))
-        lost = self.unreadable if not self.skip else ()
+        rest = self.without_unread(failures) if self.skip else self
+        records = {name: records[name] for name in rest.names if name in records}
+        rest.finish(records, repaired=bool(todo))
+        found, beside = rest.progress(records.values()), bytes_beside(rest.plan, rest.made)
+        complete = found.done == found.total and (self.skip or not self.unreadable)
         return Conversion(
-            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, empty=progress.empty,
-            chunks=progress.stored - beside, metadata=beside, has_model=self.plan.model is not None,
-            max_error=dict(sorted(progress.max_error.items())), failures=(*self.unreadable, *failures),
-            complete=not failures and not lost, seconds=progress.seconds,
+            store=str(self.store), units=found.total, earlier=len(earlier & records.keys()), nbytes=found.nbytes,
+            empty=found.empty, chunks=found.stored - beside, metadata=beside, has_model=self.plan.model is not None,
+            max_error=dict(sorted(found.max_error.items())), failures=(*self.unreadable, *failures),
+            complete=complete, seconds=progress.seconds,
         )  # fmt: skip
+
+    @cached_property
+    def names(self) -> dict[str, UnitId]:
+        """Units by their names in the manifest."""
+        return {self.plan.arrays[number].unit_name(place): (number, place) for number, place in self.plan.unit_ids()}
+
+    def progress(self, records: Iterable[Record]) -> Progress:
+        """How far the conversion is where units are written."""
+        names = self.names
+        beside = bytes_beside(self.plan, self.made)
+        found = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
+        for record in records:
+            found.add(record, self.path(names[record.unit]))
+        return found
+
+    def without_unread(self, failures: Sequence[Failure]) -> Task:
+        """The task without sources of which parts could not be read; what is written of them is deleted.
+
+        Nothing is left out where that would not complete the store, nor groups that were whole once.
+        """
+        granules, arrays = self.plan.granules, {array.path: array for array in self.plan.arrays}
+        reasons = {granules[arrays[f.path].granule].given: f.reason for f in failures if f.path is not None}
+        lost = {number for number, granule in enumerate(granules) if granule.given in reasons}
+        stacked = any(isinstance(granules[number].source, StackSource) for number in lost)
+        kept = stacked or len(lost) == len(granules) or not all(failure.reading for failure in failures)
+        if not lost or kept or any(self.was_whole(granules[number].path) for number in lost):
+            return self
+        plan = self.plan.without(lost)
+        missing = {**{failure.source: failure.reason for failure in self.unreadable}, **reasons}
+        rest = replace(self, plan=plan, made=layout(plan, self.created, missing))
+        self.manifest.begin(note_of(plan, missing, self.created))
+        self.manifest.forget(self.names.keys() - rest.names.keys())
+        folders = [f"{path}/" for path, array in arrays.items() if array.granule in lost]
+        written = {key for folder in folders for key in objects.keys(self.store, folder)}
+        for key in (written | self.made.keys()) - rest.made.keys():
+            objects.delete(self.store, key)
+        return rest
+
+    def was_whole(self, path: str) -> bool:
+        """Whether readers can open a group."""
+        return any(objects.exists(self.store, f"{path}/{name}".lstrip("/")) for name in ("zarr.json", ".zgroup"))
 
     def path(self, unit: UnitId) -> str:
         """Path of the array of a unit."""
@@ -356,8 +400,9 @@ class Task:
                 logger.warning("Unit %s was damaged after it was written: it is written again.", name)
         return {name: record for name, record in records.items() if name in good}
 
-    def finish(self, names: dict[str, UnitId], records: dict[str, Record], *, repaired: bool) -> None:
+    def finish(self, records: dict[str, Record], *, repaired: bool) -> None:
         """Make groups that are whole what readers can open; with the last of them, the root."""
+        names = self.names
         granules = range(len(self.plan.granules))
         open_ones = {self.plan.arrays[unit[0]].granule for name, unit in names.items() if name not in records}
         whole = {self.plan.granules[number].path for number in granules if number not in open_ones}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Hashable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion.manifest import refuse_unfinished
 from xwalloc.conversion.prepare import ATTRIBUTE
 from xwalloc.conversion.sources.base import Region, Source
+from xwalloc.conversion.sources.files import is_url
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.store import place
 from xwalloc.errors import ConfigError
 from xwalloc.frames import configuration, watch
 from xwalloc.models import sidecar
 
-__all__ = ["Pair", "Side", "open_root", "sides"]
+__all__ = ["Pair", "Side", "left_out", "open_root", "sides"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,15 @@ def open_root(store: Store) -> zarr.Group:
     raise ConfigError(f"Expected a Zarr group at {store}. Got none. Check the path.")
 
 
+def left_out(store: Store) -> dict[str, str]:
+    """Sources that the conversion to a store did without, with the reason."""
+    said: Any = open_root(store).attrs.get(ATTRIBUTE)
+    missing = said.get("missing") if isinstance(said, dict) else None
+    return {str(name): str(reason) for name, reason in missing.items()} if isinstance(missing, dict) else {}
+
+
 def sides(source: Any, store: Store) -> list[Side]:
-    """Groups of a store, each beside its source.
+    """Groups of a store, each beside its source; sources that it was completed without are passed over.
 
     Raises
     ------
@@ -119,12 +128,14 @@ def sides(source: Any, store: Store) -> list[Side]:
     settings = said.get("settings", {}) if isinstance(said, dict) else {}
     sources = [source] if isinstance(source, str) or not isinstance(source, list | tuple) else list(source)
     found = find(sources, along=settings.get("along") if isinstance(settings, dict) else None, target=place(store))
-    missing = said.get("missing", {}) if isinstance(said, dict) else {}
-    lost = [f"{name}: {reason}" for name, reason in found.unreadable if name not in missing]
+    missing = {absolute(name) for name in left_out(store)}
+    lost = [f"{name}: {reason}" for name, reason in found.unreadable if absolute(name) not in missing]
     if lost:
         raise ConfigError(f"Expected all sources to be readable. {'; '.join(lost)}")
     result = []
     for granule in found.granules:
+        if absolute(granule.given) in missing:
+            continue
         try:
             group = root[granule.path] if granule.path else root
         except KeyError:
@@ -136,6 +147,11 @@ def sides(source: Any, store: Store) -> list[Side]:
             )
         result.append(side(granule.path, granule.source, group))
     return result
+
+
+def absolute(name: str) -> str:
+    """Name of a source, whatever folder it was given from."""
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def side(path: str, source: Source, group: zarr.Group) -> Side:

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,6 +156,19 @@ class Plan:
     def nbytes(self) -> int:
         """Bytes of all samples."""
         return sum(array.nbytes for array in self.arrays)
+
+    def without(self, granules: Collection[int]) -> Plan:
+        """The plan without some granules, by their numbers."""
+        kept = [number for number in range(len(self.granules)) if number not in granules]
+        arrays = [
+            replace(array, granule=kept.index(array.granule)) for array in self.arrays if array.granule not in granules
+        ]
+        return replace(
+            self,
+            granules=tuple(self.granules[number] for number in kept),
+            templates=tuple(self.templates[number] for number in kept),
+            arrays=tuple(arrays),
+        )
 
     @cached_property
     def description(self) -> dict[str, Any]:
