@@ -22,6 +22,7 @@ from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
 from xwalloc.conversion.prepare import array_metadata, bytes_beside, finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
+from xwalloc.conversion.sources.dataset import DatasetSource
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.sources.opened import release
 from xwalloc.conversion.sources.stack import StackSource
@@ -365,8 +366,8 @@ class Task:
         granules, arrays = self.plan.granules, {array.path: array for array in self.plan.arrays}
         reasons = {granules[arrays[f.path].granule].given: f.reason for f in failures if f.path is not None}
         lost = {number for number, granule in enumerate(granules) if granule.given in reasons}
-        stacked = any(isinstance(granules[number].source, StackSource) for number in lost)
-        kept = stacked or len(lost) == len(granules) or not all(failure.reading for failure in failures)
+        tied = any(isinstance(granules[number].source, StackSource | DatasetSource) for number in lost)
+        kept = tied or len(lost) == len(granules) or not all(failure.reading for failure in failures)
         if not lost or kept or any(self.was_whole(granules[number].path) for number in lost):
             return self
         plan = self.plan.without(lost)
