@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import xwalloc
 from xwalloc.cli import main
 from xwalloc.conversion.convert import convert as convert_anywhere
 from xwalloc.conversion.convert import prepare
-from xwalloc.conversion.sources.opened import release
+from xwalloc.conversion.sources.opened import OpenedSource, release
 from xwalloc.conversion.verify import verify
 from xwalloc.errors import ConfigError
 
@@ -146,6 +148,31 @@ def test_the_command_line_goes_on_where_groups_were_interrupted(convert, emit, t
     done = CliRunner().invoke(main, [*command, "reflectance=0.002,location/lat=0.1"])
     assert done.exit_code == 0, done.output
     same_but(emit, store, {"reflectance": 0.002, "location/lat": 0.1})
+
+
+def test_a_file_of_which_one_group_is_complete_may_be_repaired(convert, emit, tmp_path, monkeypatch):
+    """All of the file is converted again; where all of it was complete, it may not change."""
+    path, store = tmp_path / "copy.nc", tmp_path / "e.zarr"
+    shutil.copy(emit, path)
+    read = OpenedSource.read
+
+    def damaged(self, variable, region):
+        if variable == "reflectance":
+            raise ValueError("damaged")
+        return read(self, variable, region)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenedSource, "read", damaged)
+        assert not convert(path, store, max_error={"reflectance": 0.002}, **EMIT).complete
+    assert zarr.open_group(store / "location", mode="r")["lon"].shape == (40, 32)
+    with netCDF4.Dataset(path, "a") as file:
+        file["location/lon"][3, 4] = 7
+    again = convert(path, store, max_error={"reflectance": 0.002}, **EMIT)
+    assert (again.ok, again.earlier) == (True, 0)
+    assert verify(path, store).ok
+    os.utime(path)
+    with pytest.raises(ConfigError, match=r"begun\. source .*copy\.nc has changed \(modified .* now\)\. Use"):
+        convert(path, store, max_error={"reflectance": 0.002}, **EMIT)
 
 
 def test_integers_in_groups_and_a_root_without_variables(convert, neon, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -260,7 +261,8 @@ def convert(
     final = held(objects.open_store(store, storage_options))
     replacement = Replacement.of(final) if overwrite else None
     target = final if replacement is None else replacement.store
-    with cluster(client, scheduler, workers) as connected:
+    with cluster(client, scheduler, workers) as connected, ExitStack() as stack:
+        stack.callback(release)  # here, where sources were planned, also where that is refused
         crew = look(connected)
         refuse_unseen(target, crew)
         preparation = prepare(
@@ -293,7 +295,6 @@ def convert(
         try:
             result = task.work(progress or (lambda progress: None))
         finally:
-            release()  # here, where sources were planned
             connected.run(release, on_error="ignore")  # a worker that dies has nothing open
     if replacement is not None and result.complete:
         replacement.swap()
