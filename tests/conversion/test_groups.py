@@ -71,7 +71,9 @@ def neon(tmp_path_factory):
     """Integers some groups down, dimensions without names, metadata in many groups, nothing in the root."""
     path = tmp_path_factory.mktemp("neon") / "neon.h5"
     with h5py.File(path, "w") as file:
+        file.attrs["project"] = "a flight"
         group = file.create_group("SITE/Reflectance")
+        file["SITE"].attrs["code"] = np.bytes_("SITE")
         group["Reflectance_Data"] = (smooth(40, 32, 6) * 100).astype("i2")
         group["Metadata/Ancillary_Imagery/Shade"] = np.arange(40 * 32, dtype="u1").reshape(40, 32)
         group["Metadata/Coordinate_System/EPSG Code"] = np.bytes_("32611")
@@ -183,6 +185,8 @@ def test_integers_in_groups_and_a_root_without_variables(convert, neon, tmp_path
     assert convert(neon, store, chunks={y: 32}, shards={y: 32, x: 32}, **settings).ok
     same_but(neon, store, {NEON: 20})
     assert len(codecs(store)) == 6
+    root = zarr.open_group(store, mode="r")
+    assert (root.attrs["project"], root["SITE"].attrs["code"]) == ("a flight", "SITE")
     assert verify(neon, store).ok
     assert "to-sun_Zenith_Angle" in xwalloc.report(neon, store, tmp_path / "page.html").read_text()
     xwalloc.export(store, tmp_path / "plain.zarr")
@@ -190,6 +194,25 @@ def test_integers_in_groups_and_a_root_without_variables(convert, neon, tmp_path
     assert plain["SITE/Reflectance/Metadata/Coordinate_System/EPSG Code"][()] == "32611"
     with pytest.raises(ConfigError, match=rf"at least one variable.*'{NEON}': it holds integers.*Name the variables"):
         prepare(neon, max_error=20)
+
+
+def test_groups_that_have_attributes_only(convert, neon, tmp_path):
+    settings = {"max_error": {"Reflectance_Data": 20}, "signal_dims": ("phony_dim_0", "phony_dim_1")}
+    for number in range(2):
+        shutil.copy(neon, tmp_path / f"{number}.h5")
+    sources = [tmp_path / "0.h5", tmp_path / "1.h5"]
+    assert convert(sources, tmp_path / "groups.zarr", **settings).ok
+    root = zarr.open_group(tmp_path / "groups.zarr", mode="r")
+    assert (root["1"].attrs["project"], root["1/SITE"].attrs["code"]) == ("a flight", "SITE")
+    assert verify(sources, tmp_path / "groups.zarr").ok
+    assert convert(sources, tmp_path / "along.zarr", along="time", **settings).ok
+    root = zarr.open_group(tmp_path / "along.zarr", mode="r")
+    assert (root.attrs["project"], list(root.array_keys()), root[NEON].shape) == ("a flight", [], (2, 40, 32, 6))
+    assert verify(sources, tmp_path / "along.zarr").ok
+    again = tmp_path / "again.zarr"
+    assert convert(tmp_path / "groups.zarr", again, lossless=True, signal_dims=settings["signal_dims"]).ok
+    assert zarr.open_group(again, mode="r")["1/SITE"].attrs["code"] == "SITE"
+    assert verify(tmp_path / "groups.zarr", again).ok
 
 
 def test_sources_with_different_variables(convert, tmp_path):
