@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 from distributed import Client
@@ -32,6 +31,7 @@ from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
 from xwalloc.info import parts
 from xwalloc.models.model import Model
+from xwalloc.types import cached_property
 from xwalloc.xarray import as_dims
 from xwalloc.xarray.plan import PerVariable, Request
 
