@@ -76,21 +76,19 @@ def shares_of(granules: Sequence[Granule], datasets: Sequence[xr.Dataset], reque
     else:
         quality = request.quality
         qualities = dict.fromkeys(fitting(granules, datasets, paths, request), quality)
-    nodata: dict[Array, Any] | None = None
-    if isinstance(request.nodata, Mapping):
-        compressed = {array: paths[array] for array in qualities}
-        found = meant("nodata", "variables that are compressed", request.nodata, compressed)
-        nodata = {array: value for array, (_, value) in found.items()}
     say_kept(granules, datasets, qualities)
     shares = [Share(qualities={}, request=request) for _ in granules]
     for (number, name), quality in qualities.items():
         shares[number].qualities[name] = quality
-    if nodata is None:
+    if not isinstance(request.nodata, Mapping):
         return shares
-    return [
-        replace(one, request=replace(request, nodata={v: x for (n, v), x in nodata.items() if n == number}))
-        for number, one in enumerate(shares)
-    ]
+    compressed = {array: paths[array] for array in qualities}
+    nodata: list[dict[Hashable, float]] = [{} for _ in granules]
+    for (number, name), (_, value) in meant(
+        "nodata", "variables that are compressed", request.nodata, compressed
+    ).items():
+        nodata[number][name] = value
+    return [replace(one, request=replace(request, nodata=x)) for one, x in zip(shares, nodata, strict=True)]
 
 
 def by_name(paths: Mapping[Array, str], request: Request) -> dict[Array, dict[str, Any]]:
