@@ -418,7 +418,7 @@ def test_missing_and_unreadable_sources(folder, tmp_path):
     assert run("verify", folder, tmp_path / "none.tif", store).exit_code == 0
 
 
-def test_sources_that_are_cut_are_left_out_where_that_is_wanted(folder, tmp_path):
+def test_sources_that_are_cut_are_left_out_where_that_is_wanted(folder, tmp_path, monkeypatch):
     folder, whole = folder
     (folder / "d.tif").write_bytes(b"no raster at all")
     store = tmp_path / "a.zarr"
@@ -439,6 +439,8 @@ def test_sources_that_are_cut_are_left_out_where_that_is_wanted(folder, tmp_path
         assert checked.exit_code == 0, checked.output
         assert f"left out        {folder / 'b.tif'}: " in checked.stdout
         assert f"left out        {folder / 'd.tif'}: It is of no kind" in checked.stdout
+        monkeypatch.chdir(folder)
+        assert run("verify", "*.tif", store).exit_code == 0  # however they are called
     (folder / "b.tif").write_bytes(whole)
     (folder / "d.tif").unlink()
     assert run(*command[:-1]).exit_code == 0

@@ -23,6 +23,7 @@ from xwalloc.conversion.prepare import array_metadata, bytes_beside, finish_grou
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
 from xwalloc.conversion.sources.dataset import DatasetSource
+from xwalloc.conversion.sources.files import absolute
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.sources.opened import release
 from xwalloc.conversion.sources.stack import StackSource
@@ -271,7 +272,7 @@ def convert(
             along=along, skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=plan_in(target),
             target=store,
         )  # fmt: skip
-        missing = {failure.source: failure.reason for failure in preparation.unreadable}
+        missing = {absolute(failure.source): failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
@@ -372,7 +373,8 @@ class Task:
         if not lost or kept or any(self.was_whole(granules[number].path) for number in lost):
             return self
         plan = self.plan.without(lost)
-        missing = {**{failure.source: failure.reason for failure in self.unreadable}, **reasons}
+        missing = {absolute(failure.source): failure.reason for failure in self.unreadable}
+        missing |= {absolute(given): reason for given, reason in reasons.items()}
         rest = replace(self, plan=plan, made=layout(plan, self.created, missing))
         self.manifest.begin(note_of(plan, missing, self.created))
         self.manifest.forget(self.names.keys() - rest.names.keys())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion.manifest import Manifest, refuse_unfinished
 from xwalloc.conversion.prepare import ATTRIBUTE
 from xwalloc.conversion.sources.base import Region, Source
-from xwalloc.conversion.sources.files import is_url
+from xwalloc.conversion.sources.files import absolute
 from xwalloc.conversion.sources.find import Granule, find
 from xwalloc.conversion.store import place
 from xwalloc.errors import ConfigError
@@ -198,11 +197,6 @@ def listed(names: dict[str, str]) -> str:
     some = [name if not path else f"{name} (group {path})" for path, name in sorted(names.items())]
     more = f" and {len(some) - MOST_LISTED} more" if len(some) > MOST_LISTED else ""
     return ", ".join(some[:MOST_LISTED]) + more
-
-
-def absolute(name: str) -> str:
-    """Name of a source, whatever folder it was given from."""
-    return name if is_url(name) else os.path.abspath(name)
 
 
 def side(path: str, source: Source, group: zarr.Group) -> Side:
