@@ -418,6 +418,67 @@ def test_missing_and_unreadable_sources(folder, tmp_path):
     assert run("verify", folder, tmp_path / "none.tif", store).exit_code == 0
 
 
+def test_sources_that_are_cut_are_left_out_where_that_is_wanted(folder, tmp_path, monkeypatch):
+    folder, whole = folder
+    (folder / "d.tif").write_bytes(b"no raster at all")
+    store = tmp_path / "a.zarr"
+    command = ("convert", folder, store, "--max-error", "0.1", "--chunk", "y=32,x=32", "--skip-unreadable")
+    for _ in range(2):  # the same again changes nothing
+        done = run(*command)
+        assert done.exit_code == 3
+        assert "b/band_data[0:3, 32:64, 32:64]" in done.stderr.replace("\n", "")
+        assert "not complete" not in done.stderr
+        root = zarr.open_group(store, mode="r")
+        assert sorted(root.group_keys()) == ["a", "c"]
+        assert not (store / "b").exists() or not any(path.is_file() for path in (store / "b").rglob("*"))
+        missing = root.attrs["xwalloc"]["missing"]
+        assert {Path(name).name: reason[:18] for name, reason in missing.items()} == {
+            "b.tif": str(folder / "b.tif")[:18], "d.tif": "It is of no kind t",
+        }  # fmt: skip
+        checked = run("verify", folder, store)
+        assert checked.exit_code == 0, checked.output
+        assert f"left out        {folder / 'b.tif'}: " in checked.stdout
+        assert f"left out        {folder / 'd.tif'}: It is of no kind" in checked.stdout
+        monkeypatch.chdir(folder)
+        assert run("verify", "*.tif", store).exit_code == 0  # however they are called
+    (folder / "b.tif").write_bytes(whole)
+    (folder / "d.tif").unlink()
+    assert run(*command[:-1]).exit_code == 0
+    assert run("verify", folder, store).exit_code == 0
+    with xr.open_zarr(store, group="b") as stored, rasterio.open(folder / "b.tif") as file:
+        within(stored.band_data.values, file.read(), 0.1)
+
+
+def test_what_is_damaged_of_a_group_that_was_whole_does_not_leave_it_out(convert, tmp_path, monkeypatch):
+    for name in "ab":
+        raster(tmp_path / f"{name}.tif", field(3, 64, 64).astype("f4"))
+    settings = {"max_error": 0.1, "chunks": {"y": 32, "x": 32}, "skip_unreadable": True}
+    assert convert(f"{tmp_path}/*.tif", tmp_path / "s.zarr", **settings).ok
+    chunk = tmp_path / "s.zarr" / "b" / "band_data" / "c" / "0" / "1" / "1"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    kept = {path for path in (tmp_path / "s.zarr" / "b").rglob("*") if path != chunk}
+
+    def refuse(self, variable, region):
+        raise ValueError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xwalloc.conversion.sources.raster.RasterSource.read", refuse)
+        result = convert(f"{tmp_path}/*.tif", tmp_path / "s.zarr", **settings)
+    assert (result.complete, len(result.failures)) == (False, 1)
+    assert kept <= set((tmp_path / "s.zarr" / "b").rglob("*"))
+    assert convert(f"{tmp_path}/*.tif", tmp_path / "s.zarr", **settings).ok
+
+
+def test_a_single_source_and_one_along_a_dimension_cannot_be_left_out(folder, tmp_path):
+    folder, _ = folder
+    for more in ([folder / "b.tif"], [folder, "--along", "time"]):
+        command = ("convert", *more, tmp_path / f"{len(more)}.zarr", "--max-error", "0.1", "--skip-unreadable")
+        done = run(*command)
+        assert done.exit_code == 3
+        assert "not complete" in done.stderr
+        assert "--skip-unreadable" not in done.stderr
+
+
 def test_only_missing_sources(tmp_path):
     done = run("convert", tmp_path / "none.tif", tmp_path / "a.zarr", "--max-error", "1")
     assert done.exit_code == 1

@@ -139,9 +139,17 @@ def test_a_record_that_is_cut_does_not_count(source, whole, tmp_path):
     assert chunks(store) == chunks(whole)
 
 
-@pytest.mark.parametrize("changed", [{"max_error": 0.6}, {"chunks": {"y": 64, "x": 32}}, {"zarr_format": 2}])
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"max_error": 0.6}, r"begun\. setting max_error: 0\.5 before, 0\.6 now\. Use"),
+        ({"chunks": {"y": 64, "x": 32}}, r"begun\. setting chunks: \{.*\} before, \{'x': 32, 'y': 64\} now\. Use"),
+        ({"zarr_format": 2}, r"begun\. zarr_format: 3 before, 2 now\. Use"),
+        ({"nodata": -1}, r"begun\. setting nodata: not given before, -1 now\. Use"),
+    ],
+)
 @pytest.mark.parametrize("complete", [True, False])
-def test_other_settings_are_refused_and_nothing_is_touched(source, tmp_path, changed, complete):
+def test_other_settings_are_refused_and_nothing_is_touched(source, tmp_path, changed, words, complete):
     store = tmp_path / "out.zarr"
     if complete:
         convert(source, store, **SETTINGS)
@@ -149,9 +157,15 @@ def test_other_settings_are_refused_and_nothing_is_touched(source, tmp_path, cha
         with pytest.raises(KeyboardInterrupt):
             convert(source, store, progress=stop_after(3), **SETTINGS)
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in store.rglob("*")}
-    with pytest.raises(ConfigError, match="was begun"):
+    with pytest.raises(ConfigError, match=words):
         convert(source, store, **{**SETTINGS, **changed})
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in store.rglob("*")} == before
+
+
+def test_the_same_setting_as_another_type_goes_on(source, tmp_path):
+    assert convert(source, tmp_path / "out.zarr", max_error=1, chunks={"y": 64, "x": 64}).ok
+    again = convert(source, tmp_path / "out.zarr", max_error=1.0, chunks={"x": np.int32(64), "y": 64})
+    assert (again.ok, again.earlier) == (True, again.units)
 
 
 def test_a_source_that_changed_is_refused(source, tmp_path):
@@ -161,7 +175,12 @@ def test_a_source_that_changed_is_refused(source, tmp_path):
     with xr.open_dataset(copy) as dataset:
         changed = dataset.load() + 1
     changed.to_netcdf(copy)
-    with pytest.raises(ConfigError, match="has changed"):
+    words = r"begun\. source .*scene\.nc has changed \(modified 20\d\d-.* before, 20\d\d-.* now.*\)\. Use"
+    with pytest.raises(ConfigError, match=words):
+        convert(copy, tmp_path / "out.zarr", **SETTINGS)
+    changed.isel(x=slice(40)).to_netcdf(copy)
+    words = r"array .* has changed, shape: \[.*\] before, \[.*\] now; source .*scene\.nc has changed \("
+    with pytest.raises(ConfigError, match=words):
         convert(copy, tmp_path / "out.zarr", **SETTINGS)
 
 

@@ -203,8 +203,29 @@ def test_not_its_sources(original, store, tmp_path):
     with pytest.raises(ConfigError, match="Got none"):
         verify(original / "scene.nc", tmp_path / "none.zarr")
     shutil.copy(original / "scene.nc", tmp_path / "other.nc")
-    with pytest.raises(ConfigError, match="give the sources that the store was converted from"):
+    with pytest.raises(ConfigError, match="Give the sources that the store was converted from"):
         verify([original / "scene.nc", tmp_path / "other.nc"], store)
+    xr.Dataset({"wind": (("y", "x"), np.zeros((8, 8), "f4"))}).to_netcdf(tmp_path / "wind.nc")
+    with pytest.raises(ConfigError, match=r"converted from: flags, height, radiance\. Got wind"):
+        verify(tmp_path / "wind.nc", store)
+    done = CliRunner().invoke(main, ["verify", str(tmp_path / "wind.nc"), str(store)])
+    assert done.exit_code == 1
+
+
+def test_some_of_its_sources(original, tmp_path):
+    sources = [shutil.copy(original / "scene.nc", tmp_path / f"{name}.nc") for name in "abc"]
+    store = tmp_path / "abc.zarr"
+    assert convert(sources, store, max_error={"height": BOUND}).ok
+    assert verify(sources, store, sample=1).ok
+    done = CliRunner().invoke(main, ["verify", str(sources[0]), str(sources[1]), str(store)])
+    assert done.exit_code == 1
+    assert "Expected the 3 sources (or groups of them)" in done.stderr
+    assert f"Got 2. Not given: {sources[2]} (group c). Give" in done.stderr
+    with pytest.raises(ConfigError, match=r"Got 1\. Not given: .*a\.nc \(group a\).*Not in the store: .*a\.nc\. Give"):
+        verify(sources[0], store)
+    shutil.copy(original / "scene.nc", tmp_path / "d.nc")
+    with pytest.raises(ConfigError, match=r"Not in the store: .*d\.nc \(group d\)"):
+        verify([*sources, tmp_path / "d.nc"], store)
 
 
 def test_store_that_another_wrote(original, tmp_path):
@@ -214,3 +235,6 @@ def test_store_that_another_wrote(original, tmp_path):
     found = verify(plain, tmp_path / "plain.zarr")
     assert found.ok
     assert found.max_error == {"radiance": 0, "height": 0, "flags": 0}
+    (plain.height.to_dataset(name="other")).to_zarr(tmp_path / "other.zarr", consolidated=False)
+    with pytest.raises(ConfigError, match="has none of them, nor the record of a conversion"):
+        verify(plain, tmp_path / "other.zarr")

@@ -124,7 +124,7 @@ def talk(quiet: bool, as_json: bool, verbose: bool) -> None:
 @click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True)
 @cluster_options
 @click.option("--overwrite", is_flag=True, help="Replace a store of `xwalloc convert` once the new one is complete.")
-@click.option("--skip-unreadable", is_flag=True, help="Complete the store without sources that cannot be opened.")
+@click.option("--skip-unreadable", is_flag=True, help="Complete the store without sources that cannot be read.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, an estimate of size and quality, and write nothing.")
 @talk_options
 @debug_option
@@ -202,10 +202,12 @@ def convert(
             click.echo(f"not converted: {failure}", err=True)
     if not result.ok:
         if not as_json and not result.complete:
+            apart = not options["skip_unreadable"] and options["along"] is None
             click.echo(
                 "The store is not complete and its root cannot be opened yet. Run the same command again when the "
-                "cause is repaired; what is written stays. --skip-unreadable goes without sources that cannot be "
-                "opened.",
+                "cause is repaired; what is written stays."
+                + " --skip-unreadable goes without sources that cannot be read."
+                * apart,
                 err=True,
             )
         ctx.exit(INCOMPLETE)
@@ -319,6 +321,7 @@ def verify(
             rows = [
                 ("compared", f"{found.checked} of {found.units} units, {amount(found.nbytes)}"),
                 *((path, f"largest error {error:.6g}, as stored") for path, error in found.max_error.items()),
+                *(("left out", f"{name}: {reason}") for name, reason in found.missing.items()),
                 ("result", "all as promised" if found.ok else f"{len(found.differences)} differences"),
             ]
             show(store, rows)

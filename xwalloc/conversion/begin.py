@@ -13,7 +13,17 @@ from xwalloc.conversion.manifest import Manifest
 from xwalloc.conversion.plan import Plan
 from xwalloc.errors import ConfigError
 
-__all__ = ["Beginning", "agree", "plan_in"]
+__all__ = ["Beginning", "agree", "note_of", "plan_in"]
+
+HASHES = {
+    "dataset": "its values or coordinates are other ones",
+    "metadata": "its metadata are other ones",
+    "sources": "its sources are other ones, or were changed",
+}
+"""What a difference in a hash of an identity means."""
+
+MOST_DETAILS = 5
+"""Differences that a message lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +86,6 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
     """
     manifest = Manifest(store)
     before = plan_in(store)
-    note = {"fingerprint": plan.fingerprint, "missing": missing, "description": plan.description}
     if before is None:
         if not objects.is_empty(store):
             remedy = "Choose another place; nothing is ever deleted that is not ours."
@@ -87,14 +96,23 @@ def agree(store: Store, plan: Plan, missing: dict[str, str]) -> Beginning:
                 f"{remedy}"
             )
         created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return Beginning(manifest=manifest, created=created, fresh=True, note={**note, "created": created}, outdated=())
+        return Beginning(
+            manifest=manifest, created=created, fresh=True, note=note_of(plan, missing, created), outdated=()
+        )
     created = str(before["created"])
     outdated = refuse_changes(manifest, before, plan, missing)
     same = before["fingerprint"] == plan.fingerprint and before["missing"] == missing
     return Beginning(
-        manifest=manifest, created=created, fresh=False, note=None if same else {**note, "created": created},
+        manifest=manifest, created=created, fresh=False, note=None if same else note_of(plan, missing, created),
         outdated=tuple(outdated),
     )  # fmt: skip
+
+
+def note_of(plan: Plan, missing: dict[str, str], created: str) -> dict[str, Any]:
+    """What the record says of a plan."""
+    return {
+        "fingerprint": plan.fingerprint, "missing": missing, "description": plan.description, "created": created,
+    }  # fmt: skip
 
 
 def plan_in(store: Store) -> dict[str, Any] | None:
@@ -130,25 +148,36 @@ def refuse_changes(manifest: Manifest, before: dict[str, Any], plan: Plan, missi
         Units of sources that were repaired: they are written again.
     """
     old, new = before["description"], plan.description
-    details = [
-        f"{key}: {old[key]} before, {new[key]} now" for key in ("settings", "zarr_format") if old[key] != new[key]
-    ]
+    details = changes("setting ", old["settings"], new["settings"])
+    details += changes("", *({"zarr_format": said["zarr_format"]} for said in (old, new)))
     arrays, sources = changed(old["arrays"], new["arrays"]), changed(old["sources"], new["sources"])
-    details += [f"array {path} has changed" for path in arrays]
+    altered = {
+        granule.given: f"source {granule.given} has changed ("
+        f"{', '.join(identities(old['sources'][granule.path], new['sources'][granule.path]))})"
+        for granule in plan.granules
+        if granule.path in sources
+    }
     outdated: list[str] = []
-    if sources and not details:
+    if not details:  # else they are other ones because settings are
+        for path in arrays:
+            details += changes(f"array {path} has changed, ", old["arrays"][path], new["arrays"][path])
+    if details:
+        details += altered.values()
+    elif sources:
         records = manifest.records()
-        for path in sources:
-            own = [array for array in plan.arrays if plan.granules[array.granule].path == path]
-            units = [array.unit_name(place) for array in own for place in array.places()]
-            written = [name for name in units if name in records]
-            if len(written) == len(units):
-                details.append(f"source {path or '/'} has changed")
+        units: dict[str, list[str]] = {}
+        for array in plan.arrays:
+            own = units.setdefault(plan.granules[array.granule].given, [])
+            own += [array.unit_name(place) for place in array.places()]
+        for given, words in altered.items():
+            written = [name for name in units.get(given, ()) if name in records]
+            if len(written) == len(units.get(given, ())):
+                details.append(words)
             outdated += written
-    else:
-        details += [f"source {path or '/'} has changed" for path in sources]
     if not missing and not before["missing"] and old["sources"].keys() != new["sources"].keys():
         details.append(f"sources {sorted(old['sources'])} before, {sorted(new['sources'])} now")
+    if len(details) > MOST_DETAILS:
+        details[MOST_DETAILS:] = [f"{len(details) - MOST_DETAILS} more differences"]
     if details:
         raise ConfigError(
             f"Expected the settings and sources with which the conversion to {manifest.store} was begun. "
@@ -160,3 +189,35 @@ def refuse_changes(manifest: Manifest, before: dict[str, Any], plan: Plan, missi
 def changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Keys of both that have another value."""
     return [key for key in sorted(old.keys() & new.keys()) if old[key] != new[key]]
+
+
+def changes(words: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What was before and is now, of keys of either whose values differ."""
+    return [
+        f"{words}{key}: {old.get(key, 'not given')} before, {new.get(key, 'not given')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def identities(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs in the identities of a source."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += [f"{key}: {words}" for words in identities(before, now)]
+        elif key == "modified" and isinstance(before, int) and isinstance(now, int):
+            found.append(f"modified {moment(before)} before, {moment(now)} now")
+        elif key in HASHES:
+            found.append(HASHES[key])
+        else:
+            found.append(f"{key} {before} before, {now} now")
+    return found
+
+
+def moment(nanoseconds: int) -> str:
+    """A time of change of a file, as ISO 8601."""
+    return datetime.datetime.fromtimestamp(nanoseconds / 1e9, datetime.UTC).isoformat(timespec="milliseconds")

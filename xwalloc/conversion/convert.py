@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from distributed import Client
@@ -13,7 +14,7 @@ from zarr.abc.store import Store
 
 from xwalloc.codec.config import Profile
 from xwalloc.conversion import store as objects
-from xwalloc.conversion.begin import agree, plan_in
+from xwalloc.conversion.begin import agree, note_of, plan_in
 from xwalloc.conversion.here import held
 from xwalloc.conversion.manifest import Manifest, Record
 from xwalloc.conversion.memory import MOST_ROOM, Projection, project, room_for_unit
@@ -21,13 +22,17 @@ from xwalloc.conversion.plan import Plan, UnitId, make_plan, with_shards
 from xwalloc.conversion.prepare import array_metadata, bytes_beside, finish_groups, is_finished, layout, put_arrays
 from xwalloc.conversion.replace import Replacement
 from xwalloc.conversion.run import Failure, Progress, run
+from xwalloc.conversion.sources.dataset import DatasetSource
+from xwalloc.conversion.sources.files import absolute
 from xwalloc.conversion.sources.find import find
 from xwalloc.conversion.sources.opened import release
+from xwalloc.conversion.sources.stack import StackSource
 from xwalloc.conversion.unit import Job
 from xwalloc.conversion.workers import Worker, cluster, look, refuse_unseen
 from xwalloc.errors import ConfigError
 from xwalloc.info import parts
 from xwalloc.models.model import Model
+from xwalloc.types import cached_property
 from xwalloc.xarray import as_dims
 from xwalloc.xarray.plan import PerVariable, Request
 
@@ -148,7 +153,7 @@ def prepare(
     """
     sources = [source] if isinstance(source, str) or not isinstance(source, Sequence) else list(source)
     found = find(sources, along=along, target=None if target is None else objects.place(target))
-    unreadable = tuple(Failure(source=name, reason=reason) for name, reason in found.unreadable)
+    unreadable = tuple(Failure(source=name, reason=reason, reading=True) for name, reason in found.unreadable)
     if not found.granules:
         raise ConfigError("Expected a source that can be read. Got none. " + "; ".join(map(str, unreadable)))
     if unreadable and along is not None and not skip_unreadable:
@@ -223,8 +228,10 @@ def convert(
         Path or URL of the store to write, or a Zarr store.
     max_error, snr, lossless, channel_dim, signal_dims, model, nodata, chunks, shards, profile, zarr_format
         As for `xwalloc.encoding`. Bounds are in the units that users see (where values are packed, in unpacked ones).
-        Variables of a raster are taken whatever their dtype. ``shards="auto"``: as many chunks as the memory of the
-        workers allows, up to 128 MiB of samples.
+        Variables of a raster are taken whatever their dtype. Names and dimensions are looked for in all groups and
+        sources together; a name is the end of a path ("lon" is any, "location/lon" that of a group) or, after a slash,
+        all of it ("/lon" is that of the root), and the longest that fits counts. ``shards="auto"``: as many chunks as
+        the memory of the workers allows, up to 128 MiB of samples.
     along
         Dimension along which several sources become one array; where they do not have it, it is made. None: each
         becomes a group of the store.
@@ -235,7 +242,8 @@ def convert(
         Replace a store that `convert` wrote: the new one is built beside it and renamed when it is complete. Only on
         file systems.
     skip_unreadable
-        Complete the store without sources that cannot be opened. They are still failures.
+        Complete the store without sources that cannot be opened, or read somewhere. They are still failures. Along a
+        dimension, only those that cannot be opened are left out.
     storage_options
         For fsspec, where `store` is a URL.
     progress, planned
@@ -254,7 +262,8 @@ def convert(
     final = held(objects.open_store(store, storage_options))
     replacement = Replacement.of(final) if overwrite else None
     target = final if replacement is None else replacement.store
-    with cluster(client, scheduler, workers) as connected:
+    with cluster(client, scheduler, workers) as connected, ExitStack() as stack:
+        stack.callback(release)  # here, where sources were planned, also where that is refused
         crew = look(connected)
         refuse_unseen(target, crew)
         preparation = prepare(
@@ -263,7 +272,7 @@ def convert(
             along=along, skip_unreadable=skip_unreadable, room=room_for_unit(crew), before=plan_in(target),
             target=store,
         )  # fmt: skip
-        missing = {failure.source: failure.reason for failure in preparation.unreadable}
+        missing = {absolute(failure.source): failure.reason for failure in preparation.unreadable}
         projection = project(preparation.plan, crew, apart=any(worker.gpus for worker in crew))
         if planned is not None:
             planned(preparation.plan, projection)
@@ -281,13 +290,12 @@ def convert(
             beginning.undo()
             raise
         task = Task(
-            client=connected, crew=crew, store=target, manifest=beginning.manifest, plan=preparation.plan, made=made,
-            unreadable=preparation.unreadable, skip=skip_unreadable,
+            client=connected, crew=crew, store=target, manifest=beginning.manifest, created=beginning.created,
+            plan=preparation.plan, made=made, unreadable=preparation.unreadable, skip=skip_unreadable,
         )  # fmt: skip
         try:
             result = task.work(progress or (lambda progress: None))
         finally:
-            release()  # here, where sources were planned
             connected.run(release, on_error="ignore")  # a worker that dies has nothing open
     if replacement is not None and result.complete:
         replacement.swap()
@@ -302,6 +310,7 @@ class Task:
     crew: list[Worker]
     store: Store
     manifest: Manifest
+    created: str
     plan: Plan
     made: dict[str, bytes]
     unreadable: tuple[Failure, ...]
@@ -309,15 +318,11 @@ class Task:
 
     def work(self, tell: Callable[[Progress], None]) -> Conversion:
         """Write what is not written yet."""
-        job = Job.of(self.plan, self.store, array_metadata(self.plan, self.made))
-        names = {job.name(unit): unit for unit in self.plan.unit_ids()}
+        job, names = Job.of(self.plan, self.store, array_metadata(self.plan, self.made)), self.names
         records = self.whole({k: v for k, v in self.manifest.records().items() if k in names})
-        beside = bytes_beside(self.plan, self.made)
-        progress = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
-        for record in records.values():
-            progress.add(record, self.path(names[record.unit]))
+        progress = self.progress(records.values())
         progress.earlier = progress.nbytes
-        earlier = len(records)
+        earlier = set(records)
         todo = [unit for name, unit in names.items() if name not in records]
         if todo or not is_finished(self.store, self.made):
             put_arrays(self.store, self.plan, self.made, at_once=self.manifest.at_once)
@@ -329,14 +334,59 @@ class Task:
 
         tell(progress)
         failures = run(self.client, self.crew, job, todo, done)
-        self.finish(names, records, repaired=bool(todo))
-        lost = self.unreadable if not self.skip else ()
+        rest = self.without_unread(failures) if self.skip else self
+        records = {name: records[name] for name in rest.names if name in records}
+        rest.finish(records, repaired=bool(todo))
+        found, beside = rest.progress(records.values()), bytes_beside(rest.plan, rest.made)
+        complete = found.done == found.total and (self.skip or not self.unreadable)
         return Conversion(
-            store=str(self.store), units=len(names), earlier=earlier, nbytes=progress.nbytes, empty=progress.empty,
-            chunks=progress.stored - beside, metadata=beside, has_model=self.plan.model is not None,
-            max_error=dict(sorted(progress.max_error.items())), failures=(*self.unreadable, *failures),
-            complete=not failures and not lost, seconds=progress.seconds,
+            store=str(self.store), units=found.total, earlier=len(earlier & records.keys()), nbytes=found.nbytes,
+            empty=found.empty, chunks=found.stored - beside, metadata=beside, has_model=self.plan.model is not None,
+            max_error=dict(sorted(found.max_error.items())), failures=(*self.unreadable, *failures),
+            complete=complete, seconds=progress.seconds,
         )  # fmt: skip
+
+    @cached_property
+    def names(self) -> dict[str, UnitId]:
+        """Units by their names in the manifest."""
+        return {self.plan.arrays[number].unit_name(place): (number, place) for number, place in self.plan.unit_ids()}
+
+    def progress(self, records: Iterable[Record]) -> Progress:
+        """How far the conversion is where units are written."""
+        names = self.names
+        beside = bytes_beside(self.plan, self.made)
+        found = Progress(total=len(names), total_bytes=self.plan.nbytes, stored=beside)
+        for record in records:
+            found.add(record, self.path(names[record.unit]))
+        return found
+
+    def without_unread(self, failures: Sequence[Failure]) -> Task:
+        """The task without sources of which parts could not be read; what is written of them is deleted.
+
+        Nothing is left out where that would not complete the store, nor groups that were whole once.
+        """
+        granules, arrays = self.plan.granules, {array.path: array for array in self.plan.arrays}
+        reasons = {granules[arrays[f.path].granule].given: f.reason for f in failures if f.path is not None}
+        lost = {number for number, granule in enumerate(granules) if granule.given in reasons}
+        tied = any(isinstance(granules[number].source, StackSource | DatasetSource) for number in lost)
+        kept = tied or len(lost) == len(granules) or not all(failure.reading for failure in failures)
+        if not lost or kept or any(self.was_whole(granules[number].path) for number in lost):
+            return self
+        plan = self.plan.without(lost)
+        missing = {absolute(failure.source): failure.reason for failure in self.unreadable}
+        missing |= {absolute(given): reason for given, reason in reasons.items()}
+        rest = replace(self, plan=plan, made=layout(plan, self.created, missing))
+        self.manifest.begin(note_of(plan, missing, self.created))
+        self.manifest.forget(self.names.keys() - rest.names.keys())
+        folders = [f"{path}/" for path, array in arrays.items() if array.granule in lost]
+        written = {key for folder in folders for key in objects.keys(self.store, folder)}
+        for key in (written | self.made.keys()) - rest.made.keys():
+            objects.delete(self.store, key)
+        return rest
+
+    def was_whole(self, path: str) -> bool:
+        """Whether readers can open a group."""
+        return any(objects.exists(self.store, f"{path}/{name}".lstrip("/")) for name in ("zarr.json", ".zgroup"))
 
     def path(self, unit: UnitId) -> str:
         """Path of the array of a unit."""
@@ -354,8 +404,9 @@ class Task:
                 logger.warning("Unit %s was damaged after it was written: it is written again.", name)
         return {name: record for name, record in records.items() if name in good}
 
-    def finish(self, names: dict[str, UnitId], records: dict[str, Record], *, repaired: bool) -> None:
+    def finish(self, records: dict[str, Record], *, repaired: bool) -> None:
         """Make groups that are whole what readers can open; with the last of them, the root."""
+        names = self.names
         granules = range(len(self.plan.granules))
         open_ones = {self.plan.arrays[unit[0]].granule for name, unit in names.items() if name not in records}
         whole = {self.plan.granules[number].path for number in granules if number not in open_ones}

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,15 @@ import xarray as xr
 from xarray.conventions import decode_cf_variable
 
 from xwalloc.codec.config import CodecConfig
+from xwalloc.conversion.shares import Share, shares_of
 from xwalloc.conversion.sources.base import Region, Source, placeholder
 from xwalloc.conversion.sources.find import Granule
 from xwalloc.errors import ConfigError
 from xwalloc.models.model import Model, ModelReference
 from xwalloc.types import cached_property
 from xwalloc.xarray.grid import Grid
-from xwalloc.xarray.plan import Request, by_variable
-from xwalloc.xarray.plan import plan as plan_variables
+from xwalloc.xarray.plan import Plan as VariablePlan
+from xwalloc.xarray.plan import Request, parse_quality, plan_each
 
 __all__ = ["ArrayPlan", "Plan", "UnitId", "make_plan", "with_shards"]
 
@@ -156,6 +157,19 @@ class Plan:
         """Bytes of all samples."""
         return sum(array.nbytes for array in self.arrays)
 
+    def without(self, granules: Collection[int]) -> Plan:
+        """The plan without some granules, by their numbers."""
+        kept = [number for number in range(len(self.granules)) if number not in granules]
+        arrays = [
+            replace(array, granule=kept.index(array.granule)) for array in self.arrays if array.granule not in granules
+        ]
+        return replace(
+            self,
+            granules=tuple(self.granules[number] for number in kept),
+            templates=tuple(self.templates[number] for number in kept),
+            arrays=tuple(arrays),
+        )
+
     @cached_property
     def description(self) -> dict[str, Any]:
         """What the store will hold, from where: of JSON types. Equal plans write equal stores."""
@@ -183,19 +197,19 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
     ConfigError
         If something is not possible; the message names the source and says what to do.
     """
-    templates, arrays = [], []
-    for number, granule in enumerate(granules):
-        template = granule.source.template()
+    templates, arrays = [granule.source.template() for granule in granules], []
+    for granule, template in zip(granules, templates, strict=True):
         check_names(template, granule.source.name)
+    shares = shares_of(granules, [as_seen(template) for template in templates], request)
+    for number, (granule, template) in enumerate(zip(granules, templates, strict=True)):
         try:
-            planned = dict(plan_granule(template, granule.source, request))
+            planned = plan_granule(template, granule.source, shares[number])
         except ConfigError as error:
             raise type(error)(f"{error} (source {granule.source.name})") from None
-        templates.append(template)
         for name, variable in template.data_vars.items():
             if variable.dtype.kind not in "biufc":
                 continue
-            grid, config = planned.get(name, (plain_grid(variable), None))
+            found = planned.get(name)
             arrays.append(
                 ArrayPlan(
                     granule=number,
@@ -204,8 +218,8 @@ def make_plan(granules: tuple[Granule, ...], request: Request, settings: dict[st
                     dims=variable.dims,
                     shape=variable.shape,
                     dtype=variable.dtype,
-                    grid=grid,
-                    config=config,
+                    grid=plain_grid(variable) if found is None else found.grid,
+                    config=None if found is None else found.config,
                 )
             )
     say_packed(templates, arrays)
@@ -238,29 +252,19 @@ def check_names(template: xr.Dataset, source: str) -> None:
             )
 
 
-def plan_granule(
-    template: xr.Dataset, source: Source, request: Request
-) -> Iterator[tuple[Hashable, tuple[Grid, CodecConfig]]]:
+def plan_granule(template: xr.Dataset, source: Source, share: Share) -> dict[Hashable, VariablePlan]:
     """Grid and codec of the variables of a source that are compressed.
 
     Bounds are in the units that users see. What is packed is compressed as it is packed, so that no rounding of packing
     counts towards them.
     """
-    named = source.named and request.channel_dim is None
-    wanted = by_variable(as_seen(template), request, named=named)
-    targets: dict[str, dict[Hashable, float]] = {"max_error": {}, "snr": {}}
-    bare = {name: quality for name, quality in wanted.items() if not quality}  # the model has the target
-    for name, quality in wanted.items():
+    qualities = {}
+    for name, quality in share.qualities.items():
         if "max_error" in quality or quality.get("lossless"):
             bound = quality.get("max_error", 0.0) / scale_of(template[name]) - source.rounding(name)
-            targets["max_error"][name] = max(0.0, bound)
-        elif "snr" in quality:
-            targets["snr"][name] = quality["snr"]
-    asked = {key: value for key, value in targets.items() if value}
-    request = replace(request, max_error=asked.get("max_error"), snr=asked.get("snr"), lossless=False)
-    plans = plan_variables(template[list(bare)] if bare else template, request, named=bool(bare))
-    for name, item in plans.items():
-        yield name, (item.grid, item.config)
+            quality = parse_quality(max_error=max(0.0, bound))
+        qualities[name] = quality
+    return plan_each(template, qualities, share.request)
 
 
 def as_seen(template: xr.Dataset) -> xr.Dataset:

@@ -37,7 +37,7 @@ def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes
         Sources that were left out, with the reason.
     """
     memory = MemoryStore()
-    root = zarr.create_group(memory, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
+    root: zarr.Group = zarr.create_group(memory, zarr_format=plan.zarr_format)  # type: ignore[arg-type]
     for number, (granule, template) in enumerate(zip(plan.granules, plan.templates, strict=True)):
         arrays = [array for array in plan.arrays if array.granule == number]
         dataset = template.assign(
@@ -62,6 +62,7 @@ def layout(plan: Plan, created: str, missing: dict[str, str]) -> dict[str, bytes
                 ) from error
     if plan.model is not None and ModelReference.of(plan.model).weights is None:
         sidecar.write(root, plan.model)
+    root = zarr.open_group(memory, mode="r+")  # with the attributes that it has now
     root.attrs[ATTRIBUTE] = provenance(plan, created, missing)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # consolidated metadata are no part of Zarr v3 yet

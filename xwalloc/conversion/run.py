@@ -43,12 +43,15 @@ class Failure:
         Samples of that array, as ``(start, stop)`` along every axis.
     reason
         What went wrong.
+    reading
+        Whether the source cannot be read: it can be left out.
     """
 
     source: str
     reason: str
     path: str | None = None
     region: tuple[tuple[int, int], ...] | None = None
+    reading: bool = False
 
     def __str__(self) -> str:
         if self.path is None or self.region is None:
@@ -181,7 +184,7 @@ def run(
             again = [submit(unit)]
             under_way[again[0]] = unit
         else:
-            failures.append(failure(job, unit, answer.reason))
+            failures.append(failure(job, unit, answer))
             logger.error("%s", failures[-1])
         future.release()
         for new in again or more(1):
@@ -197,7 +200,7 @@ def lost(future: Future[Any]) -> Lost:
     return Lost(f"{type(error).__name__}: {error}", False)
 
 
-def failure(job: Job, unit: UnitId, reason: str) -> Failure:
+def failure(job: Job, unit: UnitId, lost: Lost) -> Failure:
     """A unit that failed."""
     number, place = unit
     array = job.arrays[number]
@@ -205,7 +208,8 @@ def failure(job: Job, unit: UnitId, reason: str) -> Failure:
         source=job.granules[array.granule].source.name,
         path=array.path,
         region=tuple((part.start, part.stop) for part in array.region(place)),
-        reason=reason,
+        reason=lost.reason,
+        reading=lost.reading,
     )
 
 

@@ -37,10 +37,13 @@ class Lost:
         What went wrong.
     again
         Whether it may be worth to try again.
+    reading
+        Whether the source is to blame.
     """
 
     reason: str
     again: bool
+    reading: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def read(job: Job, unit: UnitId) -> NDArray[Any] | Lost:
     try:
         values = np.asarray(source.read(array.variable, region))
     except Exception as error:  # libraries that read raise whatever they like
-        return Lost(f"{source.name} could not be read: {type(error).__name__}: {error}", isinstance(error, OSError))
+        reason = f"{source.name} could not be read: {type(error).__name__}: {error}"
+        return Lost(reason, isinstance(error, OSError), reading=True)
     expected = tuple(part.stop - part.start for part in region)
     if values.shape != expected or values.dtype.newbyteorder("=") != array.dtype.newbyteorder("="):
         return Lost(

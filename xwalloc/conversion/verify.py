@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from xwalloc.codec.bound import misses
 from xwalloc.codec.config import CodecConfig
 from xwalloc.conversion import store as objects
-from xwalloc.conversion.pairs import Pair, Side, sides
+from xwalloc.conversion.pairs import Pair, Side, left_out, sides
 from xwalloc.conversion.sources.agree import FILLS, MEANING
 from xwalloc.conversion.sources.base import Region
 from xwalloc.conversion.sources.opened import release
@@ -71,6 +71,8 @@ class Verification:
         Largest error of finite valid samples by path, as stored.
     differences
         What is not as promised.
+    missing
+        Sources that the store was completed without, with the reason, as its record says.
     """
 
     units: int
@@ -78,6 +80,7 @@ class Verification:
     nbytes: int
     max_error: dict[str, float]
     differences: tuple[Difference, ...]
+    missing: dict[str, str]
 
     @property
     def ok(self) -> bool:
@@ -114,7 +117,8 @@ def verify(
     """
     if sample is not None and sample < 1:
         raise ConfigError(f"Expected sample to be 1 or more. Got {sample}.")
-    opened = sides(source, objects.open_store(store, storage_options))
+    target = objects.open_store(store, storage_options)
+    opened = sides(source, target)
     differences = [found for one in opened for found in compare_metadata(one)]
     todo: list[tuple[Pair, Region]] = []
     units = 0
@@ -144,8 +148,9 @@ def verify(
     finally:
         release()
     return Verification(
-        units=units, checked=len(todo), nbytes=nbytes, max_error=largest, differences=tuple(differences)
-    )
+        units=units, checked=len(todo), nbytes=nbytes, max_error=largest, differences=tuple(differences),
+        missing=left_out(target),
+    )  # fmt: skip
 
 
 def compare(pair: Pair, region: Region) -> tuple[int, float, list[Difference]]:

@@ -168,8 +168,11 @@ def show(
     for i, channel in enumerate(channels):
         if first <= channel < first + len(small):
             piece = small[channel - first]
-            place = tuple(slice(w.start, w.start + n) for w, n in zip(where, piece.shape, strict=True))
-            view[i][place] = piece
+            place: tuple[Any, ...] = (
+                i,
+                *(slice(w.start, w.start + n) for w, n in zip(where, piece.shape, strict=True)),
+            )
+            view[place] = piece
 
 
 def widen(

@@ -174,12 +174,15 @@ def first(kinds: dict[Hashable, Kind | None], kind: Kind, without: Iterable[Hash
     return next((dim for dim, k in kinds.items() if k == kind and dim not in set(without)), None)
 
 
-def known(parameter: str, what: str, name: Hashable, names: Iterable[Hashable]) -> None:
-    """Refuse a name that does not exist, with the one that was probably meant."""
+def known(
+    parameter: str, what: str, name: Hashable, names: Iterable[Hashable], others: Iterable[Hashable] = ()
+) -> None:
+    """Refuse a name that is not among those that there are, with the one (of those, or of others) that was meant."""
     names = list(names)
     if name not in names:
+        listed, names = names, [*names, *others]
         close = difflib.get_close_matches(str(name), [str(n) for n in names], 1)
         meant = next((n for n in names if close and str(n) == close[0]), None)
         hint = f" Did you mean {meant!r}, of type {type(meant).__name__}?" if str(meant) == str(name) else ""
         hint = hint or (f" Did you mean {meant!r}?" if close else "")
-        raise ConfigError(f"Expected {parameter} to name {what}: {', '.join(map(repr, names))}. Got {name!r}.{hint}")
+        raise ConfigError(f"Expected {parameter} to name {what}: {', '.join(map(repr, listed))}. Got {name!r}.{hint}")

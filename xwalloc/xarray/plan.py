@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,7 +21,7 @@ from xwalloc.xarray.dims import STANDARD_NAMES, UNITS, Roles, guess_kinds, known
 from xwalloc.xarray.grid import Grid, choose_grid
 from xwalloc.xarray.stored import as_stored, find_nodata, in_packed_units
 
-__all__ = ["PerVariable", "Plan", "Request", "plan"]
+__all__ = ["PerVariable", "Plan", "Request", "Suited", "parse_quality", "plan", "plan_each", "suited"]
 
 logger = logging.getLogger("xwalloc")
 
@@ -33,6 +33,8 @@ UNMIXED = 4
 """Axes of so many steps or more that nobody knows are probably channels."""
 FLAGS = ("flag_values", "flag_masks", "flag_meanings")
 LEAST_CHUNK = 2**20
+MOST_REASONS = 24
+"""Variables that a message lists with the reasons why they are not compressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,37 @@ class Request:
             f"the array: {where}. Got a larger one. {remedy}, or use a smaller model."
         )
 
-    def check(self, dataset: xr.Dataset) -> None:
-        """Refuse what no dataset or not this one admits."""
+    @property
+    def mappings(self) -> dict[str, Mapping[Hashable, float]]:
+        """Quality targets that are mappings by variable, by their name.
+
+        Raises
+        ------
+        ConfigError
+            If there is another target for all variables, or they are empty.
+        """
+        targets = {"max_error": self.max_error, "snr": self.snr}
+        found = {key: value for key, value in targets.items() if isinstance(value, Mapping)}
+        if not found:
+            return {}
+        if self.lossless is not False or any(v is not None for k, v in targets.items() if k not in found):
+            raise ConfigError(
+                "Expected max_error and snr to be either one value for all variables or mappings by variable. "
+                f"Got max_error={self.max_error!r}, snr={self.snr!r}, lossless={self.lossless!r}."
+            )
+        if not any(found.values()):
+            raise ConfigError("Expected max_error or snr to name at least one variable. Got an empty mapping.")
+        return found
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """The quality target for all variables, checked; empty where the model has it."""
+        targets = {"max_error": self.max_error, "snr": self.snr}
+        wanted = any(value is not None for value in targets.values()) or self.lossless
+        return parse_quality(lossless=self.lossless, **targets) if wanted or self.model is None else {}
+
+    def check(self) -> None:
+        """Refuse what no dataset admits."""
         if self.model is not None:
             if not isinstance(self.model, Model):
                 raise ConfigError(
@@ -97,6 +128,9 @@ class Request:
                 raise ConfigError(
                     f"Expected {parameter} to map dimensions to sizes, such as {{'y': 256, 'x': 256}}. Got {sizes!r}."
                 )
+
+    def check_dims(self, there: Iterable[Hashable]) -> None:
+        """Refuse dimensions that are not among those that there are."""
         dims = {
             "channel_dim": [] if self.channel_dim is None else [self.channel_dim],
             "signal_dims": self.signal_dims or [],
@@ -105,7 +139,62 @@ class Request:
         }
         for parameter, names in dims.items():
             for name in names:
-                known(parameter, "dimensions", name, dataset.sizes)
+                known(parameter, "dimensions", name, there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suited:
+    """Variables that a quality target for all of them applies to, or not.
+
+    Parameters
+    ----------
+    certain
+        Names of those that it applies to.
+    unsure
+        Why the roles of dimensions of others cannot be guessed, by name: they count only where none is certain.
+    unsuited
+        Why others are stored exactly, by name.
+    encodable
+        Whether any has a dtype that xwalloc encodes.
+    """
+
+    certain: tuple[Hashable, ...]
+    unsure: dict[Hashable, str]
+    unsuited: dict[Hashable, str]
+    encodable: bool
+
+    def take(self, asked: Collection[Hashable] | None = None) -> list[Hashable]:
+        """Names of the variables that are compressed; says which others are not, and why.
+
+        Parameters
+        ----------
+        asked
+            Of the unsure ones, those that must not be left out. None: all, if none is certain.
+
+        Raises
+        ------
+        ConfigError
+            If there are none.
+        """
+        if asked is None:
+            asked = () if self.certain else self.unsure
+        taken = [*self.certain, *(name for name in self.unsure if name in asked)]
+        left = {name: reason for name, reason in self.unsure.items() if name not in asked}
+        if not taken:
+            reasons = [f"{name!r}: {reason}" for name, reason in {**self.unsuited, **left}.items()]
+            if len(reasons) > MOST_REASONS:
+                reasons[MOST_REASONS:] = [f"{len(reasons) - MOST_REASONS} more"]
+            remedy = "Name the variables that you mean: max_error={'name': bound}."
+            if not self.encodable:
+                remedy = f"Variables of these dtypes can be compressed: {', '.join(map(str, DTYPES))}."
+            raise ConfigError(
+                f"Expected at least one variable to compress. Got {'; '.join(reasons) or 'no data variables'}. {remedy}"
+            )
+        for name, reason in left.items() if not asked else ():  # what is asked for is refused later on
+            logger.warning("Variable %r is stored exactly by another codec: %s. Name it to compress it.", name, reason)
+        for name, reason in self.unsuited.items():
+            logger.info("Variable %r is stored exactly by another codec: %s.", name, reason)
+        return taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +220,19 @@ def plan(dataset: xr.Dataset, request: Request, *, named: bool = False, rechunk:
     rechunk
         Dask chunks may be changed where they do not suit.
     """
-    request.check(dataset)
+    request.check()
+    request.check_dims(dataset.sizes)
     qualities = by_variable(dataset, request, named=named)
     if isinstance(request.nodata, Mapping):
         for name in request.nodata:
             known("nodata", "variables that are compressed", name, qualities)
+    return plan_each(dataset, qualities, request, rechunk=rechunk)
+
+
+def plan_each(
+    dataset: xr.Dataset, qualities: Mapping[Hashable, dict[str, Any]], request: Request, *, rechunk: bool = False
+) -> dict[Hashable, Plan]:
+    """Plans of variables by their quality targets, which stand for those of the request."""
     plans = {}
     for name, quality in qualities.items():
         try:
@@ -259,48 +356,34 @@ def choose_aligned(
 
 def by_variable(dataset: xr.Dataset, request: Request, *, named: bool) -> dict[Hashable, dict[str, Any]]:
     """Quality targets by the variables that are compressed."""
-    targets = {"max_error": request.max_error, "snr": request.snr}
-    mappings = {key: value for key, value in targets.items() if isinstance(value, Mapping)}
+    mappings = request.mappings
+    if not mappings:
+        quality = request.quality
+        return dict.fromkeys(suited(dataset, request, named=named).take(), quality)
     result: dict[Hashable, dict[str, Any]] = {}
-    if mappings:
-        if request.lossless is not False or any(v is not None for k, v in targets.items() if k not in mappings):
-            raise ConfigError(
-                "Expected max_error and snr to be either one value for all variables or mappings by variable. "
-                f"Got max_error={request.max_error!r}, snr={request.snr!r}, lossless={request.lossless!r}."
-            )
-        for key, mapping in mappings.items():
-            for name, value in mapping.items():
-                known(key, "data variables", name, dataset.data_vars)
-                if name in result:
-                    raise ConfigError(f"Expected one of max_error and snr for variable {name!r}. Got both.")
-                result[name] = parse_quality(**{key: value})
-        if not result:
-            raise ConfigError("Expected max_error or snr to name at least one variable. Got an empty mapping.")
-        return result
-    wanted = any(value is not None for value in targets.values()) or request.lossless
-    quality = parse_quality(lossless=request.lossless, **targets) if wanted or request.model is None else {}
+    for key, mapping in mappings.items():
+        for name, value in mapping.items():
+            known(key, "data variables", name, dataset.data_vars)
+            if name in result:
+                raise ConfigError(f"Expected one of max_error and snr for variable {name!r}. Got both.")
+            result[name] = parse_quality(**{key: value})
+    return result
+
+
+def suited(dataset: xr.Dataset, request: Request, *, named: bool) -> Suited:
+    """Which variables a quality target for all of them applies to."""
     parts = named_by_others(dataset, PARTS if named else ("coordinates", *PARTS))
     reasons = {
         name: parts.get(name) or reason_against(variable, request, named)
         for name, variable in dataset.data_vars.items()
     }
-    result = {name: quality for name, reason in reasons.items() if reason is None}
-    odd = {name: reason for name in result if (reason := reason_to_ask(dataset[name], request)) is not None}
-    if len(odd) < len(result):
-        for name, reason in odd.items():
-            del result[name]
-            logger.warning("Variable %r is stored exactly by another codec: %s. Name it to compress it.", name, reason)
-    for name, reason in reasons.items():
-        if reason is not None:
-            logger.info("Variable %r is stored exactly by another codec: %s.", name, reason)
-    if not result:
-        found = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items()) or "no data variables"
-        fits = any(as_stored(variable).dtype.newbyteorder("=") in DTYPES for variable in dataset.data_vars.values())
-        remedy = "Name the variables that you mean: max_error={'name': bound}."
-        if not fits:
-            remedy = f"Variables of these dtypes can be compressed: {', '.join(map(str, DTYPES))}."
-        raise ConfigError(f"Expected at least one variable to compress. Got {found}. {remedy}")
-    return result
+    doubts = {name: reason_to_ask(dataset[name], request) for name, reason in reasons.items() if reason is None}
+    return Suited(
+        certain=tuple(name for name, doubt in doubts.items() if doubt is None),
+        unsure={name: doubt for name, doubt in doubts.items() if doubt is not None},
+        unsuited={name: reason for name, reason in reasons.items() if reason is not None},
+        encodable=any(as_stored(v).dtype.newbyteorder("=") in DTYPES for v in dataset.data_vars.values()),
+    )
 
 
 def parse_quality(**targets: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Files", "RangeFile", "filesystem", "head", "identifier", "is_url", "listed", "stamp", "stem"]
+__all__ = ["Files", "RangeFile", "absolute", "filesystem", "head", "identifier", "is_url", "listed", "stamp", "stem"]
 
 _CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 """What file systems call that which changes with a file, best first."""
@@ -19,6 +19,11 @@ _CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated",
 def is_url(path: str) -> bool:
     """Whether a source lies elsewhere than on a local disk."""
     return "://" in path
+
+
+def absolute(path: str) -> str:
+    """Path or URL of a source, whatever folder it was given from."""
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def stem(path: str) -> str:

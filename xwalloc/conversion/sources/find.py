@@ -43,10 +43,13 @@ class Granule:
         Path of the group, without leading slash; "" is the root.
     source
         Where its arrays come from.
+    given
+        What messages call that which was given: one file may become several granules.
     """
 
     path: str
     source: Source
+    given: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,8 @@ def find(
         return Found(granules=_stacked([found for _, found in readable], along), unreadable=unreadable)
     names = _unique([_short(given) for given, _ in entries]) if len(entries) > 1 else [""] * len(entries)
     granules = [
-        Granule(path="/".join(filter(None, (name, group))), source=source)
-        for name, found in zip(names, results, strict=True)
+        Granule(path="/".join(filter(None, (name, group))), source=source, given=_called(given))
+        for (given, _), name, found in zip(entries, names, results, strict=True)
         if not isinstance(found, str)
         for group, source in found.items()
     ]
@@ -272,7 +275,8 @@ def _stacked(readable: list[dict[str, Source]], along: str) -> list[Granule]:
                 len(readable),
                 along,
             )
-    return [Granule(path=group, source=StackSource(sources, along)) for group, sources in sorted(by_group.items())]
+    stacks = {group: StackSource(sources, along) for group, sources in sorted(by_group.items())}
+    return [Granule(path=group, source=stack, given=stack.name) for group, stack in stacks.items()]
 
 
 def _called(given: Given) -> str:

@@ -70,7 +70,7 @@ def is_hdf5(url: str) -> bool:
 
 
 def groups(url: str) -> list[str]:
-    """Groups of a file that have variables; "" is the root.
+    """Groups of a file that have variables or attributes; "" is the root. None where there are no variables at all.
 
     Raises
     ------
@@ -82,14 +82,19 @@ def groups(url: str) -> list[str]:
     if not is_hdf5(url):
         return [""]
     found: set[str] = set()
+    described: set[str] = set()
 
     def visit(path: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and not _only_dimension(node):
-            found.add(path.rpartition("/")[0])
+        if isinstance(node, h5py.Dataset):
+            if not _only_dimension(node):
+                found.add(path.rpartition("/")[0])
+        elif not all(name.startswith("_") for name in node.attrs):  # those are of the libraries that write NetCDF
+            described.add(path)
 
     with _hdf5(url) as file:
+        visit("", file)
         file.visititems(visit)
-    return sorted(found)
+    return sorted(found | described) if found else []
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class StackSource(Source):
                         "not compared with it.", self.name, name, self.dim,
                     )  # fmt: skip
         coords = set(first.coords)
-        if new and self.dim not in found:
+        if new and found and self.dim not in found:
             found[self.dim] = xr.Variable((self.dim,), np.array([stem(name) for name in names], object))
             coords.add(self.dim)
         if self.dim == "band" and not new and all(isinstance(source, RasterSource) for source in self.sources):

@@ -111,7 +111,7 @@ class _Held:
 
 
 def groups(store: str | Store) -> list[str]:
-    """Groups of a store that have arrays; "" is the root.
+    """Groups of a store that have arrays or attributes; "" is the root. None where there are no arrays at all.
 
     Raises
     ------
@@ -119,8 +119,10 @@ def groups(store: str | Store) -> list[str]:
         If there is no group.
     """
     root = ZarrSource(store)._group()
-    names = [name for name, node in root.members(max_depth=None) if isinstance(node, zarr.Array)]
-    return sorted({name.rpartition("/")[0] for name in names})
+    nodes = {"": root, **dict(root.members(max_depth=None))}
+    found = {name.rpartition("/")[0] for name, node in nodes.items() if isinstance(node, zarr.Array)}
+    described = {name for name, node in nodes.items() if isinstance(node, zarr.Group) and set(node.attrs) - {"xwalloc"}}
+    return sorted(found | described) if found else []
 
 
 def _metadata(array: zarr.Array[Any]) -> bytes:
