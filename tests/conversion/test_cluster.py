@@ -87,7 +87,7 @@ def noted():
 
 
 def test_encoding_goes_to_gpus_and_reading_everywhere(client, source, whole, tmp_path):
-    client.run(spy, 0.03, 0.03)
+    client.run(spy, 0.0, 0.1)
     assert convert(source, tmp_path / "a.zarr", client=client, **SETTINGS).ok
     assert chunks(tmp_path / "a.zarr") == whole
     told = client.run(noted)
