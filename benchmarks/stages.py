@@ -68,10 +68,10 @@ def work(cube: NDArray[np.float32], rank: int, direction: str) -> dict[str, tupl
     if direction == "decode":
         return common | {"wavelet": (0.0, 4 * 8.0 * latents), "quantiser": (0.0, 12.0 * latents)}
     # Half of COVARIANCE_SAMPLES pixels are taken of a chunk this large.
-    covariance = float(channels * channels * linear.COVARIANCE_SAMPLES) + KLT_FLOPS * float(channels) ** 3
+    covariance = float(channels * channels * chunk_samples.COVARIANCE_SAMPLES) + KLT_FLOPS * float(channels) ** 3
     return common | {
         "survey": (0.0, 4.0 * samples),
-        "covariance and KLT": (covariance, 2.0 * channels * linear.COVARIANCE_SAMPLES),
+        "covariance and KLT": (covariance, 2.0 * channels * chunk_samples.COVARIANCE_SAMPLES),
         "projection": (product, 4.0 * samples + 8.0 * latents),
         "wavelet": (0.0, 2 * 4 * 8.0 * latents),  # and once more, back, for what the decoder will have
         "quantiser": (0.0, 2 * 12.0 * latents),
