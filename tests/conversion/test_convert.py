@@ -18,12 +18,10 @@ import pytest
 import xarray as xr
 import zarr
 from click.testing import CliRunner
-from distributed import Client, LocalCluster
 
 import xwalloc
 from xwalloc.cli import main
 from xwalloc.conversion import store as objects
-from xwalloc.conversion.convert import convert as convert_anywhere
 from xwalloc.conversion.convert import prepare
 from xwalloc.conversion.prepare import array_metadata, layout
 from xwalloc.conversion.unit import Job
@@ -40,18 +38,6 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
 LANDSAT = sorted((DATA / "multispectral").glob("LE7*.gtif"))
 ENMAP = sorted((DATA / "hyperspectral" / "enmap_potsdam").glob("*.tif"))
 CORN = DATA / "hyperspectral" / "corn-kernel-hyperspectral.hdr"
-
-
-@pytest.fixture(scope="module")
-def client():
-    options = {"processes": False, "dashboard_address": ":0"}
-    with LocalCluster(n_workers=1, threads_per_worker=2, **options) as local, Client(local) as found:
-        yield found
-
-
-@pytest.fixture
-def convert(client):
-    return functools.partial(convert_anywhere, client=client)
 
 
 def field(*shape, seed=0):

@@ -1,6 +1,5 @@
 """Settings are checked against all groups and sources together, and each takes the part that concerns it."""
 
-import functools
 import logging
 import os
 import shutil
@@ -10,11 +9,9 @@ import pytest
 import xarray as xr
 import zarr
 from click.testing import CliRunner
-from distributed import Client, LocalCluster
 
 import xwalloc
 from xwalloc.cli import main
-from xwalloc.conversion.convert import convert as convert_anywhere
 from xwalloc.conversion.convert import prepare
 from xwalloc.conversion.sources.opened import OpenedSource, release
 from xwalloc.conversion.verify import verify
@@ -25,18 +22,6 @@ netCDF4 = pytest.importorskip("netCDF4")
 
 EMIT = {"channel_dim": "bands", "signal_dims": ("downtrack", "crosstrack")}
 NEON = "SITE/Reflectance/Reflectance_Data"
-
-
-@pytest.fixture(scope="module")
-def client():
-    options = {"processes": False, "dashboard_address": ":0"}
-    with LocalCluster(n_workers=1, threads_per_worker=2, **options) as local, Client(local) as found:
-        yield found
-
-
-@pytest.fixture
-def convert(client):
-    return functools.partial(convert_anywhere, client=client)
 
 
 def smooth(*shape, seed=0):
